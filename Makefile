@@ -1,0 +1,39 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check format golden clean
+BIN := .venv/bin
+READY := .venv/.ready
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## Pretrain on drawn shapes, then probe: about 3 minutes on 2 CPU cores
+	$(BIN)/msssl fit --config demo.yaml
+	$(BIN)/msssl probe --ckpt_path last
+
+test: $(READY) ## Run the tests and doctests
+	$(BIN)/pytest
+
+test-all: $(READY) ## Run the slow tests too
+	$(BIN)/pytest -m ''
+
+check: $(READY) ## Format, lint, types, import contract, tests: what CI runs
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(MAKE) --no-print-directory test
+
+format: $(READY) ## Format the code and mend what the linter can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+golden: $(READY) ## Rewrite the golden losses: only with a Numerics entry in CHANGELOG.md
+	GOLDEN=1 $(BIN)/pytest tests/test_golden.py
+
+clean: ## Remove the environment and what the tools left
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,51 @@
+"""Self-supervised pretraining of image encoders with many views, for few GPUs and little data."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Names load on first use: `import msssl` imports neither torch nor lightning.
+_HOME = {
+    "MultiViewModule": "modules",
+    "BarlowTwins": "modules",
+    "VICReg": "modules",
+    "MultiViewDataModule": "data",
+    "CIFAR10": "data",
+    "ImageFolder": "data",
+    "Shapes": "data",
+    "MultiView": "views",
+    "OnlineProbe": "callbacks",
+    "ResNet": "backbones",
+}
+_MODULES = ("losses", "metrics", "distributed")
+
+__all__ = [*_HOME, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"msssl.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"msssl.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'msssl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from msssl import distributed as distributed
+    from msssl import losses as losses
+    from msssl import metrics as metrics
+    from msssl.backbones import ResNet as ResNet
+    from msssl.callbacks import OnlineProbe as OnlineProbe
+    from msssl.data import CIFAR10 as CIFAR10
+    from msssl.data import ImageFolder as ImageFolder
+    from msssl.data import MultiViewDataModule as MultiViewDataModule
+    from msssl.data import Shapes as Shapes
+    from msssl.modules import BarlowTwins as BarlowTwins
+    from msssl.modules import MultiViewModule as MultiViewModule
+    from msssl.modules import VICReg as VICReg
+    from msssl.views import MultiView as MultiView

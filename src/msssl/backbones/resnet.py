@@ -1,0 +1,75 @@
+"""torchvision's residual networks, at any width and with a stem for small images."""
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+_STAGES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """ResNet (He et al. 2016) without its classifier: images (N, 3, H, W) to features (N, num_features).
+
+    Parameter names and initialisation are torchvision's, so at `width=64, low_resolution=False` its weights load.
+
+    Args:
+        depth: 18, 34 or 50.
+        width: channels of the first stage; the last has 8 times as many (32 times at depth 50).
+        low_resolution: stem for images of 32 to 96 px, 3x3 with stride 1 and no max-pool (the paper's, with the
+            ReLU that its code lost); otherwise 7x7 with stride 2 and max-pool.
+
+    Raises:
+        ValueError: for another depth.
+
+    >>> import torch
+    >>> ResNet(18, width=8)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(self, depth: int = 18, width: int = 64, low_resolution: bool = True) -> None:
+        super().__init__()
+        if depth not in _STAGES:
+            raise ValueError(f"depth is {depth}: a ResNet has depth {', '.join(map(str, _STAGES))}")
+        block, lengths = _STAGES[depth]
+        self.num_features = 8 * width * block.expansion
+        kernel, stride = (3, 1) if low_resolution else (7, 2)
+        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if low_resolution else nn.MaxPool2d(3, stride=2, padding=1)
+        stages = []
+        channels = width
+        for stage, length in enumerate(lengths):
+            planes = width * 2**stage
+            blocks = [_block(block, channels, planes, stride=1 if stage == 0 else 2)]
+            channels = planes * block.expansion
+            blocks += [_block(block, channels, planes, stride=1) for _ in range(length - 1)]
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, num_features) of images (N, 3, H, W)."""
+        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        features: Tensor = self.avgpool(x).flatten(1)
+        return features
+
+
+def _block(
+    kind: type[BasicBlock] | type[Bottleneck], channels: int, planes: int, stride: int
+) -> BasicBlock | Bottleneck:
+    shortcut = None
+    if stride != 1 or channels != planes * kind.expansion:
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels, planes * kind.expansion, 1, stride, bias=False),
+            nn.BatchNorm2d(planes * kind.expansion),
+        )
+    return kind(channels, planes, stride, shortcut)

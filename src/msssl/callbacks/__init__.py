@@ -1,0 +1,6 @@
+"""Callbacks: what watches a run without touching the encoder."""
+
+from msssl.callbacks.best_checkpoint import BestCheckpoint as BestCheckpoint
+from msssl.callbacks.features_writer import FeaturesWriter as FeaturesWriter
+from msssl.callbacks.online_probe import OnlineProbe as OnlineProbe
+from msssl.callbacks.view_grid import ViewGrid as ViewGrid

@@ -1,0 +1,149 @@
+"""What modules and data modules share about checkpoints: hyperparameters that load again, and safe loading."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin, _given_hyperparameters
+from lightning.pytorch.utilities.parsing import collect_init_args
+
+TRUSTED = ("msssl", "torch", "torchvision", "timm", "kornia")
+_PLAIN = (str, int, float, bool, type(None))
+_LEFT_OUT = "_left_out"
+
+
+class Reloadable(HyperparametersMixin):
+    """A class whose checkpoints hold its arguments as plain data, its class and the names of the other arguments."""
+
+    CHECKPOINT_HYPER_PARAMS_KEY: str
+
+    def save_plain_hyperparameters(self) -> None:
+        """Call it in the base class's `__init__`: records the arguments of the class that is being built."""
+        frame = inspect.stack(context=0)[1].frame
+        if _given_hyperparameters.get():  # built by the CLI, which gives plain data
+            self.save_hyperparameters(frame=frame)
+            return
+        arguments: dict[str, Any] = {}
+        for found in collect_init_args(frame, [], classes=(HyperparametersMixin,)):
+            arguments.update(found)
+        other = [name for name, value in arguments.items() if not _is_plain(value)]
+        self.save_hyperparameters(ignore=other, frame=frame)
+        defaults = _defaults(type(self))
+        self.hparams["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        self.hparams[_LEFT_OUT] = [name for name in other if arguments[name] is not defaults.get(name)]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> Self:
+        """Rebuild the object that a checkpoint holds, of this class or the subclass that it names.
+
+        Args:
+            checkpoint_path: a file written during training.
+            **kwargs: arguments that replace those in the checkpoint.
+
+        Raises:
+            ValueError: an unreadable file, a class that is not trusted, or arguments that were not plain data (a
+                module or function built in Python) and are not given again; the message names them.
+        """
+        checkpoint = read(checkpoint_path)
+        loaded: Any = cls.from_hyperparameters(checkpoint, **kwargs)
+        if isinstance(loaded, torch.nn.Module):
+            loaded.load_state_dict(checkpoint["state_dict"])
+        return loaded  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_hyperparameters(cls, checkpoint: dict[str, Any], **kwargs: Any) -> Self:
+        """Build the object that a checkpoint names, without its state."""
+        given = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+        class_path = given.pop("_class_path", None)
+        from_cli = given.pop("_instantiator", None) is not None
+        missing = [name for name in given.pop(_LEFT_OUT, []) if name not in kwargs]
+        for path in filter(None, [class_path, *_class_paths(given)]):
+            _check_trusted(path)
+        target = cls if class_path is None else _resolve(class_path)
+        if not issubclass(target, cls):
+            raise ValueError(f"the checkpoint holds a {class_path}, not a {cls.__name__}")
+        if missing:
+            names = ", ".join(missing)
+            raise ValueError(f"{target.__name__} was built in Python with {names}: give the same again, by keyword")
+        given.update(kwargs)
+        if from_cli:
+            from lightning.pytorch.cli import instantiate_module  # a second of imports, for this only
+
+            built: Self = instantiate_module(target, {"_class_path": class_path, **given})
+            return built
+        return target(**given)
+
+
+def find(spec: str, root: str = "runs") -> Path:
+    """The checkpoint that a `--ckpt_path` means: a file, the `last.ckpt` of a run's folder, or `last`.
+
+    Args:
+        spec: path of a file or of a run's folder, or `last` for the newest run below `root`.
+        root: folder of the runs.
+
+    Raises:
+        FileNotFoundError: naming what was looked for.
+    """
+    if spec == "last":
+        found = sorted(Path(root).rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise FileNotFoundError(f"ckpt_path last: there is no last.ckpt below {root}")
+        return found[-1]
+    path = Path(spec, "last.ckpt") if Path(spec).is_dir() else Path(spec)
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path {spec}: {path} is not a file")
+    return path
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU, without running code from it; ValueError naming the file if unreadable."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    return checkpoint
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return type(value) in _PLAIN
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            defaults.update({each.name: each.default for each in parameters})
+    return defaults
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("class_path"), str):
+            yield value["class_path"]
+        for item in value.values():
+            yield from _class_paths(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _class_paths(item)
+
+
+def _check_trusted(class_path: str) -> None:
+    """A checkpoint from elsewhere must not import, hence run, whatever it names."""
+    module = class_path.rpartition(".")[0]
+    top = module.partition(".")[0]
+    if top not in TRUSTED and module not in sys.modules and not Path(f"{top}.py").is_file():
+        raise ValueError(f"the checkpoint names {class_path}, which is not imported: import it first if you trust it")
+
+
+def _resolve(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,26 @@
+"""The command line: `msssl fit | validate | test | predict | probe`."""
+
+import sys
+from pathlib import Path
+
+from msssl import __version__
+
+
+def main() -> None:
+    """Run the command in `sys.argv`; bad input ends in one line and exit code 2, never in a traceback."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"msssl {__version__}\n")
+        return
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # classes in files of the working directory, found last
+    from msssl.cli.errors import user_message
+    from msssl.cli.run import run  # imports torch and lightning
+
+    try:
+        run(sys.argv[1:])
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        sys.stderr.write(f"msssl: error: {message}\n")
+        sys.exit(2)

@@ -1,0 +1,42 @@
+"""What happens to the arguments before they are parsed: names of shipped configs, and checkpoints."""
+
+from pathlib import Path
+
+from msssl.checkpoint import find
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def shipped_configs() -> Path:
+    """Folder of the configs that ship with the package: inside the wheel, or at the root of the repository."""
+    package = Path(__file__).parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parents[1] / "configs"
+
+
+def expand(args: list[str]) -> list[str]:
+    """Replace bare config names by paths, and `--ckpt_path` by its file, preceded by the config of its run."""
+    args = [part for arg in args for part in _split(arg)]
+    for i, arg in enumerate(args[:-1]):
+        if arg in ("--config", "-c"):
+            args[i + 1] = _find_config(args[i + 1])
+    if args and args[0] in TRAINER_COMMANDS and "--ckpt_path" in args[:-1]:
+        i = args.index("--ckpt_path") + 1
+        checkpoint = find(args[i])
+        args[i] = str(checkpoint)
+        saved = checkpoint.with_name("config.yaml")
+        if saved.is_file():  # first, so that every other config and flag wins
+            args[1:1] = ["--config", str(saved)]
+    return args
+
+
+def _split(arg: str) -> list[str]:
+    name, equals, value = arg.partition("=")
+    return [name, value] if equals and name in ("--config", "--ckpt_path", "-c") else [arg]
+
+
+def _find_config(name: str) -> str:
+    shipped = shipped_configs() / name
+    if Path(name).exists() or Path(name).name != name or not shipped.is_file():
+        return name
+    return str(shipped)

@@ -1,0 +1,103 @@
+"""What a user reads when something is wrong: one line with the key, path, number or shape."""
+
+import difflib
+import importlib
+import inspect
+import re
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+def user_message(error: BaseException) -> str | None:
+    """The line for an error that msssl or Lightning raised on purpose, or None for any other.
+
+    On purpose means that the innermost frame, here or in the worker process that it comes from, is msssl's own: a
+    traceback of one's own loss, or of torch, is never hidden.
+    """
+    if found := re.findall(r"^\s*- (?!Expected |Does not validate)(.+)", str(error), flags=re.MULTILINE):
+        return str(found[-1])  # raised by a constructor, and wrapped by jsonargparse
+    root = error
+    while (deeper := root.__cause__ or root.__context__) is not None and not _is_ours(root):
+        root = deeper
+    if not _is_ours(root):
+        return None
+    message = str(root)
+    if "Original Traceback" in message:  # from a worker: the last line is `Type: message`
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split())
+
+
+def _is_ours(error: BaseException) -> bool:
+    if isinstance(error, MisconfigurationException):
+        return True
+    if not isinstance(error, ValueError | OSError):
+        return False
+    files = re.findall(r'File "(.+?)", line', str(error)) or [
+        frame.filename for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    return bool(files) and files[-1].startswith(_PACKAGE)
+
+
+def condense(message: str, keys: Iterable[str]) -> str:
+    """One line for a message of jsonargparse, with the nearest right name.
+
+    Args:
+        message: often a nest of "does not validate against any of the Union subtypes".
+        keys: those that the parser knows.
+
+    >>> condense("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs"])
+    'no option trainer.max_epoch; did you mean trainer.max_epochs?'
+    """
+    if found := re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '(.+?)'", message):
+        name = found[1] or found[2]
+        groups = {key.partition(".")[0] for key in keys}
+        return f"no option {name}{_nearest(name, keys) or _nearest(name.partition('.')[0], groups)}"
+    if found := re.search(r"are required: (.*model.*)", message):
+        return f"{found[1].replace('fit.', '')} missing: name a config, such as --config cifar.yaml"
+    parents = list(dict.fromkeys(re.findall(r'Parser key "(.+?)"', message)))
+    key = ".".join(parents)
+    if found := re.search(r"Option '(.+?)' is not accepted", message):
+        classes = re.findall(r"class_path='?\s?'([\w.]+)'", message) + re.findall(r"given class_path '(.+?)'", message)
+        return f"no option {key}.{found[1]}{_nearest(found[1], _options(classes))}"
+    if found := re.search(r"Problem with given class_path '(.+?)':\s+(module '.+|No module.+)", message):
+        return f"{key}: {found[1]}: {found[2]}{_nearest(found[1].rpartition('.')[2], _names(found[1]))}"
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        return f"{key}: no class {found[1]}{_nearest(found[1], _names('msssl.'))}"
+    if found := re.search(r"Got value: (.+)", message) or re.search(r"Given value: (.+)", message):
+        return f"{key}: expected {_expected(message)}, got {found[1]}"
+    return " ".join(message.split())
+
+
+def _expected(message: str) -> str:
+    """The types that the innermost value could have had."""
+    lines = re.findall(r"^( *)(?:- )?Expected an? (.+?)(?:\. Got.*)?$", message, flags=re.MULTILINE)
+    deepest = max((len(indent) for indent, _ in lines), default=0)
+    names = [re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", name) for indent, name in lines if len(indent) == deepest]
+    return " or ".join(dict.fromkeys(name.replace("typing.", "").replace("NoneType", "null") for name in names))
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _options(class_paths: list[str]) -> list[str]:
+    """Names of the arguments of the innermost class, its bases' included."""
+    if not class_paths:
+        return []
+    module, _, name = class_paths[-1].rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    inits = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    return [parameter for init in inits for parameter in inspect.signature(init).parameters]
+
+
+def _names(class_path: str) -> list[str]:
+    try:
+        return dir(importlib.import_module(class_path.rpartition(".")[0]))
+    except ImportError:
+        return []

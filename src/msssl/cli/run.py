@@ -1,0 +1,165 @@
+"""LightningCLI, with a folder for each run and a summary at its end."""
+
+import logging
+import shutil
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from typing_extensions import override
+
+from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineProbe, ViewGrid
+from msssl.cli.arguments import expand
+from msssl.cli.parser import COMMANDS, Parser
+from msssl.cli.summary import log_start, print_summary
+from msssl.data import MultiViewDataModule
+from msssl.modules import MultiViewModule
+
+LOG_EVERY_N_STEPS = 50  # Lightning's default
+
+
+def run(args: list[str]) -> None:
+    """Parse the arguments and run the command."""
+    _set_up_logging()
+    sys.argv[1:] = expand(args)  # in place: Lightning starts the other ranks with the same arguments
+    MultiViewCLI(
+        MultiViewModule,
+        MultiViewDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        trainer_defaults={"enable_model_summary": False},
+        parser_class=Parser,
+    )
+
+
+class MultiViewCLI(LightningCLI):
+    """Runs any `MultiViewModule` on any `MultiViewDataModule`."""
+
+    run_dir: Path | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            self._discard_empty_run()
+            raise
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Keys of their own, and not `trainer.callbacks`, a list that an overlay would replace as a whole.
+        for key, kind in (("online_probe", OnlineProbe), ("best_checkpoint", BestCheckpoint)):
+            default = {"class_path": f"msssl.callbacks.{kind.__name__}"}
+            parser.add_argument(f"--{key}", type=kind | None, default=default)
+            parser.callback_keys.append(key)
+        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")
+        parser.set_defaults({"last_checkpoint.filename": "last", "last_checkpoint.enable_version_counter": False})
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        if self.config.subcommand in COMMANDS:
+            COMMANDS[self.config.subcommand](**self.config[self.config.subcommand])
+            sys.exit(0)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Not Lightning's: there the checkpoint's hyperparameters silently win over flags."""
+
+    @override
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        callbacks = [callback for callback in callbacks if callback is not None]  # `online_probe: null`
+        given = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in given):
+            callbacks.append(Bar(refresh_rate=config["log_every_n_steps"] or LOG_EVERY_N_STEPS))
+        if self.subcommand == "fit":
+            callbacks += self._prepare_run(config)
+        else:
+            self.save_config_callback = None
+            config["logger"] = config["logger"] or False
+        if self.subcommand == "predict":
+            checkpoint = self._get(self.config_init, "ckpt_path")
+            callbacks.append(FeaturesWriter(Path(checkpoint).parent if checkpoint else Path.cwd()))
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.run_dir or Path.cwd())
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _prepare_run(self, config: dict[str, Any]) -> list[Callback]:
+        """Choose the run's folder, log into it unless told otherwise, and return the callbacks of a fit."""
+        if config["fast_dev_run"]:
+            return []
+        self.run_dir = _new_folder(Path(config["default_root_dir"] or "runs"))
+        config["default_root_dir"] = self.run_dir
+        if config["logger"] in (None, True):
+            config["logger"] = [
+                TensorBoardLogger(self.run_dir, name="", version=""),
+                CSVLogger(self.run_dir, name="", version=""),
+            ]
+        return [ViewGrid(), *([LearningRateMonitor()] if config["logger"] else [])]
+
+    def before_fit(self) -> None:
+        """Say what runs, and where."""
+        log_start(self.trainer, self.model, self.datamodule, self.run_dir)
+
+    def after_fit(self) -> None:
+        """Say what came out."""
+        if self.run_dir is not None and self.trainer.is_global_zero:
+            print_summary(self.trainer, self.run_dir)
+
+    def _discard_empty_run(self) -> None:
+        """A run that failed before its first step leaves no folder."""
+        trainer = getattr(self, "trainer", None)
+        if self.run_dir is not None and _rank() == 0 and (trainer is None or trainer.global_step == 0):
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+
+class Bar(RichProgressBar):
+    """Rich's bar without the logger's version number; refreshed at logging steps, as reading a metric waits."""
+
+    @override
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        metrics = super().get_metrics(*args)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def _new_folder(root: Path) -> Path:
+    """A folder of its own for this run, named after the time; made on rank 0, the one that writes."""
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
+        folder = root / (name + suffix)
+        if _rank() > 0:
+            return folder
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(f"{root / name}: too many runs in one second")
+
+
+def _rank() -> int:
+    return getattr(rank_zero_only, "rank", 0)
+
+
+def _set_up_logging() -> None:
+    """Show msssl's own log on rank 0, and none of Lightning's tips and advertisements."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("msssl")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Torch's own deprecation; few workers, which small sets need; the run's folder, which is made before it is used.
+    for noise in (".*LeafSpec.*", ".*does not have many workers.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message=noise)

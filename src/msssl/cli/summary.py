@@ -1,0 +1,42 @@
+"""The first and the last lines of a run: what it is, what came out, and what to type next."""
+
+import logging
+from pathlib import Path
+
+from lightning import LightningDataModule, LightningModule, Trainer
+from rich.console import Console
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+def log_start(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, run_dir: Path | None) -> None:
+    """Log the run's folder, the sizes of the networks and the global batch."""
+    if run_dir is not None:
+        log.info("run: %s", run_dir)
+    parts = (f"{name} {type(part).__name__} {_millions(part)}" for name, part in module.named_children())
+    log.info("%s: %s", type(module).__name__, ", ".join(parts))
+    batch = getattr(datamodule, "batch_size", 0)
+    views = getattr(getattr(datamodule, "views", None), "n_views", "?")
+    images = f"{batch * trainer.world_size} images ({batch} on each of {trainer.world_size} devices)"
+    log.info("global batch: %s, %s views each", images if trainer.world_size > 1 else f"{batch} images", views)
+
+
+def print_summary(trainer: Trainer, run_dir: Path) -> None:
+    """Print the run's checkpoint, its accuracy with the protocol, and the next command."""
+    lines = {"run": f"{run_dir}: {trainer.current_epoch} epochs, {trainer.global_step} steps"}
+    last = run_dir / "last.ckpt"
+    lines["checkpoint"] = str(last) if last.is_file() else "none was written"
+    accuracy = trainer.callback_metrics.get("val/probe_top1")
+    if accuracy is not None:
+        lines["accuracy"] = f"{accuracy:.3f} top-1 on validation images (online linear probe, last epoch)"
+    if any(run_dir.glob("events.*")):
+        lines["watch"] = f"tensorboard --logdir {run_dir.parent}"
+    if last.is_file():
+        lines["next"] = f"msssl probe --ckpt_path {last}"
+    for name, text in lines.items():
+        Console(soft_wrap=True, highlight=False).print(f"{name:<12}{text}")
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"

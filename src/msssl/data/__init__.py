@@ -1,0 +1,6 @@
+"""Image sets: one class each, on the batches, order and splits that they share."""
+
+from msssl.data.cifar10 import CIFAR10 as CIFAR10
+from msssl.data.datamodule import MultiViewDataModule as MultiViewDataModule
+from msssl.data.image_folder import ImageFolder as ImageFolder
+from msssl.data.shapes import Shapes as Shapes

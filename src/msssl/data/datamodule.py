@@ -1,0 +1,194 @@
+"""The data module: splits, loaders, and views made on the device."""
+
+import logging
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing_extensions import override
+
+from msssl.checkpoint import Reloadable
+from msssl.data.images import Images, labels_of
+from msssl.data.loaders import EvaluationLoader, TrainLoader
+from msssl.data.splits import choose, hold_out
+from msssl.views import MultiView
+
+Split = Literal["train", "val", "test"]
+log = logging.getLogger(__name__)
+
+
+class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore[misc]  # as in modules
+    """Batches for multi-view pretraining; subclasses implement `dataset(split)`.
+
+    Images travel to the device as uint8; there, training batches become
+    `{"views": (K, N, C, H, W) float32, "label": (N,) int64, "index": (N,) int64}` and evaluation batches
+    `{"image": (N, C, H, W) float32 normalised, "label", "index"}`; label -1 means none. `index` is the position in
+    `dataset(split)`. Order and views are functions of the seed of `seed_everything`, the epoch and the batch.
+
+    Args:
+        data_dir: folder of the images.
+        batch_size: N, images per device.
+        num_workers: processes per device that read images.
+        views: how training images become views.
+        fraction: share of the pretraining images to use, per class, in (0, 1]; nested: 0.25 is inside 0.5.
+        val_fraction: share of the training images held out for validation where the set has no such split.
+        split_seed: of `fraction` and `val_fraction`; not the seed of the run, so that runs share their splits.
+    """
+
+    def __init__(
+        self,
+        data_dir: str = "data",
+        batch_size: int = 256,
+        num_workers: int = 2,
+        views: MultiView | None = None,
+        fraction: float = 1.0,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_plain_hyperparameters()
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction is {fraction}: expected a share in (0, 1]")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction is {val_fraction}: expected a share in [0, 1)")
+        if batch_size < 2:
+            raise ValueError(f"batch_size is {batch_size}: the losses compare at least 2 images")
+        self.data_dir = data_dir
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.views = views or MultiView()
+        self.fraction = fraction
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.seed = 0
+        self.splits: dict[str, Images] = {}
+
+    @abstractmethod
+    def dataset(self, split: Split) -> Dataset[Any] | None:
+        """Data set of (PIL image or uint8 tensor (C, H, W), integer label) pairs, or None if there is no such split.
+
+        All images have one size. Label -1 means none; `targets` or `labels` on the data set, where it has them,
+        spare reading its images to balance classes.
+        """
+
+    @classmethod
+    def from_datasets(  # type: ignore[override]
+        cls,
+        train_dataset: Dataset[Any],
+        val_dataset: Dataset[Any] | None = None,
+        test_dataset: Dataset[Any] | None = None,
+        **kwargs: Any,
+    ) -> "FromDatasets":
+        """A data module on data sets of one's own; `kwargs` are those of `MultiViewDataModule`."""
+        return FromDatasets(train_dataset, val_dataset, test_dataset, **kwargs)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of the labels, or None if there are none; known after `setup`."""
+        labels = labels_of(self.splits["train"].dataset)
+        return None if labels is None or labels.max() < 0 else int(labels.max()) + 1
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        if self.trainer is not None:  # ranks are seeded alike only if the user seeds them
+            self.seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        if not self.splits:
+            self.splits = self._make_splits()
+
+    def _make_splits(self) -> dict[str, Images]:
+        train, val, test = (self.dataset(split) for split in ("train", "val", "test"))
+        if train is None:
+            raise ValueError(f"{type(self).__name__} in {self.data_dir} has no training images")
+        labels = labels_of(train)
+        groups = torch.full((len(train),), -1) if labels is None else labels  # type: ignore[arg-type]
+        kept, held_out = hold_out(groups, 0.0 if val is not None else self.val_fraction, self.split_seed)
+        pretrained = kept[choose(groups[kept], self.fraction, self.split_seed)]
+        images = {"train": Images(train, pretrained, "train"), "probe": Images(train, kept, "train")}
+        if val is not None:
+            images["val"] = _whole(val, "val")
+        elif len(held_out):
+            images["val"] = Images(train, held_out, "train")
+        if test is not None:
+            images["test"] = _whole(test, "test")
+        counts = ", ".join(f"{len(part)} {name}" for name, part in images.items() if name != "probe")
+        log.info("images: %s", counts)
+        return images
+
+    @override
+    def train_dataloader(self) -> TrainLoader:
+        return TrainLoader(
+            self.splits["train"],
+            self.batch_size,
+            seed=self.seed,
+            epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
+            **self._shard(),
+        )
+
+    @override
+    def val_dataloader(self) -> EvaluationLoader | list[Any]:
+        return self.evaluation_dataloader("val") if "val" in self.splits else []
+
+    @override
+    def test_dataloader(self) -> EvaluationLoader:
+        return self.evaluation_dataloader("test")
+
+    @override
+    def predict_dataloader(self) -> EvaluationLoader:
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, split: str) -> EvaluationLoader:
+        """Clean images of `val`, `test` or `probe` (the labelled training images, whatever `fraction` is)."""
+        if split not in self.splits:
+            raise ValueError(f"{type(self).__name__} in {self.data_dir} has no {split} images")
+        return EvaluationLoader(self.splits[split], self.batch_size, **self._shard())
+
+    def _shard(self) -> dict[str, Any]:
+        trainer = self.trainer
+        return {
+            "rank": trainer.global_rank if trainer else 0,
+            "world_size": trainer.world_size if trainer else 1,
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    @override
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Tensor]:
+        image = batch["image"]
+        kept = {name: batch[name] for name in ("label", "index")}
+        if "epoch" not in batch:
+            return {"image": self.views.normalize(image), **kept}
+        rank = self.trainer.global_rank if self.trainer else 0
+        return {"views": self.views(image, (self.seed, batch["epoch"], batch["batch"]), rank), **kept}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"seed": self.seed, **super().state_dict()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seed = state_dict["seed"]  # a resumed run keeps its order and views
+
+
+class FromDatasets(MultiViewDataModule):
+    """Data sets of one's own; made by `MultiViewDataModule.from_datasets`."""
+
+    def __init__(
+        self,
+        train_dataset: Dataset[Any],
+        val_dataset: Dataset[Any] | None = None,
+        test_dataset: Dataset[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.datasets = {"train": train_dataset, "val": val_dataset, "test": test_dataset}
+
+    @override
+    def dataset(self, split: Split) -> Dataset[Any] | None:
+        return self.datasets[split]
+
+
+def _whole(dataset: Dataset[Any], name: str) -> Images:
+    return Images(dataset, torch.arange(len(dataset)), name)  # type: ignore[arg-type]

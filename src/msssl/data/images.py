@@ -1,0 +1,56 @@
+"""What a data module reads from: any data set of (image, label), as tensors, with its index."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+from torchvision.transforms.v2 import functional as F
+
+
+class Images(Dataset[dict[str, Any]]):
+    """Some rows of a data set of (PIL image or uint8 tensor, label), each `{"image", "label", "index"}`.
+
+    Args:
+        dataset: any map-style data set.
+        indices: the rows to show; `index` is their position in `dataset`.
+        name: how messages call it.
+    """
+
+    def __init__(self, dataset: Dataset[Any], indices: Tensor, name: str) -> None:
+        self.dataset = dataset
+        self.indices = indices
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        index = int(self.indices[row])
+        image, label = self.dataset[index]
+        return {"image": self._to_tensor(image, index), "label": int(label), "index": index}
+
+    def _to_tensor(self, image: Any, index: int) -> Tensor:
+        if isinstance(image, Image.Image):
+            tensor: Tensor = F.pil_to_tensor(image.convert("RGB"))
+            return tensor
+        if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
+            return image
+        found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"image {index} of {self.name} is {found}: expected a PIL image or a uint8 tensor (C, H, W)")
+
+
+def labels_of(dataset: Dataset[Any]) -> Tensor | None:
+    """Labels (n,) of a data set without reading its images (its `targets` or `labels`), or None."""
+    if isinstance(dataset, Subset):
+        labels = labels_of(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1].long()
+    for name in ("targets", "labels"):
+        labels = getattr(dataset, name, None)
+        if isinstance(labels, Tensor | Sequence):
+            return torch.as_tensor(labels, dtype=torch.long)
+    return None

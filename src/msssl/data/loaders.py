@@ -1,0 +1,135 @@
+"""Which images a batch holds: the order of an epoch, its shards over ranks, and the place where it was left."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from msssl.data.images import Images
+
+
+class TrainLoader:
+    """Batches of one seeded permutation per epoch, the same for any number of ranks and workers.
+
+    Global batch i is rows i*W*N to (i+1)*W*N of the permutation of (seed, epoch), and rank r holds rows r*N to
+    (r+1)*N of it. The last short batch is dropped. Each batch carries its `epoch` and `batch` as integers, from which
+    its views are drawn.
+
+    It is not a `DataLoader`, so that Lightning leaves its order alone, and it carries `state_dict`, so that a
+    resumed epoch goes on after the last batch that was handed out.
+
+    Args:
+        images: what to read.
+        batch_size: N, images per rank.
+        seed: of the order.
+        epoch: called when an epoch starts; the trainer's own count is right also after a resume.
+        rank: of this process, below `world_size`.
+        world_size: W.
+        num_workers: processes that read ahead.
+        pin_memory: for the copy to a GPU.
+
+    Raises:
+        ValueError: if a global batch is larger than the set.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        if len(images) < batch_size * world_size:
+            devices = f" on each of {world_size} devices" if world_size > 1 else ""
+            raise ValueError(f"batch_size is {batch_size}{devices}, but {images.name} has {len(images)} images")
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+        self.rank = rank
+        self.world_size = world_size
+        self._position = {"epoch": -1, "batch": 0}  # batches handed out of that epoch
+        self._resume_at: dict[str, int] | None = None
+        self._batches: list[Tensor] = []
+        self._loader = _loader(images, self._batches, num_workers, pin_memory)
+
+    def __len__(self) -> int:
+        return len(self.images) // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch = self.epoch()
+        resume_at, self._resume_at = self._resume_at, None
+        # Lightning also loads a position saved at an epoch's end: it belongs to another epoch.
+        start = resume_at["batch"] if resume_at and resume_at["epoch"] == epoch else 0
+        self._batches[:] = self.order(epoch)[start:]
+        for batch_index, batch in enumerate(self._loader, start):
+            self._position = {"epoch": epoch, "batch": batch_index + 1}
+            yield {**batch, "epoch": epoch, "batch": batch_index}
+
+    def order(self, epoch: int) -> list[Tensor]:
+        """Rows of this rank's batches in an epoch."""
+        permutation = torch.randperm(len(self.images), generator=_generator(self.seed, epoch))
+        whole = permutation[: len(self) * self.world_size * self.batch_size]
+        return list(whole.view(len(self), self.world_size, self.batch_size)[:, self.rank])
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and number of its batches that were handed out."""
+        return dict(self._position)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the last batch that was handed out, if it belongs to the epoch that comes."""
+        self._position = self._resume_at = dict(state)
+
+
+class EvaluationLoader:
+    """Every image once: rank r reads images r, r + W, ...; all ranks take the same number of batches.
+
+    Equal counts matter because a module under DDP synchronises its buffers in every forward pass.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        if len(images) < world_size:
+            raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
+        per_rank = -(-len(images) // world_size)
+        rows = torch.arange(rank, len(images), world_size)
+        batches = list(rows.tensor_split(-(-per_rank // batch_size)))
+        self._loader = _loader(images, batches, num_workers, pin_memory)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._loader)
+
+
+def _loader(images: Images, batches: list[Tensor], num_workers: int, pin_memory: bool) -> DataLoader[dict[str, Any]]:
+    return DataLoader(
+        images,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # its base seed must not come from the global state, which dropout uses
+    )
+
+
+def _generator(*key: int) -> torch.Generator:
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,41 @@
+"""The one collective of the package: embeddings of all ranks, with autograd."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ctx.n_images = z.shape[1]
+        parts = [torch.empty_like(z) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, z)
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)  # summed: DDP's mean over ranks then leaves the gradient of the global loss
+        return grad.narrow(1, dist.get_rank() * ctx.n_images, ctx.n_images)
+
+
+def gather(z: Tensor) -> Tensor:
+    """Concatenate the embeddings of all ranks along the images, with autograd.
+
+    Args:
+        z: shape (K, N, D) on each of W ranks, the same N on every rank.
+
+    Returns:
+        Shape (K, W*N, D), rank-major within a view, the same on every rank; z itself in a single process.
+
+    >>> z = torch.randn(4, 8, 2)
+    >>> gather(z) is z
+    True
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return z
+    gathered: Tensor = _Gather.apply(z.contiguous())
+    return gathered

@@ -1,0 +1,3 @@
+"""Offline evaluation: what a checkpoint's features are worth."""
+
+from msssl.evaluation.probe import probe as probe

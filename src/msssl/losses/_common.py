@@ -1,0 +1,26 @@
+"""What the losses share: the check of their input and off-diagonal energies."""
+
+import torch
+from torch import Tensor
+
+
+def check_embeddings(z: Tensor) -> Tensor:
+    """Return z (K, N, D) in float32 (float64 stays), or raise ValueError naming its shape."""
+    if z.ndim != 3 or z.shape[0] < 2 or z.shape[1] < 2:
+        raise ValueError(
+            f"embeddings have shape {tuple(z.shape)}: expected (K, N, D) with K >= 2 views of N >= 2 images"
+        )
+    return z if z.dtype == torch.float64 else z.float()
+
+
+def off_diagonal_energy(x: Tensor) -> Tensor:
+    """Sum of the squared off-diagonal elements of x^T x, for x (..., N, D); one value per leading index.
+
+    ||x^T x||_F = ||x x^T||_F, so the smaller of the two Gram matrices is formed.
+
+    >>> off_diagonal_energy(torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]]))  # x^T x = [[10, 14], [14, 21]]
+    tensor(392.)
+    """
+    gram = x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
+    diagonal = x.square().sum(dim=-2)
+    return gram.square().sum(dim=(-2, -1)) - diagonal.square().sum(dim=-1)

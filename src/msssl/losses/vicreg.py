@@ -1,0 +1,52 @@
+"""VICReg for any number of views."""
+
+import torch
+from torch import Tensor
+
+from msssl.losses._common import check_embeddings, off_diagonal_energy
+
+
+def vicreg_loss(
+    z: Tensor, *, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0, eps: float = 1e-4
+) -> dict[str, Tensor]:
+    r"""Mean-view VICReg: one formula for every K >= 2, one Gram product whatever K is.
+
+    With zb the mean of the views and c(x) = sum_{d != e} cov(x)_de^2 / D (cov and var with N - 1):
+
+        invariance = mean over pairs k < l of MSE(z_k, z_l) = 2 / (K - 1) sum_k MSE(z_k, zb)
+        variance   = 1/K sum_k mean_d relu(1 - sqrt(var_d(z_k) + eps))
+        covariance = 2 c(zb)
+        loss = sim_coeff * invariance + std_coeff * variance + cov_coeff * covariance
+
+    Args:
+        z: projector outputs, shape (K, N, D). Not modified.
+        sim_coeff: weight of the invariance.
+        std_coeff: weight of the variance.
+        cov_coeff: weight of the covariance.
+        eps: added to the variance inside the square root.
+
+    Returns:
+        Scalars `loss`, `invariance`, `variance` and `covariance`, the terms unweighted; float32, or float64 if z is.
+
+    Raises:
+        ValueError: if z is not 3-D, K < 2 or N < 2; the message holds the shape.
+
+    Source: Bardes et al. 2022 (arXiv:2105.04906), eqs. 1 to 6, weights of its section 4.2; Ghosh et al. 2024
+    (NeurIPS) for the mean view. Differs: the covariance is that of the mean view, times 2 (two branches there).
+
+    >>> z = torch.tensor([[[3.0, -3.0], [-3.0, 3.0]], [[1.0, -1.0], [-1.0, 1.0]]])  # zb = [[2, -2], [-2, 2]]
+    >>> terms = vicreg_loss(z, sim_coeff=1.0, std_coeff=1.0, cov_coeff=1.0)
+    >>> {name: value.item() for name, value in terms.items()}
+    {'loss': 68.0, 'invariance': 4.0, 'variance': 0.0, 'covariance': 64.0}
+    """
+    z = check_embeddings(z)
+    n_views, n_images, dim = z.shape
+    with torch.autocast(z.device.type, enabled=False):
+        mean_view = z.mean(dim=0)
+        invariance = 2 / (n_views - 1) * (z - mean_view).square().mean(dim=(1, 2)).sum()
+        std = (z.var(dim=1) + eps).sqrt()  # (K, D)
+        variance = torch.relu(1 - std).mean()
+        centred = mean_view - mean_view.mean(dim=0)
+        covariance = 2 * off_diagonal_energy(centred) / (n_images - 1) ** 2 / dim
+        loss = sim_coeff * invariance + std_coeff * variance + cov_coeff * covariance
+        return {"loss": loss, "invariance": invariance, "variance": variance, "covariance": covariance}

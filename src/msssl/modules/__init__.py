@@ -1,0 +1,5 @@
+"""Methods: a `MultiViewModule` each, which adds a loss to the backbone, projector and optimizer that they share."""
+
+from msssl.modules.barlow_twins import BarlowTwins as BarlowTwins
+from msssl.modules.module import MultiViewModule as MultiViewModule
+from msssl.modules.vicreg import VICReg as VICReg

@@ -1,0 +1,30 @@
+"""Barlow Twins."""
+
+import logging
+from typing import Any, Literal
+
+from torch import Tensor
+from typing_extensions import override
+
+from msssl.losses import barlow_twins_loss
+from msssl.modules.module import MultiViewModule
+
+log = logging.getLogger(__name__)
+
+
+class BarlowTwins(MultiViewModule):
+    """Barlow Twins for K >= 2 views; the loss is `msssl.losses.barlow_twins_loss`.
+
+    Args:
+        beta: weight of the redundancy; `auto` is 5 / proj_dim, so that a small projector works untuned.
+        **kwargs: those of `MultiViewModule`.
+    """
+
+    def __init__(self, beta: float | Literal["auto"] = "auto", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.beta = 5 / self.proj_dim if beta == "auto" else float(beta)
+        log.info("beta: %g%s", self.beta, f" (auto: 5 / {self.proj_dim})" if beta == "auto" else "")
+
+    @override
+    def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
+        return barlow_twins_loss(z, beta=self.beta)

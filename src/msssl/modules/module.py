@@ -1,0 +1,128 @@
+"""The method that all losses share: views -> backbone -> projector -> loss."""
+
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from typing_extensions import override
+
+from msssl.backbones import build_backbone, check_features, find_feature_dim
+from msssl.checkpoint import Reloadable
+from msssl.distributed import gather
+
+
+class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  # its load_from_checkpoint is a descriptor
+    """Pretrains a backbone with a loss over K views; subclasses implement `compute_loss(z)`.
+
+    All K*N views pass through backbone and projector as one batch, so BatchNorm pools its statistics over the views.
+    `module(images)` returns backbone features (N, F).
+
+    Args:
+        backbone: `resnet18`, `resnet34` or `resnet50` (`msssl.ResNet` at width 64 with the small-image stem), or a
+            module that maps (N, 3, H, W) to (N, F).
+        proj_dim: D, width of the projector's output.
+        proj_hidden_dim: width of its hidden layers; `proj_dim` by default.
+        proj_layers: its linear layers; 2 is the paper's projector, 1 a single linear map.
+        feature_dim: F; found from the backbone by default.
+        decay_bias_and_norm: whether weight decay acts on biases and normalisation parameters too.
+        optimizer: from parameters to an optimizer; Adam as in the paper by default.
+        lr_scheduler: from the optimizer to a schedule that steps once an epoch; constant by default.
+
+    Source: Ghosh et al. 2024 (NeurIPS), appendix D for projector and optimizer.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "resnet18",
+        proj_dim: int = 256,
+        proj_hidden_dim: int | None = None,
+        proj_layers: int = 2,
+        feature_dim: int | None = None,
+        decay_bias_and_norm: bool = True,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=1e-6),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_plain_hyperparameters()
+        if proj_layers < 1:
+            raise ValueError(f"proj_layers is {proj_layers}: a projector has at least 1")
+        self.backbone = build_backbone(backbone)
+        self.feature_dim = feature_dim or find_feature_dim(self.backbone)
+        self.proj_dim = proj_dim
+        hidden_dim = proj_hidden_dim or proj_dim
+        self.projector = _projector([self.feature_dim, *[hidden_dim] * (proj_layers - 1), proj_dim])
+        self.decay_bias_and_norm = decay_bias_and_norm
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+
+    @abstractmethod
+    def compute_loss(self, z: Tensor) -> Tensor | dict[str, Tensor]:
+        """Loss of the embeddings z (K, N, D), N being the global batch: z is gathered over the devices.
+
+        Returns a scalar, or a dict of scalars with the key `loss`; each is logged as `train/<name>`.
+        """
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return check_features(self.backbone(images), self.backbone)
+
+    @override
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        views = batch["views"]  # (K, N, C, H, W)
+        features = self(views.flatten(0, 1))
+        z = self.projector(features).unflatten(0, views.shape[:2])
+        terms = self.compute_loss(gather(z))
+        if isinstance(terms, Tensor):
+            terms = {"loss": terms}
+        if "loss" not in terms:
+            raise ValueError(f"{type(self).__name__}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
+        for name, value in terms.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=views.shape[1])
+        return {
+            "loss": terms["loss"],
+            "features": features.detach().unflatten(0, views.shape[:2]),  # (K, N, F)
+            "label": batch["label"],
+        }
+
+    @override
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch)
+
+    @override
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch)
+
+    @override
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch)
+
+    def _evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"features": self(batch["image"]), "label": batch["label"], "index": batch["index"]}
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self._parameter_groups())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return [optimizer], [self.make_lr_scheduler(optimizer)]
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if self.decay_bias_and_norm:
+            return [{"params": parameters}]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+
+def _projector(dims: list[int]) -> nn.Sequential:
+    """Linear(bias=False), BatchNorm1d, ReLU between each two widths, then Linear."""
+    layers: list[nn.Module] = []
+    for width, next_width in pairwise(dims[:-1]):
+        layers += [nn.Linear(width, next_width, bias=False), nn.BatchNorm1d(next_width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1]))
