@@ -14,7 +14,9 @@ from msssl.views import MultiView
 
 
 class ViewGrid(Callback):
-    """At the first step, draws images down and their views across: in TensorBoard, and as `views.png` in the run.
+    """Draws images down and their views across at the first step, for TensorBoard and as `views.png`.
+
+    The file is written to `trainer.default_root_dir`, which is the folder of the run.
 
     Args:
         n_images: rows at most.
@@ -30,12 +32,12 @@ class ViewGrid(Callback):
         views_of = getattr(getattr(trainer, "datamodule", None), "views", None)
         if trainer.global_step > 0 or batch_idx > 0 or not isinstance(views_of, MultiView):
             return
-        folder = trainer.log_dir  # a broadcast: every rank takes part
-        if not trainer.is_global_zero or folder is None:
+        if not trainer.is_global_zero:
             return
+        folder = Path(trainer.default_root_dir)
         grid = draw_views(views_of.denormalize(batch["views"][:, : self.n_images]))
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_image(grid, Path(folder, "views.png"))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_image(grid, folder / "views.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("views", grid, global_step=0)

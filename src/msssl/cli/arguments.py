@@ -36,7 +36,10 @@ def _split(arg: str) -> list[str]:
 
 
 def _find_config(name: str) -> str:
-    shipped = shipped_configs() / name
-    if Path(name).exists() or Path(name).name != name or not shipped.is_file():
+    if Path(name).exists() or Path(name).name != name:
         return name
-    return str(shipped)
+    shipped = shipped_configs()
+    if not (shipped / name).is_file():
+        known = ", ".join(sorted(path.name for path in shipped.glob("*.yaml")))
+        raise FileNotFoundError(f"config {name} is neither here nor among those that ship with msssl: {known}")
+    return str(shipped / name)

@@ -8,15 +8,16 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-_PACKAGE = str(Path(__file__).parents[1])
+_PURPOSEFUL = (str(Path(__file__).parents[1]), str(Path(lightning.__file__).parent))
 
 
 def user_message(error: BaseException) -> str | None:
     """The line for an error that msssl or Lightning raised on purpose, or None for any other.
 
-    On purpose means that the innermost frame, here or in the worker process that it comes from, is msssl's own: a
+    On purpose means that the innermost frame, here or in the worker process that it comes from, is theirs: a
     traceback of one's own loss, or of torch, is never hidden.
     """
     if found := re.findall(r"^\s*- (?!Expected |Does not validate)(.+)", str(error), flags=re.MULTILINE):
@@ -33,14 +34,12 @@ def user_message(error: BaseException) -> str | None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    if isinstance(error, MisconfigurationException):
-        return True
-    if not isinstance(error, ValueError | OSError):
+    if not isinstance(error, ValueError | OSError | MisconfigurationException):
         return False
     files = re.findall(r'File "(.+?)", line', str(error)) or [
         frame.filename for frame in traceback.extract_tb(error.__traceback__)
     ]
-    return bool(files) and files[-1].startswith(_PACKAGE)
+    return bool(files) and files[-1].startswith(_PURPOSEFUL)
 
 
 def condense(message: str, keys: Iterable[str]) -> str:
@@ -62,7 +61,8 @@ def condense(message: str, keys: Iterable[str]) -> str:
     parents = list(dict.fromkeys(re.findall(r'Parser key "(.+?)"', message)))
     key = ".".join(parents)
     if found := re.search(r"Option '(.+?)' is not accepted", message):
-        classes = re.findall(r"class_path='?\s?'([\w.]+)'", message) + re.findall(r"given class_path '(.+?)'", message)
+        classes = re.findall(r"given class_path '(.+?)'", message)
+        classes += re.findall(r"callable class: .+class_path='([\w.]+)'", message)
         return f"no option {key}.{found[1]}{_nearest(found[1], _options(classes))}"
     if found := re.search(r"Problem with given class_path '(.+?)':\s+(module '.+|No module.+)", message):
         return f"{key}: {found[1]}: {found[2]}{_nearest(found[1].rpartition('.')[2], _names(found[1]))}"

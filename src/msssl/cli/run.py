@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
 
@@ -36,6 +36,8 @@ def run(args: list[str]) -> None:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
         trainer_defaults={"enable_model_summary": False},
         parser_class=Parser,
     )
@@ -85,12 +87,13 @@ class MultiViewCLI(LightningCLI):
         else:
             self.save_config_callback = None
             config["logger"] = config["logger"] or False
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
         if self.subcommand == "predict":
             checkpoint = self._get(self.config_init, "ckpt_path")
             callbacks.append(FeaturesWriter(Path(checkpoint).parent if checkpoint else Path.cwd()))
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(self.run_dir or Path.cwd())
+                callback.dirpath = str(self.run_dir) if self.run_dir else None
         return super()._instantiate_trainer(config, callbacks)
 
     def _prepare_run(self, config: dict[str, Any]) -> list[Callback]:
@@ -120,6 +123,14 @@ class MultiViewCLI(LightningCLI):
         trainer = getattr(self, "trainer", None)
         if self.run_dir is not None and _rank() == 0 and (trainer is None or trainer.global_step == 0):
             shutil.rmtree(self.run_dir, ignore_errors=True)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the resolved config in the run's folder, wherever the logger writes."""
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.parser.save(self.config, Path(trainer.default_root_dir) / "config.yaml", skip_unset=False, overwrite=True)
 
 
 class Bar(RichProgressBar):
@@ -160,6 +171,10 @@ def _set_up_logging() -> None:
     log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Torch's own deprecation; few workers, which small sets need; the run's folder, which is made before it is used.
-    for noise in (".*LeafSpec.*", ".*does not have many workers.*", ".*exists and is not empty.*"):
+    for noise in (
+        ".*LeafSpec.*",  # a deprecation between torch and Lightning
+        ".*does not have many workers.*",  # small sets need none
+        ".*exists and is not empty.*",  # the run's folder is made before it is used
+        ".*Couldn't infer the batch indices.*",  # our batches carry them
+    ):
         warnings.filterwarnings("ignore", message=noise)

@@ -1,7 +1,7 @@
 """CIFAR-10, downloaded by torchvision."""
 
+from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 from torch.utils.data import Dataset
 from torchvision import datasets
@@ -18,9 +18,13 @@ class CIFAR10(MultiViewDataModule):
 
     @override
     def prepare_data(self) -> None:
+        folder = Path(self.data_dir)
+        existed = folder.exists()
         try:
             datasets.CIFAR10(self.data_dir, download=True)
-        except (URLError, OSError) as error:
+        except OSError as error:  # URLError is one
+            if not existed and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
             raise FileNotFoundError(
                 f"CIFAR-10 is not in {self.data_dir!r} and cannot be downloaded ({error}). "
                 f"Fetch {datasets.CIFAR10.url} elsewhere and put {datasets.CIFAR10.filename} there: "

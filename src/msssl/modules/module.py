@@ -68,7 +68,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        return check_features(self.backbone(images), self.backbone)
+        return check_features(self.backbone(images.to(self.dtype)), self.backbone)  # e.g. under precision 64-true
 
     @override
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ def _preset(name: str, size: int) -> list[nn.Module]:
 
 @functools.cache  # a copy to a GPU waits for it: once, not every step
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device).view(-1, 1, 1)
+    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 @contextmanager

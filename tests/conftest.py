@@ -1,0 +1,71 @@
+import logging
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+TINY_IMAGES = [f"--data.{option}" for option in ("train_images=60", "test_images=20", "batch_size=16", "num_workers=0")]
+NARROW = ["--model.backbone.class_path=msssl.ResNet", "--model.backbone.width=8"]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def msssl(monkeypatch, tmp_path, capfd):
+    """Runs a command line in an empty directory: (exit code, stdout, stderr)."""
+    from msssl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["msssl", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            logging.getLogger("msssl").handlers.clear()
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Two classes in train and test, of 12 and 4 images each, of mixed sizes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(256, size=(20 + i, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def cifar10_folder(tmp_path, monkeypatch):
+    """A stand-in for CIFAR-10 in its own file format: 5 x 8 training and 8 test images."""
+    from torchvision import datasets
+
+    folder = tmp_path / "data" / datasets.CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, _ in [*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list]:
+        batch = {"data": generator.integers(256, size=(8, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(8)]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    names = {"label_names": [f"class{i}" for i in range(10)]}
+    (folder / datasets.CIFAR10.meta["filename"]).write_bytes(pickle.dumps(names))
+    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+    return tmp_path / "data"

@@ -1,0 +1,315 @@
+import re
+import subprocess
+import sys
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import NARROW, TINY_IMAGES
+
+SHAPES = [
+    "fit",
+    "--config",
+    "demo.yaml",
+    *NARROW,
+    *TINY_IMAGES,
+    "--trainer.max_epochs=1",
+    "--trainer.log_every_n_steps=1",
+]
+CONFIGS = sorted(path.name for path in Path(__file__).parents[1].glob("configs/*.yaml"))
+OVERLAYS = {"resnet50.yaml", "ddp.yaml"}
+ONE_STEP = ["--trainer.fast_dev_run=1", "--data.batch_size=4", "--data.num_workers=0", "--data.views.n_views=2"]
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_shipped_config_takes_a_step(config, msssl, image_folder, cifar10_folder):
+    base = ["cifar.yaml", config] if config in OVERLAYS else [config]
+    args = [part for name in base for part in ("--config", name)]
+    on_cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    if config == "imagefolder.yaml":
+        on_cpu += ["--data.data_dir", image_folder]
+    if config == "ddp.yaml":  # two ranks have a test of their own
+        on_cpu += ["--trainer.devices=1", "--trainer.strategy=auto"]
+    code, _, err = msssl("fit", *args, *on_cpu, *ONE_STEP)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_shipped_config_says_what_it_is_for(config):
+    lines = (Path(__file__).parents[1] / "configs" / config).read_text().splitlines()
+    header = " ".join(takewhile(lambda line: line.startswith("#"), lines))
+    assert re.search(r"\b(GPU|CPU)", header)
+    assert re.search(r"\b(minutes|hours|time|s on)\b", header)
+
+
+def test_a_run_leaves_everything_in_its_folder(msssl, tmp_path):
+    code, out, err = msssl(*SHAPES)
+    assert code == 0, err
+    (run,) = (tmp_path / "runs").iterdir()
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "last.ckpt", "best.ckpt", "views.png", "metrics.csv"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    header, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert {"train/loss", "train/invariance", "train/redundancy", "val/probe_top1", "lr-Adam"} <= set(header.split(","))
+    assert rows
+    assert f"msssl probe --ckpt_path runs/{run.name}/last.ckpt" in out
+    assert re.search(r"0\.\d\d\d top-1 on validation images \(online linear probe", out)
+    assert "beta: 0.0195312 (auto: 5 / 256)" in err
+    assert "Tip" not in err + out
+    # The saved config is the whole run.
+    saved = run / "config.yaml"
+    code, printed, _ = msssl("fit", "--config", saved, "--print_config")
+    ours, again = yaml.safe_load(saved.read_text()), yaml.safe_load(printed)
+    assert again == ours
+
+
+def test_two_runs_have_two_folders_and_equal_weights(msssl, tmp_path):
+    for _ in range(2):
+        assert msssl(*SHAPES)[0] == 0
+    first, second = (torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("runs/*/last.ckpt")))
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name]), name
+
+
+def test_overlays_change_one_value(msssl, tmp_path):
+    overlay = write(tmp_path / "more.yaml", "data: {views: {n_views: 8}}\nonline_probe: {lr: 0.5}\n")
+    code, out, err = msssl(
+        "fit", "--config", "cifar.yaml", "--config", overlay, "--model.proj_dim", 128, "--print_config"
+    )
+    assert code == 0, err
+    config = yaml.safe_load(out)
+    assert config["data"]["class_path"] == "msssl.CIFAR10"
+    assert config["data"]["init_args"]["views"]["init_args"]["n_views"] == 8
+    assert config["data"]["init_args"]["views"]["init_args"]["augmentations"] == "cifar"
+    assert config["online_probe"]["init_args"]["lr"] == 0.5
+    assert config["model"]["init_args"]["proj_dim"] == 128
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e-3
+
+
+def test_overlay_of_callbacks_keeps_checkpoints_and_probe(msssl, tmp_path):
+    overlay = write(
+        tmp_path / "timer.yaml",
+        "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitor: train/loss}}]}\n",
+    )
+    code, out, err = msssl(*SHAPES, "--config", overlay)
+    assert code == 0, err
+    assert "val/probe_top1" in out or "top-1 on validation" in out
+    assert len(list(tmp_path.glob("runs/*/last.ckpt"))) == 1
+
+
+def test_a_loss_of_ones_own(msssl, tmp_path):
+    write(
+        tmp_path / "my_loss_file.py",
+        "from msssl import MultiViewModule\n"
+        "class Spread(MultiViewModule):\n"
+        "    def __init__(self, weight: float = 1.0, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+        "        self.weight = weight\n"
+        "    def compute_loss(self, z):\n"
+        "        return {'loss': self.weight * z.var(dim=0).mean(), 'size': z.square().mean()}\n",
+    )
+    code, _, err = msssl(*SHAPES, "--model", "my_loss_file.Spread", "--model.weight", 2)
+    assert code == 0, err
+    assert "train/size" in next(tmp_path.glob("runs/*/metrics.csv")).read_text()
+    checkpoint = next(tmp_path.glob("runs/*/last.ckpt"))
+    from msssl import MultiViewModule
+
+    loaded = MultiViewModule.load_from_checkpoint(checkpoint)
+    assert (type(loaded).__name__, loaded.weight) == ("Spread", 2)
+
+
+def test_probe_off(msssl, tmp_path):
+    code, _, err = msssl(*SHAPES, "--online_probe", "null")
+    assert code == 0, err
+    assert "probe" not in next(tmp_path.glob("runs/*/metrics.csv")).read_text()
+    assert not list(tmp_path.glob("runs/*/best.ckpt"))
+
+
+def test_another_logger(msssl, tmp_path):
+    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"]
+    code, _, err = msssl(*SHAPES, *logger)
+    assert code == 0, err
+    assert list(tmp_path.glob("logs/**/metrics.csv"))
+    (run,) = (tmp_path / "runs").iterdir()
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "last.ckpt", "best.ckpt", "views.png"}
+
+
+def test_commands_on_the_last_checkpoint(msssl, tmp_path):
+    assert msssl(*SHAPES)[0] == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    code, out, err = msssl("validate", "--ckpt_path", "last")
+    assert code == 0, err
+    online = float(re.search(r"val/probe_top1\W+([\d.]+)", out)[1])
+    saved = torch.load(run / "last.ckpt", weights_only=True)
+    (best,) = (state for name, state in saved["callbacks"].items() if name.startswith("BestCheckpoint"))
+    assert online == pytest.approx(float(best["best_model_score"]))
+    code, out, err = msssl("test", "--ckpt_path", run)
+    assert code == 0, err
+    assert "test/probe_top1" in out
+    code, _, err = msssl("predict", f"--ckpt_path={run / 'last.ckpt'}")
+    assert code == 0, err
+    features = torch.load(run / "features.pt", weights_only=True)
+    assert features["features"].shape == (20, 64)
+    assert features["index"].tolist() == list(range(20))
+    # Looking at a run changes nothing in it.
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_probe_table(msssl, tmp_path):
+    assert msssl(*SHAPES)[0] == 0
+    code, out, err = msssl("probe", "--ckpt_path", "last")
+    assert code == 0, err
+    report = yaml.safe_load(next(tmp_path.glob("runs/*/probe.json")).read_text())
+    assert [row["features"] for row in report["rows"]] == ["raw pixels", "untrained encoder", "pretrained encoder"]
+    assert [row["dim"] for row in report["rows"]] == [3072, 64, 64]
+    assert report["images"] == {"probe": 50, "val": 10, "test": 20}
+    assert "refitted on train + val, test read once" in report["protocol"]
+    for row in report["rows"]:
+        assert f"{row['test_top1']:.3f}" in out
+
+
+def test_two_ranks(tmp_path):
+    write(
+        tmp_path / "recording_module.py",
+        "import torch, msssl\n"
+        "class Recording(msssl.BarlowTwins):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        torch.save(batch, f'batch-{self.global_rank}.pt')\n"
+        "        return super().training_step(batch, batch_idx)\n",
+    )
+    args = [*SHAPES, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    args += ["--model=recording_module.Recording"]
+    done = subprocess.run([sys.executable, "-m", "msssl", *args], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "32 images (16 on each of 2 devices)" in done.stderr
+    (run,) = (tmp_path / "runs").iterdir()  # one folder, chosen by rank 0
+    assert {"config.yaml", "last.ckpt", "views.png", "metrics.csv"} <= {path.name for path in run.iterdir()}
+    assert len(list(run.glob("events.*"))) == 1
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 50 // 32
+    assert done.stdout.count("msssl probe --ckpt_path") == 1
+    # The ranks share an epoch, and no two views are equal.
+    batches = [torch.load(tmp_path / f"batch-{rank}.pt") for rank in (0, 1)]
+    assert len(torch.cat([batch["index"] for batch in batches]).unique()) == 32
+    views = torch.cat([batch["views"].flatten(0, 1).flatten(1) for batch in batches])
+    assert len(views) == 2 * 4 * 16
+    assert len(views.unique(dim=0)) == len(views)
+
+
+WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
+    "--trainer.max_epoch 3": "no option trainer.max_epoch; did you mean trainer.max_epochs?",
+    "--trainer.max_epochs many": "trainer.max_epochs: expected int or null, got many",
+    "--modle BarlowTwins": "no option modle; did you mean model?",
+    "--model.betta 1": "no option model.betta; did you mean beta?",
+    "--model.beta high": "model.beta: expected float or Literal['auto'], got high",
+    "--model BarlowTwin": "model: no class BarlowTwin; did you mean BarlowTwins?",
+    "--model nowhere.Loss": "nowhere",
+    "--model.optimizer.lrr 1": "no option model.optimizer.lrr; did you mean lr?",
+    "--model.backbone.depth 19": "depth is 19: a ResNet has depth 18, 34, 50",
+    "--model.proj_layers 0": "proj_layers is 0",
+    "--data.views.n_views 1": "n_views is 1: a multi-view loss needs at least 2",
+    "--data.views.n_view 3": "no option data.views.n_view; did you mean n_views?",
+    "--data.views.augmentations cifra": "augmentations 'cifra' is not a preset; did you mean 'cifar'?",
+    "--data.fraction 2": "fraction is 2.0",
+    "--data.batch_size 6000": "batch_size is 6000, but train has 4500 images",
+    "--data.batch_size 1": "batch_size is 1",
+    "--online_probe.lr fast": "online_probe.lr: expected float, got fast",
+    "--config absent.yaml": "config absent.yaml is neither here nor among those that ship with msssl: cifar.yaml,",
+    "--config broken.yaml": "Problems parsing config",
+    "--ckpt_path absent.ckpt": "absent.ckpt is not a file",
+    "--ckpt_path last": "there is no last.ckpt below runs",
+    "--trainer.strategy dpp": "strategy='dpp'",
+    "--trainer.accelerator gpus": "accelerator",
+    "--data ImageFolder --data.data_dir absent": "absent/train is not a folder",
+    "--data ImageFolder --data.data_dir empty": "empty/train holds no images",
+    "--data ImageFolder --data.data_dir single": "one class folder, 'cat'",
+    "--data ImageFolder --data.data_dir bad --data.batch_size 2": "bad/train/cat/0.png cannot be read as an image",
+    "--model.backbone.class_path torch.nn.Conv2d --model.backbone.in_channels 3 --model.backbone.out_channels 4 "
+    "--model.backbone.kernel_size 3": "backbone Conv2d returned (1, 4, 30, 30): expected features of shape (N, F)",
+}
+
+
+@pytest.mark.parametrize("args", WRONG)
+def test_wrong_input_gets_one_line(args, msssl, tmp_path):
+    write(tmp_path / "broken.yaml", "data: [1\n")
+    for folder in ("empty/train", "single/train/cat", "bad/train/cat", "bad/train/dog"):
+        (tmp_path / folder).mkdir(parents=True)
+    for path in ("single/train/cat/0.png", *(f"bad/train/{name}/{i}.png" for name in ("cat", "dog") for i in (0, 1))):
+        write(tmp_path / path, "not an image")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = msssl("fit", "--config", "demo.yaml", *args.split())
+    last = err.strip().splitlines()[-1]
+    assert code == 2, err
+    assert last.startswith("msssl: error: ")
+    assert WRONG[args] in last
+    assert "Traceback" not in err
+    left = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
+    assert left in ([], [tmp_path / "runs"])  # nothing half-written
+
+
+def test_wrong_keys_in_yaml(msssl, tmp_path):
+    overlay = write(tmp_path / "overlay.yaml", "data: {views: {n_view: 3}}\n")
+    code, _, err = msssl("fit", "--config", "demo.yaml", "--config", overlay)
+    assert (code, err.strip().splitlines()[-1]) == (
+        2,
+        "msssl: error: no option data.views.n_view; did you mean n_views?",
+    )
+
+
+def test_no_config(msssl):
+    code, _, err = msssl("fit")
+    assert code == 2
+    assert "name a config, such as --config cifar.yaml" in err
+
+
+def test_a_bug_in_ones_own_loss_keeps_its_traceback(msssl, tmp_path):
+    write(
+        tmp_path / "buggy_loss_file.py",
+        "from msssl import MultiViewModule\n"
+        "class Buggy(MultiViewModule):\n"
+        "    def compute_loss(self, z):\n"
+        "        raise ValueError('mine')\n",
+    )
+    with pytest.raises(ValueError, match="mine"):
+        msssl(*SHAPES, "--model", "buggy_loss_file.Buggy")
+
+
+def test_cifar_without_network(msssl, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        from urllib.error import URLError
+
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", refuse)
+    code, _, err = msssl("fit", "--config", "cifar.yaml")
+    assert code == 2
+    assert "put cifar-10-python.tar.gz there: data/cifar-10-python.tar.gz" in err
+    assert not (tmp_path / "data").exists()
+
+
+def test_version_and_import_are_light():
+    code = (
+        "import sys; sys.argv = ['msssl', '--version']; from msssl.cli import main; main(); "
+        "import msssl; assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    from msssl import __version__
+
+    assert done.stdout == f"msssl {__version__}\n"
+
+
+def test_public_names():
+    import msssl
+
+    for name in msssl.__all__:
+        assert getattr(msssl, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = msssl.Nothing
