@@ -16,10 +16,10 @@ demo: $(READY) ## Pretrain on drawn shapes, then probe: about 3 minutes on 2 CPU
 	$(BIN)/msssl probe --ckpt_path last
 
 test: $(READY) ## Run the tests and doctests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 test-all: $(READY) ## Run the slow tests too
-	$(BIN)/pytest -m ''
+	$(BIN)/pytest -n auto -m ''
 
 check: $(READY) ## Format, lint, types, import contract, tests: what CI runs
 	$(BIN)/ruff format --check

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+torch.set_num_threads(1)  # the tests share the cores, and sums do not depend on their number
 TINY_IMAGES = [f"--data.{option}" for option in ("train_images=60", "test_images=20", "batch_size=16", "num_workers=0")]
 NARROW = ["--model.backbone.class_path=msssl.ResNet", "--model.backbone.width=8"]
 

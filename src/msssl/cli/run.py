@@ -1,15 +1,10 @@
 """LightningCLI, with a folder for each run and a summary at its end."""
 
-import logging
-import shutil
 import sys
-import warnings
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -17,7 +12,9 @@ from typing_extensions import override
 
 from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineProbe, ViewGrid
 from msssl.cli.arguments import expand
+from msssl.cli.log import set_up_logging
 from msssl.cli.parser import COMMANDS, Parser
+from msssl.cli.run_folder import discard, new_run_folder
 from msssl.cli.summary import log_start, print_summary
 from msssl.data import MultiViewDataModule
 from msssl.modules import MultiViewModule
@@ -27,7 +24,7 @@ LOG_EVERY_N_STEPS = 50  # Lightning's default
 
 def run(args: list[str]) -> None:
     """Parse the arguments and run the command."""
-    _set_up_logging()
+    set_up_logging()
     sys.argv[1:] = expand(args)  # in place: Lightning starts the other ranks with the same arguments
     MultiViewCLI(
         MultiViewModule,
@@ -100,7 +97,7 @@ class MultiViewCLI(LightningCLI):
         """Choose the run's folder, log into it unless told otherwise, and return the callbacks of a fit."""
         if config["fast_dev_run"]:
             return []
-        self.run_dir = _new_folder(Path(config["default_root_dir"] or "runs"))
+        self.run_dir = new_run_folder(Path(config["default_root_dir"] or "runs"))
         config["default_root_dir"] = self.run_dir
         if config["logger"] in (None, True):
             config["logger"] = [
@@ -121,8 +118,8 @@ class MultiViewCLI(LightningCLI):
     def _discard_empty_run(self) -> None:
         """A run that failed before its first step leaves no folder."""
         trainer = getattr(self, "trainer", None)
-        if self.run_dir is not None and _rank() == 0 and (trainer is None or trainer.global_step == 0):
-            shutil.rmtree(self.run_dir, ignore_errors=True)
+        if self.run_dir is not None and (trainer is None or trainer.global_step == 0):
+            discard(self.run_dir)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -141,40 +138,3 @@ class Bar(RichProgressBar):
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)
         return metrics
-
-
-def _new_folder(root: Path) -> Path:
-    """A folder of its own for this run, named after the time; made on rank 0, the one that writes."""
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")
-    for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
-        folder = root / (name + suffix)
-        if _rank() > 0:
-            return folder
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise FileExistsError(f"{root / name}: too many runs in one second")
-
-
-def _rank() -> int:
-    return getattr(rank_zero_only, "rank", 0)
-
-
-def _set_up_logging() -> None:
-    """Show msssl's own log on rank 0, and none of Lightning's tips and advertisements."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("msssl")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for noise in (
-        ".*LeafSpec.*",  # a deprecation between torch and Lightning
-        ".*does not have many workers.*",  # small sets need none
-        ".*exists and is not empty.*",  # the run's folder is made before it is used
-        ".*Couldn't infer the batch indices.*",  # our batches carry them
-    ):
-        warnings.filterwarnings("ignore", message=noise)

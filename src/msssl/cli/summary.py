@@ -30,6 +30,8 @@ def print_summary(trainer: Trainer, run_dir: Path) -> None:
     accuracy = trainer.callback_metrics.get("val/probe_top1")
     if accuracy is not None:
         lines["accuracy"] = f"{accuracy:.3f} top-1 on validation images (online linear probe, last epoch)"
+    if (run_dir / "views.png").is_file():
+        lines["views"] = str(run_dir / "views.png")
     if any(run_dir.glob("events.*")):
         lines["watch"] = f"tensorboard --logdir {run_dir.parent}"
     if last.is_file():

@@ -54,7 +54,7 @@ class ImageFolder(MultiViewDataModule):
                 self.image_size = min(*folder.open(0).size, MAX_DEFAULT_SIZE)
                 log.info("image_size: %d px, from %s", self.image_size, folder.paths[0])
             folder.image_size = self.image_size
-        elif folder.classes != self._classes:
+        elif self._classes and folder.classes != self._classes:
             differ = sorted(set(folder.classes) ^ set(self._classes))
             raise ValueError(f"{root} and its sibling train differ in their classes: {', '.join(differ)}")
         return folder

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from msssl.data.images import Images
+from msssl.seeding import derive_seed
 
 
 class TrainLoader:
@@ -76,7 +76,8 @@ class TrainLoader:
 
     def order(self, epoch: int) -> list[Tensor]:
         """Rows of this rank's batches in an epoch."""
-        permutation = torch.randperm(len(self.images), generator=_generator(self.seed, epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        permutation = torch.randperm(len(self.images), generator=generator)
         whole = permutation[: len(self) * self.world_size * self.batch_size]
         return list(whole.view(len(self), self.world_size, self.batch_size)[:, self.rank])
 
@@ -128,8 +129,3 @@ def _loader(images: Images, batches: list[Tensor], num_workers: int, pin_memory:
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # its base seed must not come from the global state, which dropout uses
     )
-
-
-def _generator(*key: int) -> torch.Generator:
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(seed)

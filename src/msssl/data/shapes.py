@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
+from msssl.seeding import derive_seed
 
 # B = images, S = side in pixels. A form is positive inside, about the distance to its edge in units of its radius.
 FORMS = ("disc", "ring", "square", "frame", "triangle", "cross", "star", "crescent", "bar", "ell")
@@ -52,8 +52,7 @@ class Shapes(MultiViewDataModule):
     def dataset(self, split: Split) -> Dataset[Any] | None:
         if split == "val":
             return None
-        key = np.random.SeedSequence((self.data_seed, ("train", "test").index(split)))
-        generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]))
+        generator = torch.Generator().manual_seed(derive_seed(self.data_seed, ("train", "test").index(split)))
         labels = torch.arange(self.counts[split]) % len(FORMS)
         return TensorDataset(draw(labels, self.image_size, generator), labels)
 

@@ -5,10 +5,10 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msssl.seeding import derive_seed
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS
 
 
@@ -106,7 +106,7 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 @contextmanager
 def _seeded(key: tuple[int, ...], device: torch.device) -> Iterator[None]:
     """The global generators of the CPU and of this device, seeded by the key and put back afterwards."""
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    seed = derive_seed(*key)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

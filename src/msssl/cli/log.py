@@ -1,0 +1,24 @@
+"""What a user sees of the logs: msssl's own, and none of the noise."""
+
+import logging
+import warnings
+
+from msssl.cli.run_folder import rank
+
+
+def set_up_logging() -> None:
+    """Show msssl's own log on rank 0, and none of Lightning's tips and advertisements."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("msssl")
+    log.handlers = [handler]
+    log.setLevel(logging.INFO if rank() == 0 else logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for noise in (
+        ".*LeafSpec.*",  # a deprecation between torch and Lightning
+        ".*does not have many workers.*",  # small sets need none
+        ".*exists and is not empty.*",  # the run's folder is made before it is used
+        ".*Couldn't infer the batch indices.*",  # our batches carry them
+    ):
+        warnings.filterwarnings("ignore", message=noise)

@@ -1,0 +1,21 @@
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "msssl"
+
+
+def test_no_file_above_200_lines():
+    lengths = {path: len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
+    assert lengths
+    assert {path: length for path, length in lengths.items() if length > 200} == {}
+
+
+def test_readme_is_short():
+    assert len((SOURCE.parents[1] / "README.md").read_text().splitlines()) <= 120
+
+
+def test_newest_heading_of_the_changelog_is_unreleased_or_the_version():
+    from msssl import __version__
+
+    changelog = (SOURCE.parents[1] / "CHANGELOG.md").read_text()
+    heading = next(line for line in changelog.splitlines() if line.startswith("## "))
+    assert heading in ("## [Unreleased]", f"## [{__version__}]")
