@@ -2,12 +2,16 @@
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+import yaml
+from lightning import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin, _given_hyperparameters
 from lightning.pytorch.utilities.parsing import collect_init_args
 
@@ -27,21 +31,25 @@ class Reloadable(HyperparametersMixin):
         if _given_hyperparameters.get():  # built by the CLI, which gives plain data
             self.save_hyperparameters(frame=frame)
             return
-        arguments: dict[str, Any] = {}
-        for found in collect_init_args(frame, [], classes=(HyperparametersMixin,)):
-            arguments.update(found)
+        levels = collect_init_args(frame, [], classes=(HyperparametersMixin,))
+        arguments = levels[-1]  # of the class that is being built: what it gives its bases is its own affair
         other = [name for name, value in arguments.items() if not _is_plain(value)]
-        self.save_hyperparameters(ignore=other, frame=frame)
+        inner = {name for level in levels for name in level} - arguments.keys()
+        self.save_hyperparameters(ignore=[*other, *inner], frame=frame)
         defaults = _defaults(type(self))
         self.hparams["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         self.hparams[_LEFT_OUT] = [name for name in other if arguments[name] is not defaults.get(name)]
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> Self:
+    def load_from_checkpoint(
+        cls, checkpoint_path: str | Path, map_location: str | torch.device = "cpu", strict: bool = True, **kwargs: Any
+    ) -> Self:
         """Rebuild the object that a checkpoint holds, of this class or the subclass that it names.
 
         Args:
             checkpoint_path: a file written during training.
+            map_location: device of the rebuilt module.
+            strict: whether the names of its parameters must be those of the checkpoint.
             **kwargs: arguments that replace those in the checkpoint.
 
         Raises:
@@ -50,8 +58,12 @@ class Reloadable(HyperparametersMixin):
         """
         checkpoint = read(checkpoint_path)
         loaded: Any = cls.from_hyperparameters(checkpoint, **kwargs)
-        if isinstance(loaded, torch.nn.Module):
-            loaded.load_state_dict(checkpoint["state_dict"])
+        if isinstance(loaded, LightningModule):
+            loaded.on_load_checkpoint(checkpoint)
+            loaded.load_state_dict(checkpoint["state_dict"], strict=strict)
+            loaded.to(torch.device(map_location))
+        elif type(loaded).__qualname__ in checkpoint:  # where Lightning keeps the state of a data module
+            loaded.load_state_dict(checkpoint[type(loaded).__qualname__])
         return loaded  # type: ignore[no-any-return]
 
     @classmethod
@@ -61,7 +73,7 @@ class Reloadable(HyperparametersMixin):
         class_path = given.pop("_class_path", None)
         from_cli = given.pop("_instantiator", None) is not None
         missing = [name for name in given.pop(_LEFT_OUT, []) if name not in kwargs]
-        for path in filter(None, [class_path, *_class_paths(given)]):
+        for path in _class_paths([class_path, given]):
             _check_trusted(path)
         target = cls if class_path is None else _resolve(class_path)
         if not issubclass(target, cls):
@@ -104,7 +116,10 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path} is not the checkpoint of a training run: it holds no state_dict")
     return checkpoint
 
 
@@ -126,14 +141,19 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def _class_paths(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if isinstance(value.get("class_path"), str):
-            yield value["class_path"]
-        for item in value.values():
+    """Every string that jsonargparse could take for a class: dotted names, also inside YAML in a string."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _class_paths(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _class_paths(item)
+    elif isinstance(value, str):
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return
+        if not isinstance(parsed, str):
+            yield from _class_paths(parsed)
+        elif re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", parsed) and find_spec(parsed.partition(".")[0]):
+            yield parsed
 
 
 def _check_trusted(class_path: str) -> None:
@@ -146,4 +166,7 @@ def _check_trusted(class_path: str) -> None:
 
 def _resolve(class_path: str) -> Any:
     module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the checkpoint names {class_path}, which cannot be imported: {error}") from error

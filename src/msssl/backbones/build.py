@@ -24,7 +24,7 @@ def find_feature_dim(backbone: nn.Module) -> int:
     for name in ("num_features", "feature_dim"):
         if isinstance(value := getattr(backbone, name, None), int):
             return value
-    training = backbone.training
+    modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()  # BatchNorm must not learn from the dry run
     try:
         with torch.no_grad():
@@ -35,7 +35,8 @@ def find_feature_dim(backbone: nn.Module) -> int:
             "give feature_dim, the width of its features"
         ) from error
     finally:
-        backbone.train(training)
+        for module, training in modes:  # one by one: a part of it may be frozen
+            module.training = training
     return check_features(features, backbone).shape[1]
 
 

@@ -20,8 +20,10 @@ def user_message(error: BaseException) -> str | None:
     On purpose means that the innermost frame, here or in the worker process that it comes from, is theirs: a
     traceback of one's own loss, or of torch, is never hidden.
     """
-    if found := re.findall(r"^\s*- (?!Expected |Does not validate)(.+)", str(error), flags=re.MULTILINE):
-        return str(found[-1])  # raised by a constructor, and wrapped by jsonargparse
+    if "Union subtypes" in str(error):  # raised by a constructor, and wrapped by jsonargparse
+        found = re.findall(r"^\s*- (?!Expected |Does not validate)(.+)", str(error), flags=re.MULTILINE)
+        if found:
+            return str(found[-1])
     root = error
     while (deeper := root.__cause__ or root.__context__) is not None and not _is_ours(root):
         root = deeper

@@ -42,10 +42,10 @@ def linear_probe(
         raise ValueError(f"none of the {len(labels)} rows is labelled")
     if labels.max() >= num_classes:
         raise ValueError(f"label {int(labels.max())} is not below num_classes={num_classes}")
-    x, y = features[labelled].float(), labels[labelled].long()
-    mean = x.mean(dim=0)
-    std = (x.var(dim=0, correction=0) + 1e-12).sqrt()
-    x = (x - mean) / std
+    raw, y = features[labelled].double(), labels[labelled].long()
+    mean = raw.mean(dim=0)  # in float32 the rounding of a constant feature's mean would be scaled up to weights
+    std = (raw.var(dim=0, correction=0) + 1e-12).sqrt()
+    x = ((raw - mean) / std).float()
 
     weight = x.new_zeros(num_classes, x.shape[1], requires_grad=True)
     bias = x.new_zeros(num_classes, requires_grad=True)
@@ -62,8 +62,9 @@ def linear_probe(
     with torch.enable_grad():
         optimizer.step(closure)
 
-    head = nn.Linear(x.shape[1], num_classes, device=features.device)
+    head = nn.utils.skip_init(nn.Linear, x.shape[1], num_classes, device=features.device)  # no random draw
     with torch.no_grad():
         head.weight.copy_(weight / std)
         head.bias.copy_(bias - (weight / std) @ mean)
-    return head.requires_grad_(False)
+    fitted: nn.Linear = head.requires_grad_(False)
+    return fitted

@@ -1,0 +1,170 @@
+import re
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.testing import assert_close
+
+import msssl
+from msssl.backbones import build_backbone, check_features, find_feature_dim
+
+
+class Small(nn.Module):
+    """A user's network, without `num_features`."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.BatchNorm2d(3)
+        self.layers = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images):
+        return self.layers(self.stem(images))
+
+
+class Returns(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, images):
+        return self.value
+
+
+def torchvision_resnet(depth):
+    return getattr(torchvision.models, f"resnet{depth}")()
+
+
+def modes(model):
+    return {name: module.training for name, module in model.named_modules()}
+
+
+def input_of_layer1(model, images):
+    seen = []
+    model.layer1.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    model(images)
+    return seen[0]
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_parameters_are_torchvisions(depth):
+    with torch.device("meta"):  # names and shapes alone
+        expected, found = torchvision_resnet(depth), msssl.ResNet(depth, width=64, low_resolution=False)
+    del expected.fc
+    shapes = {name: value.shape for name, value in found.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in expected.state_dict().items()}
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_features_are_torchvisions(depth):
+    expected = torchvision_resnet(depth)
+    expected.fc = nn.Identity()
+    with torch.device("meta"):
+        found = msssl.ResNet(depth, width=64, low_resolution=False)
+    found.load_state_dict(expected.state_dict(), assign=True)
+    image = torch.randn(1, 3, 64, 64)
+    for training in (True, False):  # first, so that the statistics of evaluation are not the initial ones
+        with torch.no_grad():
+            assert_close(found.train(training)(image), expected.train(training)(image))
+
+
+def test_initialisation_is_torchvisions():
+    torch.manual_seed(0)
+    found, expected = msssl.ResNet(18, low_resolution=False), torchvision_resnet(18)
+    for name in ("conv1", "layer1.0.conv1", "layer2.0.downsample.0", "layer3.1.conv2"):
+        std = expected.get_submodule(name).weight.std().item()
+        assert found.get_submodule(name).weight.std().item() == pytest.approx(std, rel=0.05), name
+
+
+def test_low_resolution_stem_keeps_the_resolution_and_has_its_relu():
+    found = input_of_layer1(msssl.ResNet(18, width=8), torch.randn(2, 3, 32, 32))
+    assert found.shape == (2, 8, 32, 32)
+    assert found.min() == 0
+
+
+def test_default_stem_of_torchvision_quarters_the_resolution():
+    found = input_of_layer1(msssl.ResNet(18, width=8, low_resolution=False), torch.randn(2, 3, 64, 64))
+    assert found.shape == (2, 8, 16, 16)
+
+
+@pytest.mark.parametrize(("depth", "num_features"), [(18, 64), (34, 64), (50, 256)])
+def test_num_features_is_the_width_of_the_features(depth, num_features):
+    model = msssl.ResNet(depth, width=8)
+    assert model.num_features == num_features
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, num_features)
+
+
+def test_unknown_depth_is_an_error():
+    with pytest.raises(ValueError, match="depth is 101"):
+        msssl.ResNet(101)
+
+
+def test_name_builds_a_resnet_for_small_images():
+    with torch.device("meta"):
+        model = build_backbone("resnet50")
+    assert isinstance(model, msssl.ResNet)
+    assert model.num_features == 2048
+    assert model.conv1.weight.shape == (64, 3, 3, 3)
+
+
+def test_module_is_taken_as_it_is():
+    model = Small()
+    assert build_backbone(model) is model
+
+
+def test_unknown_name_is_an_error():
+    with pytest.raises(ValueError, match=r"'resnet19'.*resnet18, resnet34, resnet50"):
+        build_backbone("resnet19")
+
+
+@pytest.mark.parametrize("name", ["num_features", "feature_dim"])
+def test_declared_width_spares_the_dry_run(name):
+    model = Returns(None)  # would fail in it
+    setattr(model, name, 7)
+    assert find_feature_dim(model) == 7
+
+
+def test_dry_run_finds_the_width_of_the_features():
+    assert find_feature_dim(Small()) == 5
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dry_run_leaves_the_backbone_as_it_was(training):
+    model = Small().train(training)
+    state, before = {name: value.clone() for name, value in model.state_dict().items()}, modes(model)
+    find_feature_dim(model)
+    assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert modes(model) == before
+
+
+def test_dry_run_leaves_a_frozen_part_frozen():
+    model = Small()
+    model.stem.eval()
+    before = modes(model)
+    find_feature_dim(model)
+    assert modes(model) == before
+
+
+def test_backbone_that_fails_in_the_dry_run_is_asked_for_its_width():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(7, 2)).train()
+    with pytest.raises(ValueError, match=r"Sequential failed .* give feature_dim"):
+        find_feature_dim(model)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(torch.zeros(2, 5, 1, 1), "(2, 5, 1, 1)"), (torch.zeros(5), "(5,)"), ((torch.zeros(2, 5),), "tuple")],
+)
+def test_features_of_another_shape_are_named(value, found):
+    model = Returns(value)
+    message = re.escape(f"backbone Returns returned {found}: expected features of shape (N, F)")
+    with pytest.raises(ValueError, match=message):
+        check_features(value, model)
+    with pytest.raises(ValueError, match=message):
+        find_feature_dim(model)
+
+
+def test_features_pass_the_check_unchanged():
+    features = torch.zeros(2, 5)
+    assert check_features(features, Small()) is features

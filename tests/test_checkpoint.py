@@ -1,0 +1,268 @@
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from torch.testing import assert_close
+
+import msssl
+from msssl import MultiViewDataModule, MultiViewModule
+from msssl.checkpoint import find, read
+
+CLI = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "_class_path": "msssl.BarlowTwins", "proj_dim": 8}
+NARROW = {"class_path": "msssl.ResNet", "init_args": {"width": 8}}
+
+
+class Energy(MultiViewModule):
+    """A user's method; the default of `squash` is no plain data, but need not be given again."""
+
+    def __init__(self, temperature=0.1, squash=torch.tanh, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+        self.squash = squash
+
+    def compute_loss(self, z):
+        return self.squash(z).square().mean() / self.temperature
+
+
+class Narrow(Energy):
+    """Another, with a signature of its own."""
+
+    def __init__(self, width=8, dim=16):
+        super().__init__(backbone=msssl.ResNet(18, width=width), proj_dim=dim)
+
+
+def narrow_backbone():
+    return msssl.ResNet(18, width=8)
+
+
+def make_trainer():
+    return Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def save(module, path):
+    trainer = make_trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+    return path
+
+
+def craft(path, **hyperparameters):
+    torch.save({"hyper_parameters": hyperparameters, "state_dict": {}}, path)
+    return path
+
+
+def touch(path, seconds):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (seconds, seconds))
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A module after one step, and its checkpoint."""
+    torch.manual_seed(7)
+    module = msssl.BarlowTwins(beta=0.2, backbone=narrow_backbone(), proj_dim=8)
+    data = msssl.Shapes(train_images=40, test_images=10, num_workers=0, batch_size=8)
+    trainer = make_trainer()
+    trainer.fit(module, datamodule=data)
+    path = tmp_path_factory.mktemp("fit") / "fitted.ckpt"
+    trainer.save_checkpoint(path)
+    return module, path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: msssl.BarlowTwins(0.02, proj_dim=8, proj_layers=1),
+        lambda: msssl.VICReg(sim_coeff=3.0, proj_dim=8, feature_dim=512),
+        lambda: Energy(temperature=0.5, proj_dim=8, proj_hidden_dim=4),
+    ],
+    ids=["BarlowTwins", "VICReg", "Energy"],
+)
+def test_abstract_class_loads_the_class_and_weights_that_were_saved(make, tmp_path):
+    module = make()
+    loaded = MultiViewModule.load_from_checkpoint(save(module, tmp_path / "x.ckpt"))
+    assert type(loaded) is type(module)
+    assert loaded.hparams == module.hparams
+    assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
+    for name in ("beta", "sim_coeff", "temperature"):
+        assert getattr(loaded, name, None) == getattr(module, name, None)
+
+
+def test_subclass_with_a_signature_of_its_own_loads(tmp_path):
+    module = Narrow(width=4)
+    loaded = MultiViewModule.load_from_checkpoint(save(module, tmp_path / "x.ckpt"))
+    assert type(loaded) is Narrow
+    assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
+
+
+def test_module_given_in_python_is_asked_for_by_name(fitted):
+    module, path = fitted
+    with pytest.raises(ValueError, match=r"^BarlowTwins was built in Python with backbone: [^\n]*$"):
+        MultiViewModule.load_from_checkpoint(path)
+    loaded = MultiViewModule.load_from_checkpoint(path, backbone=narrow_backbone())
+    assert type(loaded) is msssl.BarlowTwins
+    assert loaded.beta == 0.2
+    assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
+
+
+def test_function_given_in_python_is_asked_for_too(tmp_path):
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    path = save(Energy(backbone=narrow_backbone(), optimizer=sgd), tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="backbone, optimizer"):
+        MultiViewModule.load_from_checkpoint(path)
+    with pytest.raises(ValueError, match="with optimizer:"):
+        MultiViewModule.load_from_checkpoint(path, backbone=narrow_backbone())
+    loaded = MultiViewModule.load_from_checkpoint(path, backbone=narrow_backbone(), optimizer=sgd)
+    assert isinstance(loaded.configure_optimizers(), torch.optim.SGD)
+
+
+def test_keyword_replaces_the_saved_argument(fitted):
+    loaded = MultiViewModule.load_from_checkpoint(fitted[1], backbone=narrow_backbone(), beta=0.5)
+    assert loaded.beta == 0.5
+
+
+def test_checkpoint_of_a_sibling_is_refused(fitted):
+    with pytest.raises(ValueError, match=r"BarlowTwins, not a VICReg"):
+        msssl.VICReg.load_from_checkpoint(fitted[1])
+
+
+def test_checkpoint_loads_without_running_code(fitted):
+    module, path = fitted
+    checkpoint = torch.load(path, weights_only=True)
+    assert_close(checkpoint["state_dict"], module.state_dict(), rtol=0, atol=0)
+    assert checkpoint["hyper_parameters"]["beta"] == 0.2
+    assert checkpoint["datamodule_hyper_parameters"]["batch_size"] == 8
+
+
+def test_data_module_is_rebuilt_with_its_seed(fitted):
+    loaded = MultiViewDataModule.load_from_checkpoint(fitted[1])
+    assert type(loaded) is msssl.Shapes
+    assert loaded.batch_size == 8
+    assert loaded.counts == {"train": 40, "test": 10}
+    assert loaded.seed == 7  # its order and views
+
+
+def test_views_given_in_python_are_asked_for_by_name():
+    data = msssl.Shapes(batch_size=8, views=msssl.MultiView(n_views=2))
+    checkpoint = {"datamodule_hyper_parameters": dict(data.hparams)}
+    with pytest.raises(ValueError, match="Shapes was built in Python with views:"):
+        MultiViewDataModule.from_hyperparameters(checkpoint)
+    views = msssl.MultiView(n_views=3)
+    loaded = MultiViewDataModule.from_hyperparameters(checkpoint, views=views)
+    assert (loaded.views, loaded.batch_size) == (views, 8)
+
+
+def test_checkpoint_of_the_command_line_names_its_classes():
+    module = MultiViewModule.from_hyperparameters({"hyper_parameters": {**CLI, "backbone": NARROW}})
+    assert type(module) is msssl.BarlowTwins
+    assert module.feature_dim == 64
+
+
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [
+        {"_class_path": "untrusted_module.X"},
+        {"_class_path": "msssl.BarlowTwins", "backbone": {"class_path": "untrusted_module.X"}},
+        {**CLI, "backbone": {"class_path": "untrusted_module.X"}},
+        {**CLI, "backbone": {"class_path": "msssl.ResNet", "init_args": {"a": [{"class_path": "untrusted_module.X"}]}}},
+        # For a class, jsonargparse also takes a bare name, and YAML in a string.
+        {**CLI, "backbone": NARROW, "optimizer": "untrusted_module.X"},
+        {**CLI, "backbone": NARROW, "optimizer": "class_path: untrusted_module.X"},
+    ],
+    ids=["class", "argument", "cli argument", "nested", "bare name", "yaml"],
+)
+def test_untrusted_class_path_is_refused_and_not_imported(hyperparameters, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "untrusted_module.py").write_text("def X(*args, **kwargs): pass")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    path = craft(tmp_path / "x.ckpt", **hyperparameters)
+    try:
+        with pytest.raises(ValueError, match=r"untrusted_module\.X"):
+            MultiViewModule.load_from_checkpoint(path)
+        assert "untrusted_module" not in sys.modules
+    finally:
+        sys.modules.pop("untrusted_module", None)
+
+
+def test_class_in_a_file_of_the_working_directory_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "my_method.py").write_text("from msssl import BarlowTwins\nclass Mine(BarlowTwins): pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    checkpoint = {"hyper_parameters": {"_class_path": "my_method.Mine", "proj_dim": 8}}
+    try:
+        assert type(MultiViewModule.from_hyperparameters(checkpoint)).__name__ == "Mine"
+    finally:
+        sys.modules.pop("my_method", None)
+
+
+@pytest.mark.parametrize("content", ["garbage", "empty", "truncated", "missing", "folder"])
+def test_unreadable_file_is_named(content, fitted, tmp_path):
+    path = tmp_path / "x.ckpt"
+    if content == "folder":
+        path.mkdir()
+    elif content != "missing":
+        whole = fitted[1].read_bytes()
+        path.write_bytes({"garbage": b"no checkpoint", "empty": b"", "truncated": whole[: len(whole) // 2]}[content])
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} cannot be read as a checkpoint: [^\n]+$"):
+        MultiViewModule.load_from_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"state_dict": Trap()}, tmp_path / "zip.ckpt")
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Trap(), protocol=2))
+    for name in ("zip.ckpt", "plain.ckpt"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a checkpoint"):
+            read(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_find_takes_a_file_or_the_last_checkpoint_of_a_run(tmp_path):
+    path = touch(tmp_path / "run" / "best.ckpt", 1)
+    last = touch(tmp_path / "run" / "last.ckpt", 0)
+    assert find(str(path)) == path
+    assert find(str(tmp_path / "run")) == last
+
+
+def test_find_last_is_the_newest_run_by_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seconds, run in enumerate("cadb"):  # b is the newest, neither first nor last by name
+        newest = touch(Path("runs", run, "last.ckpt"), seconds)
+    touch(Path("runs", "a", "best.ckpt"), 3000)
+    elsewhere = touch(Path("elsewhere", "deep", "er", "last.ckpt"), 500)
+    assert find("last") == newest
+    assert find("last", root="elsewhere") == elsewhere
+
+
+def test_find_names_what_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path last: .* below runs"):
+        find("last")
+    touch(Path("runs", "a", "best.ckpt"), 0)
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path last: .* below runs"):
+        find("last")
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path runs/a: runs/a/last\.ckpt is not a file"):
+        find("runs/a")
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path none\.ckpt"):
+        find("none.ckpt")

@@ -1,0 +1,158 @@
+# Run as a script, by the fixture `folder`, this file starts the ranks and saves what each of them found.
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+
+from msssl.distributed import gather
+from msssl.losses import barlow_twins_loss, vicreg_loss
+
+N, FEATURES, D = 3, 6, 4  # images per rank, and widths
+LOSSES = {"barlow_twins": partial(barlow_twins_loss, beta=0.3), "vicreg": vicreg_loss}
+CASES = [(name, K) for name in LOSSES for K in (2, 3)]
+
+
+def images(K, world_size):
+    """Views of the global batch (K, W*N, FEATURES), the ranks' shares far apart in mean and scale."""
+    generator = torch.Generator().manual_seed(K)
+    image = torch.randn(world_size * N, FEATURES, generator=generator, dtype=torch.float64)
+    noise = torch.randn(K, world_size * N, FEATURES, generator=generator, dtype=torch.float64)
+    rank = torch.arange(world_size).repeat_interleave(N)[:, None]
+    return (image + 0.5 * noise) * (1 + rank) + rank
+
+
+def share(x, rank):
+    return x[:, rank * N : (rank + 1) * N]
+
+
+def make_model():
+    torch.manual_seed(0)
+    return nn.Linear(FEATURES, D, dtype=torch.float64)
+
+
+def one_process(loss, x):
+    model = make_model()
+    value = LOSSES[loss](model(x))["loss"]
+    value.backward()
+    return value.detach(), [p.grad for p in model.parameters()]
+
+
+def gather_without_autograd(z):
+    parts = [torch.empty_like(z) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, z.detach())
+    parts[dist.get_rank()] = z  # the rank's own embeddings keep their gradient
+    return torch.cat(parts, dim=1)
+
+
+def global_mean(x):
+    """Mean over the images of all ranks, by an all_reduce that autograd does not see."""
+    total = x.sum(dim=1)
+    others = total.detach().clone()
+    dist.all_reduce(others)
+    return (total + (others - total.detach())) / (x.shape[1] * dist.get_world_size())
+
+
+def barlow_twins_by_all_reduce(z):
+    centred = z - global_mean(z)[:, None]
+    h = centred / (global_mean(centred.square()) + 1e-5).sqrt()[:, None]
+    correlation = global_mean((h[0] * h[1])[None])[0]
+    hb = h.mean(dim=0)
+    gram = global_mean((hb[:, :, None] * hb[:, None, :]).flatten(1)[None]).view(D, D)
+    off_diagonal = gram - gram.diag().diag()
+    return (1 - correlation).square().sum() + 0.3 * off_diagonal.square().sum()
+
+
+def under_ddp(compute_loss, x, rank):
+    model = DistributedDataParallel(make_model())
+    value = compute_loss(model(share(x, rank)))
+    value.backward()
+    return value.detach(), [p.grad for p in model.parameters()]
+
+
+def work(rank, world_size, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    found = {}
+    for K in (2, 3):
+        x = share(images(K, world_size), rank)
+        found["gathered", K] = gather(x)
+        found["labels", K] = gather(x.argmax(dim=2, keepdim=True))
+    for name, K in CASES:
+        x = images(K, world_size)
+        found[name, K] = under_ddp(lambda z, name=name: LOSSES[name](gather(z))["loss"], x, rank)
+        wrong = under_ddp(lambda z, name=name: LOSSES[name](gather_without_autograd(z))["loss"], x, rank)
+        found["without autograd", name, K] = wrong
+    found["all_reduce"] = under_ddp(barlow_twins_by_all_reduce, images(2, world_size), rank)
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    run = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.fixture(params=[2, 3])
+def ranks(request, folder):
+    return [torch.load(folder / str(request.param) / f"{rank}.pt") for rank in range(request.param)]
+
+
+@pytest.mark.parametrize("K", [2, 3])
+def test_gathered_batch_is_in_rank_order_on_every_rank(ranks, K):
+    x = images(K, len(ranks))
+    for found in ranks:
+        assert torch.equal(found["gathered", K], x)
+        assert torch.equal(found["labels", K], x.argmax(dim=2, keepdim=True))  # integers, as the probe's labels
+
+
+@pytest.mark.parametrize(("loss", "K"), CASES)
+def test_loss_and_gradients_are_those_of_one_process(ranks, loss, K):
+    value, grads = one_process(loss, images(K, len(ranks)))
+    for found in ranks:
+        assert_close(found[loss, K], (value, grads), rtol=1e-10, atol=1e-12)
+
+
+# Without these two, the test above could pass whatever the gradient of `gather` is.
+@pytest.mark.parametrize(("loss", "K"), CASES)
+def test_gather_without_autograd_would_be_found_out(ranks, loss, K):
+    expected, grads = one_process(loss, images(K, len(ranks)))
+    value, found = ranks[0]["without autograd", loss, K]
+    assert_close(value, expected, rtol=1e-10, atol=0)
+    assert (found[0] - grads[0]).norm() > 0.1 * grads[0].norm()
+
+
+def test_all_reduce_of_statistics_would_be_found_out(ranks):
+    expected, grads = one_process("barlow_twins", images(2, len(ranks)))
+    value, found = ranks[0]["all_reduce"]
+    assert_close(value, expected, rtol=1e-10, atol=0)
+    assert (found[0] - grads[0]).norm() > 0.1 * grads[0].norm()
+
+
+def test_one_process_gets_its_own_tensor(tmp_path):
+    z = torch.randn(3, 4, 2)
+    assert gather(z) is z
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert gather(z) is z
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    import torch._dynamo  # which DDP imports: once before the fork, not once per rank
+
+    for world_size in (2, 3):
+        folder = Path(sys.argv[1], str(world_size))
+        folder.mkdir()
+        mp.start_processes(work, (world_size, folder), nprocs=world_size, start_method="fork")
