@@ -93,5 +93,5 @@ class _Folder(Dataset[tuple[Image.Image, int]]):
         path = self.paths[index]
         try:
             return Image.open(path).convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's formats raise many kinds
             raise ValueError(f"{path} cannot be read as an image: {error}") from error

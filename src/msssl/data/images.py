@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,7 +30,10 @@ class Images(Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         index = int(self.indices[row])
-        image, label = self.dataset[index]
+        item = self.dataset[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise ValueError(f"item {index} of {self.name} is a {type(item).__name__}: expected (image, label)")
+        image, label = item
         return {"image": self._to_tensor(image, index), "label": int(label), "index": index}
 
     def _to_tensor(self, image: Any, index: int) -> Tensor:
@@ -47,10 +51,10 @@ def labels_of(dataset: Dataset[Any]) -> Tensor | None:
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
-    if isinstance(dataset, TensorDataset):
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return dataset.tensors[1].long()
     for name in ("targets", "labels"):
         labels = getattr(dataset, name, None)
-        if isinstance(labels, Tensor | Sequence):
+        if isinstance(labels, Tensor | np.ndarray | Sequence):
             return torch.as_tensor(labels, dtype=torch.long)
     return None

@@ -72,9 +72,9 @@ class MultiView(nn.Module):
             self._calls += 1
         with torch.autocast(images.device.type, enabled=False), _seeded((*key, rank), images.device):
             views = (images.float() / 255).repeat(self.n_views, 1, 1, 1)
-            for augmentation in self._augmentations(images.shape[-1]):
+            for augmentation in self._augmentations((images.shape[-2], images.shape[-1])):
                 views = augmentation(views)
-            return self._standardise(views).view(self.n_views, *images.shape)
+            return self._standardise(views).view(self.n_views, len(images), *views.shape[1:])
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: normalised, float32, not augmented."""
@@ -87,14 +87,14 @@ class MultiView(nn.Module):
     def _standardise(self, images: Tensor) -> Tensor:
         return (images - _per_channel(self.mean, images.device)) / _per_channel(self.std, images.device)
 
-    def _augmentations(self, size: int) -> Sequence[nn.Module] | nn.ModuleList:
+    def _augmentations(self, size: tuple[int, int]) -> Sequence[nn.Module] | nn.ModuleList:
         if isinstance(self.augmentations, str):
             return _preset(self.augmentations, size)
         return self.augmentations
 
 
 @functools.cache
-def _preset(name: str, size: int) -> list[nn.Module]:
+def _preset(name: str, size: tuple[int, int]) -> list[nn.Module]:
     return PRESETS[name].augmentations(size)
 
 

@@ -14,17 +14,17 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe: augmentations for a size in pixels, and the statistics of its data set (of values in [0, 1])."""
+    """A recipe: augmentations for a size (H, W) in pixels, and the statistics of its data set (of values in [0, 1])."""
 
-    augmentations: Callable[[int], list[nn.Module]]
+    augmentations: Callable[[tuple[int, int]], list[nn.Module]]
     mean: RGB
     std: RGB
 
 
-def _cifar(size: int) -> list[nn.Module]:
+def _cifar(size: tuple[int, int]) -> list[nn.Module]:
     return [
         # "slice", Kornia's default, loops over the images in Python.
-        K.RandomResizedCrop((size, size), scale=(0.08, 1.0), cropping_mode="resample"),
+        K.RandomResizedCrop(size, scale=(0.08, 1.0), cropping_mode="resample"),
         K.RandomHorizontalFlip(),
         K.ColorJitter(0.4, 0.4, 0.4, 0.0, p=0.8),  # no hue, as the paper's code has it
         K.RandomGrayscale(p=0.2),

@@ -1,0 +1,400 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from kornia import augmentation as K
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from msssl import BarlowTwins, MultiView, MultiViewDataModule, OnlineProbe
+from msssl.callbacks import BestCheckpoint, FeaturesWriter, ViewGrid
+from msssl.callbacks.view_grid import draw_views
+
+COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]], dtype=torch.uint8)
+
+
+class MeanColour(nn.Module):
+    """Features that carry the label of `coloured` images."""
+
+    num_features = 3
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, images):
+        return images.mean(dim=(2, 3)) * self.scale
+
+
+class Encoder(nn.Module):
+    num_features = 6
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5))
+
+    def forward(self, images):
+        return self.layers(images).mean(dim=(2, 3))
+
+
+def coloured(n):
+    """Images of three colours, each a class, with a little noise."""
+    labels = torch.arange(n) % 3
+    noise = torch.randint(40, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+    return TensorDataset(COLOURS[labels].view(n, 3, 1, 1) + noise, labels)
+
+
+def relabelled(dataset, labels):
+    return TensorDataset(dataset.tensors[0], labels)
+
+
+def data_of(train=None, val=None, test=None, **kwargs):
+    options = {"batch_size": 12, "num_workers": 0, "views": MultiView(2, [K.RandomHorizontalFlip()]), **kwargs}
+    return MultiViewDataModule.from_datasets(train or coloured(36), val or coloured(15), test, **options)
+
+
+def module_of(backbone=MeanColour):
+    torch.manual_seed(0)  # of the weights, and of the run that follows
+    return BarlowTwins(backbone=backbone(), proj_dim=8)
+
+
+def trainer_of(tmp_path, callbacks=(), **kwargs):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    checkpoints = any(isinstance(callback, BestCheckpoint) for callback in callbacks)
+    options = {"logger": False, "enable_checkpointing": checkpoints, "default_root_dir": tmp_path, **quiet, **kwargs}
+    return Trainer(accelerator="cpu", callbacks=list(callbacks), **options)
+
+
+def fit(tmp_path, callbacks=(), module=None, data=None, ckpt_path=None, **kwargs):
+    trainer = trainer_of(tmp_path, callbacks, **kwargs)
+    trainer.fit(module or module_of(), data or data_of(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def bare_probe(n_classes=3, feature_dim=4):
+    """A probe, the trainer and module that its hooks see, and what it logs."""
+    logged = {}
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(num_classes=n_classes), strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    module = SimpleNamespace(
+        feature_dim=feature_dim, log=lambda name, value, **kwargs: logged.update({name: float(value)})
+    )
+    probe = OnlineProbe()
+    probe.setup(trainer, module, "fit")
+    return probe, trainer, module, logged
+
+
+def assert_equal_states(first, second):
+    """Equal, bit for bit, at any depth."""
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_equal_states(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_equal_states(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    else:
+        assert first == second
+
+
+# The online probe.
+
+
+def test_the_encoder_is_bit_identical_with_and_without_the_probe(tmp_path):
+    # Dropout draws from the global random state: it would differ, too, if the probe drew from it.
+    states = []
+    for callbacks in ([], [OnlineProbe()]):
+        module = module_of(Encoder)
+        before = module.backbone.layers[0].weight.detach().clone()
+        trainer = fit(tmp_path, callbacks, module, max_steps=3)
+        assert not torch.equal(module.backbone.layers[0].weight, before)
+        assert ("train/probe_loss" in trainer.callback_metrics) == bool(callbacks)
+        states.append(dict(module.state_dict()))
+    assert_equal_states(*states)
+
+
+def test_the_probe_learns_what_the_features_carry(tmp_path):
+    trainer = fit(tmp_path, [OnlineProbe(lr=0.1)], max_epochs=4)
+    assert trainer.callback_metrics["val/probe_top1"] == 1.0
+
+
+def test_the_probe_does_not_learn_labels_that_the_features_do_not_carry(tmp_path):
+    halves = relabelled(coloured(300), torch.randint(2, (300,), generator=torch.Generator().manual_seed(0)))
+    trainer = fit(tmp_path, [OnlineProbe(lr=0.1)], data=data_of(val=halves), max_epochs=4)
+    assert trainer.callback_metrics["val/probe_top1"] < 0.6
+
+
+def test_the_head_takes_one_step_on_all_views_of_the_labelled_images():
+    probe, trainer, module, logged = bare_probe()
+    weight, bias = (parameter.detach().clone().requires_grad_() for parameter in probe.head[1].parameters())
+    features = torch.randn(2, 6, 4)
+    label = torch.tensor([0, -1, 2, 1, -1, 2])
+    probe.on_train_batch_end(trainer, module, {"features": features, "label": label}, {}, 0)
+
+    # By hand: every row is in the batch statistics, only the labelled rows are in the loss.
+    rows = features.flatten(0, 1)
+    standardised = (rows - rows.mean(dim=0)) / (rows.var(dim=0, correction=0) + 1e-5).sqrt()
+    labelled = torch.cat([label, label]) >= 0
+    logits = (standardised @ weight.T + bias)[labelled]
+    loss = F.cross_entropy(logits, torch.cat([label, label])[labelled])
+    loss.backward()
+    torch.testing.assert_close(probe.head[1].weight.grad, weight.grad)
+    torch.testing.assert_close(probe.head[1].bias.grad, bias.grad)
+    assert logged == {"train/probe_loss": pytest.approx(loss.item())}
+    torch.optim.AdamW([weight, bias], lr=1e-3).step()
+    torch.testing.assert_close(probe.head[1].weight, weight)
+
+
+def test_a_batch_without_labels_gives_a_zero_gradient():
+    probe, trainer, module, logged = bare_probe()
+    before = [parameter.detach().clone() for parameter in probe.head.parameters()]
+    outputs = {"features": torch.randn(2, 6, 4), "label": torch.full((6,), -1)}
+    probe.on_train_batch_end(trainer, module, outputs, {}, 0)
+    assert logged == {"train/probe_loss": 0.0}
+    for parameter, old in zip(probe.head.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter))
+        torch.testing.assert_close(parameter, old * (1 - 1e-3 * 0.01))  # AdamW's decay, which needs no gradient
+
+
+def test_no_gradient_reaches_the_features():
+    probe, trainer, module, _ = bare_probe()
+    features = torch.randn(2, 6, 4)
+    module_outputs = {"features": features, "label": torch.tensor([0, 1, 2, 0, 1, 2])}
+    probe.on_train_batch_end(trainer, module, module_outputs, {}, 0)
+    assert features.grad is None
+    assert not features.requires_grad
+
+
+def test_validation_leaves_label_minus_one_out(tmp_path):
+    probe, module = OnlineProbe(lr=0.1), module_of()
+    fit(tmp_path, [probe], module, max_epochs=4)
+    images = coloured(15)
+    labels = images.tensors[1].clone()
+    labels[:9] = -1
+    labels[9:12] = (labels[9:12] + 1) % 3  # of the 6 labelled ones, 3 are wrong
+    (metrics,) = trainer_of(tmp_path, [probe]).validate(
+        module, datamodule=data_of(val=relabelled(images, labels)), verbose=False
+    )
+    assert metrics["val/probe_top1"] == 0.5
+
+
+def test_test_reports_the_accuracy_of_the_test_images(tmp_path):
+    probe, module = OnlineProbe(lr=0.1), module_of()
+    fit(tmp_path, [probe], module, max_epochs=4)
+    wrong = coloured(15)
+    wrong = relabelled(wrong, torch.cat([wrong.tensors[1][:12], (wrong.tensors[1][12:] + 1) % 3]))
+    (metrics,) = trainer_of(tmp_path, [probe]).test(module, datamodule=data_of(test=wrong), verbose=False)
+    assert metrics == {"test/probe_top1": pytest.approx(12 / 15)}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The probe and accuracy of a run of one epoch, and its checkpoint."""
+    probe, module = OnlineProbe(lr=0.1), module_of()
+    trainer = fit(tmp_path, [probe], module, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    return probe, trainer.callback_metrics["val/probe_top1"].item(), tmp_path / "saved.ckpt"
+
+
+def test_the_state_of_the_probe_comes_back(tmp_path, saved):
+    probe, _, path = saved
+    resumed = OnlineProbe(lr=0.1)
+    fit(tmp_path, [resumed], max_epochs=1, ckpt_path=path)  # ends at once
+    assert_equal_states(resumed.state_dict(), probe.state_dict())
+    assert resumed.state_dict()["optimizer"]["state"][0]["step"] == 3
+    assert not torch.equal(bare_probe(feature_dim=3)[0].head[1].weight, resumed.head[1].weight)
+
+
+def test_a_resumed_probe_goes_on_as_if_never_stopped(tmp_path, saved):
+    _, _, path = saved
+    resumed, whole = OnlineProbe(lr=0.1), OnlineProbe(lr=0.1)
+    fit(tmp_path, [resumed], max_epochs=2, ckpt_path=path)
+    fit(tmp_path, [whole], max_epochs=2)
+    assert_equal_states(resumed.state_dict(), whole.state_dict())
+
+
+def test_validation_of_a_checkpoint_reports_the_accuracy_at_save_time(tmp_path, saved):
+    _, accuracy, path = saved
+    (fresh,) = trainer_of(tmp_path, [OnlineProbe()]).validate(module_of(), datamodule=data_of(), verbose=False)
+    (metrics,) = trainer_of(tmp_path, [OnlineProbe()]).validate(
+        module_of(), datamodule=data_of(), ckpt_path=path, verbose=False
+    )
+    assert metrics["val/probe_top1"] == accuracy
+    assert fresh["val/probe_top1"] != accuracy
+
+
+def test_a_probe_that_is_off_keeps_the_state_of_the_checkpoint(tmp_path, saved):
+    probe, _, path = saved
+    off = OnlineProbe()
+    unlabelled = relabelled(coloured(36), torch.full((36,), -1))
+    fit(tmp_path, [off], data=data_of(unlabelled), max_epochs=1, ckpt_path=path)
+    assert off.head is None
+    assert_equal_states(off.state_dict(), probe.state_dict())
+
+
+def test_without_labels_the_probe_is_off(tmp_path, caplog):
+    probe = OnlineProbe()
+    unlabelled = relabelled(coloured(36), torch.full((36,), -1))
+    with caplog.at_level("INFO", logger="msssl"):
+        trainer = fit(tmp_path, [probe], data=data_of(unlabelled, unlabelled), max_epochs=1)
+    assert probe.head is None
+    assert not [name for name in trainer.callback_metrics if "probe" in name]
+    assert [record.getMessage() for record in caplog.records if "online probe" in record.getMessage()] == [
+        "online probe: off, the data has no labels"
+    ]
+
+
+# The picture of the views.
+
+
+class FirstBatch(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 0:
+            self.views = batch["views"]
+
+
+def png(path):
+    return pil_to_tensor(Image.open(path))
+
+
+def test_the_views_of_the_first_step_are_drawn_once(tmp_path):
+    first, data = FirstBatch(), data_of(views=MultiView(3))
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    fit(tmp_path, [ViewGrid(n_images=5), first], data=data, logger=logger, max_epochs=2, log_every_n_steps=1)
+    logger.experiment.flush()
+
+    expected = draw_views(data.views.denormalize(first.views[:, :5]))
+    assert (png(tmp_path / "views.png") - expected * 255).abs().max() <= 0.51
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    (drawn,) = events.Images("views")
+    assert drawn.step == 0
+    assert (drawn.height, drawn.width) == expected.shape[1:]
+
+
+def test_the_views_are_drawn_without_a_logger_too(tmp_path):
+    fit(tmp_path, [ViewGrid()], data=data_of(views=MultiView(4)), max_steps=1)
+    assert png(tmp_path / "views.png").shape == (3, 8 * 66 + 2, 4 * 66 + 2)
+
+
+def test_a_run_that_goes_on_draws_no_other_views(tmp_path, saved):
+    fit(tmp_path, [ViewGrid()], max_epochs=2, ckpt_path=saved[2])
+    assert not (tmp_path / "views.png").exists()
+
+
+def test_a_row_is_an_image_and_a_column_a_view():
+    views = torch.rand(3, 2, 3, 1, 1).expand(-1, -1, -1, 4, 4)  # a colour for each view of each image
+    grid = draw_views(views, min_size=8)
+    expected = torch.ones(3, 2 * 10 + 2, 3 * 10 + 2)
+    for n in range(2):
+        for k in range(3):
+            cell = (slice(None), slice(2 + 10 * n, 10 + 10 * n), slice(2 + 10 * k, 10 + 10 * k))
+            expected[cell] = views[k, n, :, :1, :1]
+    torch.testing.assert_close(grid, expected)
+
+
+def test_pixels_become_squares():
+    views = torch.rand(2, 1, 3, 2, 2)
+    cell = draw_views(views, min_size=6)[:, 2:8, 10:16]  # the second view
+    assert torch.equal(cell, views[1, 0].repeat_interleave(3, 1).repeat_interleave(3, 2))
+
+
+@pytest.mark.parametrize(("size", "drawn"), [(8, 64), (20, 60), (64, 64), (100, 100)])
+def test_small_images_are_magnified(size, drawn):
+    assert draw_views(torch.zeros(2, 1, 3, size, size)).shape == (3, drawn + 4, 2 * (drawn + 2) + 2)
+
+
+def test_colours_out_of_range_are_clamped():
+    grid = draw_views(torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1, 1).expand(2, 1, 3, 64, 64))
+    assert (grid.min(), grid.max()) == (0, 1)
+
+
+# The best checkpoint.
+
+
+class Scores(Callback):
+    """Logs a given score in each epoch."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("val/score", self.scores[trainer.current_epoch])
+
+
+@pytest.mark.parametrize(("mode", "epoch"), [("max", 2), ("min", 1)])
+def test_the_best_epoch_is_kept(tmp_path, mode, epoch):
+    best = BestCheckpoint(monitor="val/score", mode=mode, dirpath=tmp_path / "best")
+    fit(tmp_path, [Scores([0.5, 0.1, 0.9, 0.3]), best], max_epochs=4)
+    (path,) = (tmp_path / "best").iterdir()
+    assert path.name == "best.ckpt"
+    assert torch.load(path, weights_only=True)["epoch"] == epoch
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.25], ids=["no validation", "validation without the metric"])
+def test_without_the_metric_nothing_is_saved_and_nothing_fails(tmp_path, val_fraction):
+    data = MultiViewDataModule.from_datasets(coloured(36), batch_size=12, num_workers=0, val_fraction=val_fraction)
+    best = BestCheckpoint(dirpath=tmp_path / "best")
+    trainer = fit(tmp_path, [best], data=data, max_epochs=2)
+    assert trainer.current_epoch == 2
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert best.best_model_path == ""
+
+
+def test_the_default_metric_is_the_accuracy_of_the_probe(tmp_path):
+    best = BestCheckpoint(dirpath=tmp_path / "best")
+    trainer = fit(tmp_path, [OnlineProbe(lr=0.1), best], max_epochs=2)
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["best.ckpt"]
+    assert best.best_model_score == max(best.best_model_score, trainer.callback_metrics["val/probe_top1"])
+
+
+# The features.
+
+
+def test_features_are_written_in_order_of_their_index(tmp_path):
+    predictions = [
+        {
+            "features": torch.tensor([[3.0, 3.5], [1.0, 1.5]]),
+            "label": torch.tensor([30, 10]),
+            "index": torch.tensor([3, 1]),
+        },
+        {
+            "features": torch.tensor([[0.0, 0.5], [2.0, 2.5]]),
+            "label": torch.tensor([0, 20]),
+            "index": torch.tensor([0, 2]),
+        },
+    ]
+    trainer = SimpleNamespace(world_size=1, global_rank=0)
+    FeaturesWriter(tmp_path / "new").write_on_epoch_end(trainer, None, predictions, [])
+    written = torch.load(tmp_path / "new" / "features.pt", weights_only=True)
+    assert written["features"].tolist() == [[0.0, 0.5], [1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]
+    assert written["label"].tolist() == [0, 10, 20, 30]
+    assert written["index"].tolist() == [0, 1, 2, 3]
+
+
+def test_each_rank_writes_its_own_features(tmp_path):
+    prediction = {"features": torch.ones(1, 2), "label": torch.tensor([0]), "index": torch.tensor([5])}
+    trainer = SimpleNamespace(world_size=2, global_rank=1)
+    FeaturesWriter(tmp_path).write_on_epoch_end(trainer, None, [prediction], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["features-rank1.pt"]
+
+
+def test_predict_writes_the_features_of_every_image(tmp_path):
+    module, images = module_of(), coloured(15)
+    data = data_of(test=images)
+    trainer_of(tmp_path, [FeaturesWriter(tmp_path)]).predict(module, datamodule=data)
+    written = torch.load(tmp_path / "features.pt", weights_only=True)
+    assert set(written) == {"features", "label", "index"}
+    assert written["index"].tolist() == list(range(15))
+    assert torch.equal(written["label"], images.tensors[1])
+    torch.testing.assert_close(written["features"], module.eval()(data.views.normalize(images.tensors[0])))

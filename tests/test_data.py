@@ -1,0 +1,695 @@
+import pickle
+import re
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from msssl import CIFAR10, ImageFolder, MultiView, MultiViewDataModule, Shapes
+from msssl.data.images import Images
+from msssl.data.loaders import EvaluationLoader, TrainLoader
+from msssl.data.splits import choose, hold_out
+
+
+def coded(n, size=4):
+    """Images n (n < 256) that hold their own position in every pixel."""
+    return torch.arange(n).to(torch.uint8).view(n, 1, 1, 1).expand(n, 3, size, size)
+
+
+def dataset_of(n, n_classes=2):
+    return TensorDataset(coded(n), torch.arange(n) % n_classes)
+
+
+def train_loader(n=23, batch_size=4, epoch=0, seed=0, **kwargs):
+    images = Images(dataset_of(n), torch.arange(n), "train")
+    return TrainLoader(images, batch_size, seed=seed, epoch=lambda: epoch, **kwargs)
+
+
+def evaluation_loader(n, batch_size, **kwargs):
+    return EvaluationLoader(Images(dataset_of(n), torch.arange(n), "val"), batch_size, **kwargs)
+
+
+def indices(batches):
+    return [batch["index"].tolist() for batch in batches]
+
+
+def flat_indices(batches):
+    return [i for batch in indices(batches) for i in batch]
+
+
+def from_datasets(*sets, **kwargs):
+    data = MultiViewDataModule.from_datasets(*sets, **{"batch_size": 4, "num_workers": 0, **kwargs})
+    data.setup()
+    return data
+
+
+def positions(images):
+    return set(images.indices.tolist())
+
+
+class PilImages(Dataset):
+    """PIL images of the given colours, without labels to look up."""
+
+    def __init__(self, colours, mode="RGB"):
+        self.images = [Image.new(mode, (6, 6), colour) for colour in colours]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], index % 2
+
+
+# The training loader.
+
+
+def test_an_epoch_is_a_permutation_without_the_last_short_batch():
+    loader = train_loader(n=23, batch_size=4)
+    batches = list(loader)
+    seen = torch.cat([batch["index"] for batch in batches])
+    assert len(loader) == len(batches) == 5
+    assert len(seen.unique()) == len(seen) == 20
+    assert set(seen.tolist()) < set(range(23))
+    assert seen.tolist() != sorted(seen.tolist())
+    assert [(batch["epoch"], batch["batch"]) for batch in batches] == [(0, i) for i in range(5)]
+
+
+def test_every_image_has_its_turn():
+    left_out = [set(range(23)) - set(flat_indices(train_loader(epoch=epoch))) for epoch in range(3)]
+    assert not set.intersection(*left_out)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    orders = {(seed, epoch): indices(train_loader(seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}
+    assert len({str(order) for order in orders.values()}) == 6
+    torch.manual_seed(5)  # the global state has no say
+    assert indices(train_loader(seed=1, epoch=2)) == orders[1, 2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_one_process_sees_the_batches_of_two_ranks_put_together(num_workers):
+    both = list(train_loader(batch_size=8, num_workers=num_workers))
+    ranks = [list(train_loader(batch_size=4, rank=rank, world_size=2, num_workers=num_workers)) for rank in (0, 1)]
+    assert len(both) == len(ranks[0]) == len(ranks[1]) == 2
+    for batch, first, second in zip(both, *ranks, strict=True):
+        for name in ("image", "label", "index"):
+            assert torch.equal(batch[name], torch.cat([first[name], second[name]]))
+        assert batch["batch"] == first["batch"] == second["batch"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_state_goes_on_with_exactly_the_remaining_batches(num_workers):
+    whole = indices(train_loader(epoch=3))
+    loader = train_loader(epoch=3, num_workers=num_workers)
+    batches = iter(loader)
+    taken = indices([next(batches), next(batches)])
+    state = loader.state_dict()  # workers have read ahead; what they read does not count
+
+    resumed = train_loader(epoch=3, num_workers=num_workers)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    rest = list(resumed)
+    assert taken + indices(rest) == whole
+    assert [batch["batch"] for batch in rest] == [2, 3, 4]
+    assert indices(resumed) == whole  # the next epoch starts at 0
+
+
+def test_a_state_loads_into_the_loader_that_has_run():
+    loader = train_loader()
+    whole = indices(loader)
+    batches = iter(loader)
+    next(batches)
+    loader.load_state_dict(loader.state_dict())
+    assert indices(loader) == whole[1:]
+
+
+@pytest.mark.parametrize("n_taken", [3, 5], ids=["in mid-epoch", "at its end"])
+def test_a_state_of_another_epoch_starts_at_0(n_taken):
+    loader = train_loader(epoch=0)
+    for _ in zip(range(n_taken), loader, strict=False):
+        pass
+    resumed = train_loader(epoch=1)
+    resumed.load_state_dict(loader.state_dict())
+    assert indices(resumed) == indices(train_loader(epoch=1))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_iteration_that_was_left_does_not_touch_the_next(num_workers):
+    loader = train_loader(num_workers=num_workers)
+    batches = iter(loader)
+    next(batches), next(batches)
+    assert indices(loader) == indices(train_loader())
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(24, 1), (12, 2)])
+def test_a_batch_larger_than_the_set_is_an_error_with_both_numbers(batch_size, world_size):
+    with pytest.raises(ValueError, match=rf"{batch_size}.*23"):
+        train_loader(n=23, batch_size=batch_size, world_size=world_size)
+    assert len(train_loader(n=24, batch_size=batch_size, world_size=world_size)) == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_loaders_leave_the_global_random_state_alone(num_workers):
+    before = torch.get_rng_state()
+    list(train_loader(num_workers=num_workers))
+    list(evaluation_loader(8, 4, num_workers=num_workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# The evaluation loader.
+
+
+@pytest.mark.parametrize(
+    ("n", "world_size", "batch_size"),
+    [(10, 1, 4), (10, 1, 1), (8, 2, 4), (11, 2, 3), (7, 3, 2), (5, 4, 2), (3, 3, 8), (64, 4, 5), (9, 2, 2)],
+)
+def test_evaluation_shows_every_image_once_in_equally_many_batches(n, world_size, batch_size):
+    loaders = [evaluation_loader(n, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    batches = [indices(loader) for loader in loaders]
+    assert sorted(i for rank in batches for batch in rank for i in batch) == list(range(n))
+    assert {len(rank) for rank in batches} == {len(loaders[0])}
+    assert all(1 <= len(batch) <= batch_size for rank in batches for batch in rank)
+
+
+def test_fewer_images_than_devices_is_an_error():
+    with pytest.raises(ValueError, match="val has 2 images for 3 devices"):
+        evaluation_loader(2, 4, rank=0, world_size=3)
+
+
+# Splits.
+
+LABELS = torch.tensor([0] * 20 + [1] * 8 + [2] * 4)[torch.randperm(32, generator=torch.Generator().manual_seed(0))]
+
+
+def test_hold_out_takes_the_same_share_of_every_class():
+    kept, held_out = hold_out(LABELS, 0.25, seed=0)
+    assert LABELS[held_out].bincount().tolist() == [5, 2, 1]
+    assert LABELS[kept].bincount().tolist() == [15, 6, 3]
+    assert sorted(kept.tolist() + held_out.tolist()) == list(range(32))
+    assert kept.tolist() == sorted(kept.tolist())
+    assert held_out.tolist() == sorted(held_out.tolist())
+
+
+def test_choices_are_seeded_and_nested():
+    quarter, half = (choose(LABELS, fraction, seed=0).tolist() for fraction in (0.25, 0.5))
+    assert set(quarter) < set(half)
+    assert LABELS[half].bincount().tolist() == [10, 4, 2]
+    torch.manual_seed(5)  # the global state has no say
+    assert choose(LABELS, 0.25, seed=0).tolist() == quarter
+    assert choose(LABELS, 0.25, seed=1).tolist() != quarter
+
+
+def test_all_and_none():
+    assert choose(LABELS, 1.0, seed=0).tolist() == list(range(32))
+    kept, held_out = hold_out(LABELS, 0.0, seed=0)
+    assert kept.tolist() == list(range(32))
+    assert len(held_out) == 0
+
+
+# The data module.
+
+
+def test_index_is_the_position_in_the_dataset():
+    data = from_datasets(dataset_of(40), None, dataset_of(7), val_fraction=0.25, fraction=0.5)
+    seen = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
+    for name, loader in seen.items():
+        batches = list(loader)
+        for batch in batches:
+            assert torch.equal(batch["image"][:, 0, 0, 0].long(), batch["index"])
+            assert torch.equal(batch["label"], batch["index"] % 2)
+        seen[name] = set(flat_indices(batches))
+    assert [len(each) for each in seen.values()] == [16, 10, 7]  # of 15 training images a class, half, rounded
+    assert not seen["train"] & seen["val"]
+
+
+def test_val_is_carved_out_of_train_class_by_class_where_there_is_none():
+    data = from_datasets(dataset_of(40), val_fraction=0.25)
+    train, val = positions(data.splits["train"]), positions(data.splits["val"])
+    assert not train & val
+    assert train | val == set(range(40))
+    assert len([i for i in val if i % 2]) == len(val) / 2 == 5
+    assert positions(from_datasets(dataset_of(40), val_fraction=0.25).splits["val"]) == val
+    assert positions(from_datasets(dataset_of(40), val_fraction=0.25, split_seed=1).splits["val"]) != val
+    assert "test" not in data.splits
+
+
+def test_a_val_set_of_ones_own_leaves_train_whole():
+    data = from_datasets(dataset_of(40), dataset_of(6))
+    assert positions(data.splits["train"]) == set(range(40))
+    assert positions(data.splits["val"]) == set(range(6))
+    assert flat_indices(data.val_dataloader()) == list(range(6))
+
+
+def test_val_fraction_0_turns_validation_off():
+    data = from_datasets(dataset_of(40), val_fraction=0.0)
+    assert positions(data.splits["train"]) == set(range(40))
+    assert data.val_dataloader() == []
+    with pytest.raises(ValueError, match="no val images"):
+        data.evaluation_dataloader("val")
+    with pytest.raises(ValueError, match="no test images"):
+        data.test_dataloader()
+
+
+def test_fraction_takes_of_the_pretraining_images_only():
+    whole, half, quarter = (from_datasets(dataset_of(200), fraction=fraction) for fraction in (1.0, 0.5, 0.25))
+    assert positions(whole.splits["train"]) == positions(whole.splits["probe"])
+    assert len(positions(half.splits["train"])) == 90
+    assert positions(quarter.splits["train"]) < positions(half.splits["train"]) < positions(whole.splits["train"])
+    for name in ("probe", "val"):
+        assert positions(quarter.splits[name]) == positions(half.splits[name]) == positions(whole.splits[name])
+    assert len([i for i in positions(quarter.splits["train"]) if i % 2]) == 22  # of 45: class-balanced
+    assert flat_indices(quarter.evaluation_dataloader("probe")) == sorted(positions(whole.splits["train"]))
+
+
+def test_training_batches_are_as_documented():
+    data = from_datasets(dataset_of(40), views=MultiView(3))
+    loaded = next(iter(data.train_dataloader()))
+    batch = data.on_after_batch_transfer(loaded)
+    assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
+        "views": ((3, 4, 3, 4, 4), torch.float32),
+        "label": ((4,), torch.int64),
+        "index": ((4,), torch.int64),
+    }
+    assert torch.equal(batch["index"], loaded["index"])
+    key = (data.seed, loaded["epoch"], loaded["batch"])
+    assert torch.equal(batch["views"], MultiView(3)(loaded["image"], key, rank=0))
+
+
+def test_evaluation_batches_are_as_documented():
+    data = from_datasets(dataset_of(40), None, dataset_of(8))
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        loaded = next(iter(loader))
+        batch = data.on_after_batch_transfer(loaded)
+        assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
+            "image": ((4, 3, 4, 4), torch.float32),
+            "label": ((4,), torch.int64),
+            "index": ((4,), torch.int64),
+        }
+        assert torch.equal(batch["image"], MultiView().normalize(loaded["image"]))
+
+
+class Recorder(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch)
+
+    def configure_optimizers(self):
+        return None
+
+
+def recorded(seed, tmp_path):
+    """Training batches of two epochs under a trainer."""
+    torch.manual_seed(seed)
+    module, data = Recorder(), MultiViewDataModule.from_datasets(dataset_of(9), batch_size=4, num_workers=0)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=2, logger=False, default_root_dir=tmp_path, **quiet)
+    trainer.fit(module, data)
+    return module.seen
+
+
+def test_the_seed_of_the_run_drives_order_and_views(tmp_path):
+    batches, again, other = (recorded(seed, tmp_path) for seed in (3, 3, 4))
+    assert len(batches) == 4
+    assert indices(batches) == indices(again)
+    assert all(torch.equal(a["views"], b["views"]) for a, b in zip(batches, again, strict=True))
+    assert indices(batches) != indices(other)
+    assert indices(batches[:2]) != indices(batches[2:])  # the epochs differ
+    by_hand = MultiView()(coded(9)[batches[3]["index"]], (3, 1, 1), rank=0)
+    assert torch.equal(batches[3]["views"], by_hand)
+
+
+def test_a_resumed_data_module_keeps_its_seed():
+    data, resumed = from_datasets(dataset_of(40)), from_datasets(dataset_of(40))
+    data.seed = 17
+    resumed.load_state_dict(data.state_dict())
+    assert indices(resumed.train_dataloader()) == indices(data.train_dataloader())
+    assert resumed.seed == 17
+
+
+def test_pil_images_of_any_mode_become_rgb():
+    data = from_datasets(PilImages([(10, 20, 30), (40, 50, 60)] * 4), PilImages([7, 8], mode="L"), val_fraction=0.0)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].dtype == torch.uint8
+    expected = torch.tensor([[10, 20, 30], [40, 50, 60]])[batch["index"] % 2]
+    assert torch.equal(batch["image"].long(), expected.view(4, 3, 1, 1).expand(4, 3, 6, 6))
+    assert torch.equal(batch["label"], batch["index"] % 2)
+    gray = next(iter(data.val_dataloader()))["image"]
+    assert torch.equal(gray, torch.tensor([7, 8], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 6, 6))
+
+
+def test_a_subset_counts_its_own_rows():
+    subset = Subset(dataset_of(40), list(range(39, -1, -2)))  # the odd ones, backwards: class 1 only
+    data = from_datasets(subset, val_fraction=0.25)
+    batches = list(data.val_dataloader())
+    for batch in batches:
+        assert torch.equal(batch["image"][:, 0, 0, 0].long(), 39 - 2 * batch["index"])
+        assert batch["label"].tolist() == [1] * len(batch["index"])
+    assert len(flat_indices(batches)) == 5
+    assert data.num_classes == 2
+
+
+def with_labels(labels):
+    images = PilImages([(0, 0, 0)] * 8)
+    images.targets = labels
+    return images
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 1] * 4, torch.tensor([0, 1] * 4), np.array([0, 1] * 4)], ids=["list", "tensor", "array"]
+)
+def test_targets_are_read_where_a_dataset_has_them(labels):
+    data = from_datasets(with_labels(labels), val_fraction=0.25)
+    assert data.num_classes == 2
+    assert sorted(i % 2 for i in positions(data.splits["val"])) == [0, 1]
+
+
+def test_label_minus_one_means_none():
+    data = from_datasets(TensorDataset(coded(20), torch.full((20,), -1)))
+    assert data.num_classes is None
+    assert len(data.splits["val"]) == 2
+    assert next(iter(data.train_dataloader()))["label"].tolist() == [-1] * 4
+    some = from_datasets(TensorDataset(coded(20), torch.tensor([-1, 0, 1, 2] * 5)), batch_size=16)
+    assert some.num_classes == 3
+    assert set(next(iter(some.train_dataloader()))["label"].tolist()) == {-1, 0, 1, 2}
+
+
+def bad_items():
+    labels = torch.zeros(8, dtype=torch.long)
+    arrays = with_labels(labels)
+    arrays.images = [np.zeros((6, 6, 3), np.uint8)] * 8
+    return {
+        "float": (TensorDataset(torch.rand(8, 3, 4, 4), labels), r"train.*torch.float32 \(3, 4, 4\)"),
+        "2-D": (TensorDataset(coded(8)[:, 0], labels), r"train.*torch.uint8 \(4, 4\)"),
+        "array": (arrays, "train.*ndarray"),
+        "no label": (TensorDataset(coded(8)), "train"),
+    }
+
+
+@pytest.mark.parametrize("case", ["float", "2-D", "array", "no label"])
+def test_bad_items_are_a_value_error(case):
+    dataset, message = bad_items()[case]
+    with pytest.raises(ValueError, match=message):
+        list(from_datasets(dataset).train_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"fraction": 0.0}, "fraction is 0.0"),
+        ({"fraction": 1.5}, "fraction is 1.5"),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0"),
+        ({"val_fraction": -0.1}, "val_fraction is -0.1"),
+        ({"batch_size": 1}, "batch_size is 1"),
+    ],
+)
+def test_arguments_out_of_range_are_a_value_error(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        from_datasets(dataset_of(40), **kwargs)
+
+
+def test_no_training_images_are_a_value_error():
+    with pytest.raises(ValueError, match="no training images"):
+        from_datasets(None, dataset_of(8))
+
+
+# Shapes.
+
+
+def shapes(split="train", test_images=40, **kwargs):
+    return Shapes(train_images=40, test_images=test_images, image_size=16, **kwargs).dataset(split).tensors
+
+
+def test_shapes_are_balanced_uint8_images():
+    for split, n in (("train", 40), ("test", 30)):
+        images, labels = shapes(split, test_images=30)
+        assert images.shape == (n, 3, 16, 16)
+        assert images.dtype == torch.uint8
+        assert labels.bincount().tolist() == [n // 10] * 10
+        assert len(images.flatten(1).unique(dim=0)) == n
+    assert Shapes().num_classes == 10
+    assert Shapes().dataset("val") is None
+
+
+def test_shapes_are_a_function_of_data_seed_and_split():
+    images, _ = shapes()
+    torch.manual_seed(5)  # the global state has no say
+    assert torch.equal(shapes()[0], images)
+    for other in (shapes(data_seed=1)[0], shapes("test")[0]):
+        assert not (other == images).flatten(1).all(dim=1).any()
+
+
+def test_drawing_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    shapes()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_shapes_make_batches():
+    data = Shapes(train_images=40, test_images=30, image_size=16, batch_size=4, num_workers=0)
+    data.setup()
+    assert {name: len(images) for name, images in data.splits.items()} == {"train": 40, "probe": 40, "test": 30}
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())))
+    assert batch["views"].shape == (4, 4, 3, 16, 16)
+
+
+# Folders of images.
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def save(path, colour=RED, size=(12, 20), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).convert(mode).save(path)
+
+
+def two_classes(root, n=4):
+    for i in range(n):
+        save(root / "ape" / f"{i}.png", RED, (12 + i, 20))
+        save(root / "bee" / f"{i}.png", GREEN, (30, 14 + i))
+    return root
+
+
+def read_folder(root, **kwargs):
+    data = ImageFolder(str(root), **{"batch_size": 2, "num_workers": 0, **kwargs})
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def test_folders_are_classes_in_order_of_their_names(tmp_path):
+    for split in ("train", "val", "test"):
+        two_classes(tmp_path / split, n=2)
+    data = read_folder(tmp_path, image_size=8)
+    assert data.num_classes == 2
+    assert {name: len(images) for name, images in data.splits.items()} == {"train": 4, "probe": 4, "val": 4, "test": 4}
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        for batch in loader:
+            assert batch["image"].shape == (2, 3, 8, 8)
+            assert batch["image"].dtype == torch.uint8
+            colours = torch.tensor([RED, GREEN])[batch["label"]].view(2, 3, 1, 1)
+            assert torch.equal(batch["image"].long(), colours.expand(2, 3, 8, 8))
+            assert torch.equal(batch["label"], batch["index"] // 2)
+
+
+def test_every_mode_and_format_becomes_rgb(tmp_path):
+    for name, mode in (("0.png", "RGB"), ("1.png", "RGBA"), ("2.png", "P"), ("3.JPEG", "RGB"), ("4.jpg", "CMYK")):
+        save(tmp_path / "train" / name, RED, mode=mode)
+    save(tmp_path / "train" / "5.png", (90, 90, 90), mode="L")
+    save(tmp_path / "train" / "6.jpg", (90, 90, 90), mode="L")
+    images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
+    for row, colour in enumerate([RED] * 5 + [(90, 90, 90)] * 2):
+        image = images[row]["image"].long()
+        assert image.shape == (3, 12, 12)
+        # JPEG rounds colours.
+        assert (image - torch.tensor(colour).view(3, 1, 1)).abs().max() <= (3 if row in (3, 4, 6) else 0)
+
+
+def test_images_are_cropped_to_the_centre_square(tmp_path):
+    stripes = Image.new("RGB", (24, 8), GREEN)
+    stripes.paste(RED, (0, 0, 8, 8))
+    stripes.paste(BLUE, (16, 0, 24, 8))
+    (tmp_path / "train").mkdir()
+    stripes.save(tmp_path / "train" / "wide.png")
+    stripes.rotate(90, expand=True).save(tmp_path / "train" / "tall.png")
+    images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
+    for row in (0, 1):
+        assert torch.equal(images[row]["image"].long(), torch.tensor(GREEN).view(3, 1, 1).expand(3, 8, 8))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((12, 20), 12), ((90, 40), 40), ((100, 90), 64)])
+def test_the_default_size_is_that_of_the_first_image_up_to_64(tmp_path, size, expected):
+    save(tmp_path / "train" / "0.png", size=size)
+    save(tmp_path / "train" / "1.png", size=(5, 7))
+    images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
+    assert [tuple(images[row]["image"].shape) for row in (0, 1)] == [(3, expected, expected)] * 2
+
+
+def test_a_flat_train_folder_is_unlabelled(tmp_path):
+    for i in range(10):
+        save(tmp_path / "train" / f"{i}.png")
+    (tmp_path / "train" / "notes.txt").write_text("not an image")
+    data = read_folder(tmp_path)
+    assert data.num_classes is None
+    assert len(data.splits["train"]) == 9
+    assert len(data.splits["val"]) == 1
+    assert next(iter(data.train_dataloader()))["label"].tolist() == [-1, -1]
+
+
+def test_an_unlabelled_train_folder_goes_with_a_labelled_test_folder(tmp_path):
+    for i in range(10):
+        save(tmp_path / "train" / f"{i}.png")
+    two_classes(tmp_path / "test", n=2)
+    data = read_folder(tmp_path)
+    assert [batch["label"].tolist() for batch in data.test_dataloader()] == [[0, 0], [1, 1]]
+
+
+def test_a_missing_val_folder_is_carved_out_of_train(tmp_path):
+    two_classes(tmp_path / "train", n=4)
+    data = read_folder(tmp_path, val_fraction=0.25)
+    assert len(data.splits["train"]) == 6
+    assert sorted(batch["label"].tolist() for batch in data.val_dataloader()) == [[0, 1]]
+    assert not positions(data.splits["train"]) & positions(data.splits["val"])
+    assert "test" not in data.splits
+
+
+def no_folder(root):
+    return root / "train"
+
+
+def empty_folder(root):
+    (root / "train").mkdir()
+    return root / "train"
+
+
+def empty_classes(root):
+    for name in ("ape", "bee"):
+        (root / "train" / name).mkdir(parents=True)
+    return root / "train"
+
+
+def one_class(root):
+    save(root / "train" / "ape" / "0.png")
+    return root / "train"
+
+
+def other_classes_in_val(root):
+    two_classes(root / "train")
+    save(root / "val" / "ape" / "0.png")
+    save(root / "val" / "cat" / "0.png")
+    return root / "val"
+
+
+def flat_test(root):
+    two_classes(root / "train")
+    save(root / "test" / "0.png")
+    return root / "test"
+
+
+def empty_val(root):
+    two_classes(root / "train")
+    (root / "val").mkdir()
+    return root / "val"
+
+
+@pytest.mark.parametrize(
+    "broken", [no_folder, empty_folder, empty_classes, one_class, other_classes_in_val, flat_test, empty_val]
+)
+def test_a_wrong_folder_is_named(tmp_path, broken):
+    path = broken(tmp_path)
+    with pytest.raises((ValueError, OSError), match=re.escape(str(path))):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("broken", [no_folder, empty_folder, empty_classes, one_class])
+def test_a_wrong_train_folder_is_named_before_anything_is_written(tmp_path, broken):
+    path = broken(tmp_path)
+    with pytest.raises((ValueError, OSError), match=re.escape(str(path))):
+        ImageFolder(str(tmp_path)).prepare_data()
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def garbage(path):
+    path.write_bytes(b"not an image")
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def header(path):
+    path.write_bytes(path.read_bytes()[:8])
+
+
+def bad_checksum(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 0xFF
+    path.write_bytes(content)
+
+
+def noise(path):
+    pixels = torch.randint(256, (20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(pixels.numpy()).save(path)
+
+
+@pytest.mark.parametrize("position", [0, 5], ids=["the first", "another"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("x.png", garbage),
+        ("x.jpg", empty),
+        ("x.png", truncated),
+        ("x.jpg", truncated),
+        ("x.ppm", header),
+        ("x.png", bad_checksum),
+    ],
+)
+def test_an_unreadable_image_is_named(tmp_path, name, damage, position):
+    for i in range(8):
+        save(tmp_path / "train" / f"{i}.png")
+    path = tmp_path / "train" / f"{position}{name}"
+    noise(path)
+    damage(path)
+    if position == 0:
+        (tmp_path / "train" / "0.png").unlink()
+    with pytest.raises((ValueError, OSError), match=re.escape(str(path))):
+        list(read_folder(tmp_path, val_fraction=0.0, batch_size=2).evaluation_dataloader("probe"))
+
+
+# CIFAR-10.
+
+
+def test_cifar10_gives_the_images_of_its_files_back(cifar10_folder):
+    data = CIFAR10(str(cifar10_folder), batch_size=4, num_workers=0, val_fraction=0.0)
+    data.prepare_data()
+    data.setup()
+    assert data.num_classes == 10
+    names = {"probe": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+    for split, files in names.items():
+        parts = [pickle.loads((cifar10_folder / "cifar-10-batches-py" / name).read_bytes()) for name in files]
+        pixels = torch.cat([torch.from_numpy(part["data"]) for part in parts]).view(-1, 3, 32, 32)
+        batches = list(data.evaluation_dataloader(split))
+        assert torch.equal(torch.cat([batch["image"] for batch in batches]), pixels)
+        assert torch.cat([batch["label"] for batch in batches]).tolist() == [
+            i for part in parts for i in part["labels"]
+        ]
+    assert len(data.splits["train"]) == 40
+
+
+def test_cifar10_without_files_and_network_says_what_to_fetch(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(FileNotFoundError, match=r"cifar-10-python\.tar\.gz") as error:
+        CIFAR10(str(tmp_path / "here")).prepare_data()
+    assert str(tmp_path / "here") in str(error.value)

@@ -1,0 +1,286 @@
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, VICReg
+from msssl.losses import barlow_twins_loss, vicreg_loss
+
+
+class Small(nn.Module):
+    """A backbone of 6 features."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        vars(self).update(attributes)
+
+    def forward(self, images):
+        return self.norm(self.conv(images)).relu().mean(dim=(2, 3))
+
+
+class Feature4D(nn.Module):
+    def forward(self, images):
+        return images[:, :, ::2, ::2]
+
+
+class MeanSquare(MultiViewModule):
+    """A loss of one's own, as a tensor."""
+
+    def compute_loss(self, z):
+        return z.square().mean()
+
+
+class Terms(MultiViewModule):
+    """A loss of one's own, as a dict."""
+
+    def compute_loss(self, z):
+        return {"loss": z.square().mean(), "size": z.abs().mean()}
+
+
+class NoLoss(MultiViewModule):
+    def compute_loss(self, z):
+        return {"energy": z.square().mean(), "size": z.abs().mean()}
+
+
+def batch_of(n_views=3, n_images=4, size=8):
+    return {
+        "views": torch.randn(n_views, n_images, 3, size, size, generator=torch.Generator().manual_seed(0)),
+        "label": torch.arange(n_images) - 1,
+        "index": torch.arange(n_images),
+    }
+
+
+def fit(module, tmp_path, n=8, **kwargs):
+    """Training on n random images in batches of 4, for one step unless told otherwise."""
+    images = torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = MultiViewDataModule.from_datasets(
+        TensorDataset(images, torch.arange(n) % 2), batch_size=4, num_workers=0, val_fraction=0.0, views=MultiView(2)
+    )
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    options = {"max_steps": 1, "logger": False, "default_root_dir": tmp_path, **quiet, **kwargs}
+    trainer = Trainer(accelerator="cpu", **options)
+    trainer.fit(module, data)
+    return trainer
+
+
+def layers(projector):
+    """(in, out, has a bias) of a Linear, the width of a BatchNorm1d, "relu"."""
+    described = []
+    for layer in projector:
+        if type(layer) is nn.Linear:
+            described.append((layer.in_features, layer.out_features, layer.bias is not None))
+        elif type(layer) is nn.BatchNorm1d:
+            described.append(layer.num_features)
+        elif type(layer) is nn.ReLU:
+            described.append("relu")
+        else:
+            described.append(type(layer))
+    return described
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({}, [(6, 256, False), 256, "relu", (256, 256, True)]),  # the paper's: h = D
+        ({"proj_dim": 16}, [(6, 16, False), 16, "relu", (16, 16, True)]),
+        ({"proj_dim": 16, "proj_hidden_dim": 32}, [(6, 32, False), 32, "relu", (32, 16, True)]),
+        ({"proj_dim": 16, "proj_layers": 1}, [(6, 16, True)]),
+        (
+            {"proj_dim": 16, "proj_hidden_dim": 32, "proj_layers": 3},
+            [(6, 32, False), 32, "relu", (32, 32, False), 32, "relu", (32, 16, True)],
+        ),
+    ],
+)
+def test_projector(kwargs, expected):
+    assert layers(MeanSquare(backbone=Small(), **kwargs).projector) == expected
+
+
+def test_a_projector_has_a_layer():
+    with pytest.raises(ValueError, match="proj_layers is 0"):
+        MeanSquare(backbone=Small(), proj_layers=0)
+
+
+def test_backbones():
+    resnet = ResNet(18, width=8, low_resolution=False)
+    assert MeanSquare(backbone=resnet).backbone is resnet
+    assert MeanSquare(backbone=resnet).feature_dim == 64
+    named = MeanSquare().backbone
+    assert isinstance(named, ResNet)
+    assert named.num_features == 512
+    assert (named.conv1.kernel_size, named.conv1.stride) == ((3, 3), (1, 1))
+    with pytest.raises(ValueError, match=r"'resnet19'.*resnet18"):
+        MeanSquare(backbone="resnet19")
+
+
+def test_module_returns_backbone_features():
+    module = MeanSquare(backbone=ResNet(18, width=8, low_resolution=False)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert module(images).shape == (2, 64)
+    assert torch.equal(module(images), module.backbone(images))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kwargs", "expected"),
+    [
+        ({}, {}, 6),  # found by a dry run
+        ({"num_features": 7}, {}, 7),
+        ({"feature_dim": 8}, {}, 8),
+        ({"num_features": 7}, {"feature_dim": 9}, 9),
+    ],
+)
+def test_feature_dim(attributes, kwargs, expected):
+    module = MeanSquare(backbone=Small(**attributes), **kwargs)
+    assert module.feature_dim == expected
+    assert module.projector[0].in_features == expected
+
+
+def test_the_dry_run_leaves_the_backbone_as_it_was():
+    backbone = Small()
+    MeanSquare(backbone=backbone)
+    assert backbone.training
+    assert backbone.norm.num_batches_tracked == 0
+    assert torch.equal(backbone.norm.running_mean, torch.zeros(6))
+
+
+def test_features_that_are_not_2d_are_an_error_with_their_shape():
+    with pytest.raises(ValueError, match=r"Feature4D returned \(1, 3, 16, 16\)"):
+        MeanSquare(backbone=Feature4D())
+    module = MeanSquare(backbone=Feature4D(), feature_dim=3)
+    with pytest.raises(ValueError, match=r"Feature4D returned \(12, 3, 4, 4\)"):
+        module.training_step(batch_of(), 0)
+
+
+def test_the_class_is_abstract():
+    with pytest.raises(TypeError, match="compute_loss"):
+        MultiViewModule(backbone=Small())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "beta"),
+    [({}, 5 / 256), ({"proj_dim": 64}, 5 / 64), ({"proj_dim": 64, "beta": "auto"}, 5 / 64), ({"beta": 0.25}, 0.25)],
+)
+def test_beta(kwargs, beta):
+    module = BarlowTwins(backbone=Small(), **kwargs)
+    assert module.beta == beta
+    z = torch.randn(3, 8, module.proj_dim)
+    assert torch.equal(module.compute_loss(z)["loss"], barlow_twins_loss(z, beta=beta)["loss"])
+
+
+def test_vicreg_weights():
+    z = torch.randn(3, 8, 16)
+    default, other = VICReg(backbone=Small()), VICReg(backbone=Small(), sim_coeff=2.0, std_coeff=3.0, cov_coeff=4.0)
+    expected = vicreg_loss(z, sim_coeff=25.0, std_coeff=25.0, cov_coeff=1.0)["loss"]
+    assert torch.equal(default.compute_loss(z)["loss"], expected)
+    expected = vicreg_loss(z, sim_coeff=2.0, std_coeff=3.0, cov_coeff=4.0)["loss"]
+    assert torch.equal(other.compute_loss(z)["loss"], expected)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_training_step_is_one_pass_over_all_views():
+    module = BarlowTwins(backbone=Small(), proj_dim=16)
+    batch = batch_of(n_views=3, n_images=4)
+    out = module.training_step(batch, 0)
+
+    # By hand, in train mode: BatchNorm pools the views.
+    features = module.backbone(torch.cat([batch["views"][k] for k in range(3)]))
+    z = torch.stack(module.projector(features).split(4))
+    torch.testing.assert_close(out["loss"], barlow_twins_loss(z, beta=5 / 16)["loss"])
+    torch.testing.assert_close(out["features"], torch.stack(features.split(4)))
+    assert not out["features"].requires_grad
+    assert out["loss"].requires_grad
+    assert torch.equal(out["label"], batch["label"])
+
+
+@pytest.mark.parametrize("step", ["validation_step", "test_step", "predict_step"])
+def test_evaluation_steps_return_features(step):
+    module = MeanSquare(backbone=Small()).eval()
+    batch = {"image": torch.randn(4, 3, 8, 8), "label": torch.arange(4), "index": torch.arange(4) + 7}
+    out = getattr(module, step)(batch, 0)
+    assert set(out) == {"features", "label", "index"}
+    assert torch.equal(out["features"], module(batch["image"]))
+    assert torch.equal(out["label"], batch["label"])
+    assert torch.equal(out["index"], batch["index"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (BarlowTwins, {"loss", "invariance", "redundancy"}),
+        (VICReg, {"loss", "invariance", "variance", "covariance"}),
+        (MeanSquare, {"loss"}),
+        (Terms, {"loss", "size"}),
+    ],
+)
+def test_every_term_is_logged(kind, names, tmp_path):
+    module = kind(backbone=Small(), proj_dim=16)
+    before = [parameter.clone() for parameter in module.parameters()]
+    metrics = fit(module, tmp_path).callback_metrics
+    assert set(metrics) == {f"train/{name}" for name in names}
+    assert all(value.isfinite() for value in metrics.values())
+    after = list(module.parameters())
+    assert not torch.equal(after[0], before[0])  # the backbone too
+    assert not torch.equal(after[-1], before[-1])
+
+
+def test_the_logged_terms_are_those_of_the_loss(tmp_path):
+    class Fixed(MeanSquare):
+        def compute_loss(self, z):
+            return {"loss": z.sum() * 0 + 3.0, "other": z.sum().detach() * 0 + 4.0}
+
+    metrics = fit(Fixed(backbone=Small(), proj_dim=16), tmp_path).callback_metrics
+    assert {name: value.item() for name, value in metrics.items()} == {"train/loss": 3.0, "train/other": 4.0}
+
+
+def test_terms_without_a_loss_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"NoLoss.*energy, size.*'loss'"):
+        fit(NoLoss(backbone=Small()), tmp_path)
+
+
+def test_the_default_optimizer_is_the_papers():
+    module = MeanSquare(backbone=Small())
+    optimizer = module.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-3, 1e-6)
+    assert {id(p) for p in group["params"]} == {id(p) for p in module.parameters()}
+
+
+def test_bias_and_norm_may_go_without_decay():
+    module = MeanSquare(backbone=Small(), decay_bias_and_norm=False)
+    module.backbone.conv.bias.requires_grad_(False)
+    optimizer = module.configure_optimizers()
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    names = {name: decay.get(id(p)) for name, p in module.named_parameters()}
+    assert names == {
+        "backbone.conv.weight": 1e-6,
+        "backbone.conv.bias": None,  # frozen
+        "backbone.norm.weight": 0.0,
+        "backbone.norm.bias": 0.0,
+        "projector.0.weight": 1e-6,
+        "projector.1.weight": 0.0,
+        "projector.1.bias": 0.0,
+        "projector.3.weight": 1e-6,
+        "projector.3.bias": 0.0,
+    }
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 8
+
+
+def test_an_optimizer_of_ones_own():
+    module = MeanSquare(backbone=Small(), optimizer=lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9))
+    optimizer = module.configure_optimizers()
+    assert type(optimizer) is torch.optim.SGD
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_schedule_steps_once_an_epoch(tmp_path):
+    module = MeanSquare(
+        backbone=Small(),
+        optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5),
+    )
+    trainer = fit(module, tmp_path, max_steps=-1, max_epochs=3)
+    assert trainer.global_step == 6
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.5**3

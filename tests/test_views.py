@@ -1,0 +1,221 @@
+import hashlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from kornia import augmentation as K
+from torch import nn
+
+from msssl import MultiView
+
+FRESH_PROCESS = """
+import hashlib, torch, msssl
+images = torch.arange(4 * 3 * 16 * 16).remainder(251).to(torch.uint8).view(4, 3, 16, 16)
+views = msssl.MultiView(3)(images, (7, 2, 5))
+print(hashlib.sha256(views.numpy().tobytes()).hexdigest())
+"""
+
+
+def some_images(n=4, size=16):
+    return torch.arange(n * 3 * size * size).remainder(251).to(torch.uint8).view(n, 3, size, size)
+
+
+def one_image(n, size=16):
+    """The same image n times: rows that differ were augmented differently."""
+    return some_images(1, size).expand(n, -1, -1, -1)
+
+
+def equal_rows(a, b):
+    """Number of pairs of equal rows, of all pairs of a row (view of an image) of a and one of b."""
+    a, b = a.flatten(0, 1).flatten(1), b.flatten(0, 1).flatten(1)
+    return int((a[:, None] == b[None]).all(dim=-1).sum())
+
+
+def sha256(views):
+    return hashlib.sha256(views.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("n_views", [2, 5])
+def test_views_are_float32_of_shape_knchw_without_gradient(n_views):
+    views = MultiView(n_views)(some_images(4))
+    assert views.shape == (n_views, 4, 3, 16, 16)
+    assert views.dtype == torch.float32
+    assert not views.requires_grad
+    assert views.isfinite().all()
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        return images * self.weight
+
+
+def test_an_augmentation_with_parameters_gets_no_gradient_either():
+    assert not MultiView(2, [Scale()])(some_images()).requires_grad
+
+
+def test_images_need_not_be_square():
+    assert MultiView(2)(some_images(4)[..., :12]).shape == (2, 4, 3, 16, 12)
+
+
+def test_autocast_changes_nothing():
+    views = MultiView(2)(some_images(), (0,))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = MultiView(2)(some_images(), (0,))
+    assert under_autocast.dtype == torch.float32
+    assert torch.equal(under_autocast, views)
+
+
+def test_all_views_of_an_image_and_all_rows_differ():
+    views = MultiView(4)(one_image(8), (0, 0, 0))
+    assert equal_rows(views, views) == 4 * 8  # each with itself only
+
+
+def test_the_same_key_and_rank_make_the_same_bits():
+    views = MultiView(3)(some_images(), (1, 2, 3), rank=1)
+    torch.manual_seed(99)  # the global state has no say
+    assert torch.equal(MultiView(3)(some_images(), (1, 2, 3), rank=1), views)
+
+
+@pytest.mark.parametrize(
+    ("key", "rank"),
+    [((1, 0, 0), 0), ((0, 1, 0), 0), ((0, 0, 1), 0), ((0, 0, 0), 1)],
+    ids=["seed", "epoch", "batch", "rank"],
+)
+def test_another_seed_epoch_batch_or_rank_changes_every_row(key, rank):
+    views, images = MultiView(4), one_image(8)
+    assert equal_rows(views(images, (0, 0, 0), rank=0), views(images, key, rank)) == 0
+
+
+def test_a_fresh_process_makes_the_same_bits():
+    run = subprocess.run([sys.executable, "-c", FRESH_PROCESS], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == sha256(MultiView(3)(some_images(), (7, 2, 5)))
+
+
+@pytest.mark.parametrize("key", [None, (0, 0, 0)])
+def test_the_global_random_state_is_left_alone(key):
+    before = torch.get_rng_state()
+    MultiView()(some_images(), key)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_bare_call_is_keyed_by_the_initial_seed_and_its_own_count():
+    images = one_image(4)
+    torch.manual_seed(1)
+    first = MultiView(2)
+    one, two = first(images), first(images)
+    torch.manual_seed(1)
+    torch.rand(3)  # moves the state, not the initial seed
+    again = MultiView(2)
+    assert torch.equal(again(images), one)
+    assert torch.equal(again(images), two)
+    assert equal_rows(one, two) == 0
+    torch.manual_seed(2)
+    assert equal_rows(MultiView(2)(images), one) == 0
+
+
+def test_a_call_with_a_key_does_not_count():
+    images, views, fresh = one_image(4), MultiView(2), MultiView(2)
+    views(images, (0,))
+    assert torch.equal(views(images), fresh(images))
+
+
+def test_normalize_is_the_hand_computed_value_of_a_pixel():
+    pixel = torch.tensor([128, 0, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    expected = torch.tensor([(128 / 255 - 0.4914) / 0.2470, -0.4822 / 0.2435, (1 - 0.4465) / 0.2616])
+    torch.testing.assert_close(MultiView().normalize(pixel).flatten(), expected)
+    half = MultiView(augmentations=[], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    torch.testing.assert_close(half.normalize(pixel).flatten(), torch.tensor([1 / 255, -1.0, 1.0]))
+    imagenet = torch.tensor([(128 / 255 - 0.485) / 0.229, -0.456 / 0.224, (1 - 0.406) / 0.225])
+    torch.testing.assert_close(MultiView(augmentations=[]).normalize(pixel).flatten(), imagenet)
+
+
+def test_denormalize_undoes_normalize():
+    views = MultiView()
+    restored = views.denormalize(views.normalize(some_images()))
+    torch.testing.assert_close(restored, some_images().float() / 255)
+    stacked = views.normalize(some_images()).expand(3, -1, -1, -1, -1)  # (K, N, C, H, W)
+    torch.testing.assert_close(views.denormalize(stacked)[2], some_images().float() / 255)
+
+
+def test_no_augmentations_give_the_normalized_images_view_major():
+    constant = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4)  # image n is n everywhere
+    views = MultiView(3, [])
+    made = views(constant)
+    assert torch.equal(made, views.normalize(constant).expand(3, -1, -1, -1, -1))
+    for k in range(3):
+        for n in range(5):
+            torch.testing.assert_close(views.denormalize(made[k, n]), torch.full((3, 4, 4), n / 255))
+
+
+def test_kornia_modules_run_in_the_given_order():
+    views = MultiView(2, [K.RandomHorizontalFlip(p=1.0), K.CenterCrop((16, 8)), K.Resize((16, 16))])
+    flipped = some_images().flip(-1)
+    expected = K.Resize((16, 16))(K.CenterCrop((16, 8))(flipped.float() / 255))
+    torch.testing.assert_close(views.denormalize(views(some_images()))[1], expected)
+
+
+def test_kornia_modules_draw_for_each_row():
+    views = MultiView(4, [K.RandomRotation(90.0, p=1.0), K.ColorJitter(0.4, 0.4, 0.4, 0.1)])(one_image(4))
+    assert equal_rows(views, views) == 4 * 4
+
+
+def test_kornia_modules_may_change_the_size():
+    assert MultiView(2, [K.RandomResizedCrop((8, 8), cropping_mode="resample")])(some_images()).shape == (2, 4, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MultiView(1), "n_views is 1"),
+        (lambda: MultiView(augmentations="cifr"), "'cifr'.*'cifar'"),
+        (lambda: MultiView()(torch.rand(4, 3, 8, 8)), r"torch.float32 \(4, 3, 8, 8\)"),
+        (lambda: MultiView()(some_images()[0]), r"torch.uint8 \(3, 16, 16\)"),
+    ],
+)
+def test_wrong_arguments_are_one_value_error(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def cifar_views(image):
+    """2,000 views of one image; the standard error of a rate is at most sqrt(0.25 / 2000) = 0.011, a bound 5 of it."""
+    views, size = MultiView(4), max(image.shape)
+    made = views(image.to(torch.uint8).expand(500, 3, size, size), (0, 0, 0))
+    return views.denormalize(made).flatten(0, 1)
+
+
+def test_cifar_makes_a_fifth_of_the_views_gray_and_jitters_four_fifths():
+    colour = torch.tensor([200.0, 100.0, 50.0]).view(3, 1, 1)
+    views = cifar_views(colour.expand(3, 16, 16))
+    assert (views.amax(dim=(2, 3)) - views.amin(dim=(2, 3))).max() < 1e-3  # a crop draws no border
+    mean = views.mean(dim=(2, 3))
+    gray = (mean - mean[:, :1]).abs().amax(dim=1) < 1e-3
+    assert gray.float().mean() == pytest.approx(0.2, abs=0.05)
+    unchanged = (mean - colour.flatten() / 255).abs().amax(dim=1) < 1e-3
+    assert unchanged.float().mean() == pytest.approx(0.2 * 0.8, abs=0.05)
+
+
+def test_cifar_flips_half_of_the_views_and_none_upside_down():
+    ramp = torch.linspace(40, 160, 16)
+    views = cifar_views(ramp)
+    assert (views[..., -1] < views[..., 0]).all(dim=2).all(dim=1).float().mean() == pytest.approx(0.5, abs=0.056)
+    views = cifar_views(ramp[:, None])
+    assert (views[..., -1, :] > views[..., 0, :]).all()
+
+
+def test_cifar_crops_at_least_8_per_cent_of_the_area():
+    # Ramps over x and y in two channels tell a crop's sides; a flat third one tells which views were not recoloured.
+    ramp = torch.linspace(0, 255, 32).round()
+    image = torch.stack([ramp.expand(32, 32), torch.full((32, 32), 100.0), ramp[:, None].expand(32, 32)])
+    views = cifar_views(image)
+    plain = views[(views[:, 1] - 100 / 255).abs().amax(dim=(1, 2)) < 1e-3]
+    sides = (plain.amax(dim=(2, 3)) - plain.amin(dim=(2, 3)))[:, [0, 2]] * 31 + 1  # in pixels, of 32
+    area = sides.prod(dim=1) / 32**2
+    assert 0.08 * 0.8 < area.min() < 0.2  # sides are whole pixels, rounded down
+    assert 0.9 < area.max() <= 1.001
+    assert area.mean() == pytest.approx(0.5, abs=0.1)
