@@ -1,3 +1,4 @@
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -154,6 +155,7 @@ def test_the_head_takes_one_step_on_all_views_of_the_labelled_images():
     assert logged == {"train/probe_loss": pytest.approx(loss.item())}
     torch.optim.AdamW([weight, bias], lr=1e-3).step()
     torch.testing.assert_close(probe.head[1].weight, weight)
+    assert len(list(probe.head.parameters())) == 2  # BatchNorm has none
 
 
 def test_a_batch_without_labels_gives_a_zero_gradient():
@@ -192,10 +194,22 @@ def test_validation_leaves_label_minus_one_out(tmp_path):
 def test_test_reports_the_accuracy_of_the_test_images(tmp_path):
     probe, module = OnlineProbe(lr=0.1), module_of()
     fit(tmp_path, [probe], module, max_epochs=4)
-    wrong = coloured(15)
-    wrong = relabelled(wrong, torch.cat([wrong.tensors[1][:12], (wrong.tensors[1][12:] + 1) % 3]))
-    (metrics,) = trainer_of(tmp_path, [probe]).test(module, datamodule=data_of(test=wrong), verbose=False)
-    assert metrics == {"test/probe_top1": pytest.approx(12 / 15)}
+    images = coloured(12)
+    labels = images.tensors[1].clone()
+    labels[[0, 3]] = 1  # 2 of 12 are wrong, unevenly over the classes
+    (metrics,) = trainer_of(tmp_path, [probe]).test(
+        module, datamodule=data_of(test=relabelled(images, labels)), verbose=False
+    )
+    assert metrics == {"test/probe_top1": pytest.approx(10 / 12)}
+
+
+def test_evaluation_leaves_the_probe_as_it_was(tmp_path):
+    probe, module = OnlineProbe(), module_of()
+    fit(tmp_path, [probe], module, max_epochs=1)
+    before = copy.deepcopy(probe.state_dict())
+    trainer_of(tmp_path, [probe]).validate(module, datamodule=data_of(val=coloured(5)), verbose=False)
+    trainer_of(tmp_path, [probe]).test(module, datamodule=data_of(test=coloured(5)), verbose=False)
+    assert_equal_states(probe.state_dict(), before)
 
 
 @pytest.fixture
@@ -251,7 +265,7 @@ def test_without_labels_the_probe_is_off(tmp_path, caplog):
     assert probe.head is None
     assert not [name for name in trainer.callback_metrics if "probe" in name]
     assert [record.getMessage() for record in caplog.records if "online probe" in record.getMessage()] == [
-        "online probe: off, the data has no labels"
+        "online probe: off, the data has no labels (or its data set no `targets` to count the classes by)"
     ]
 
 
@@ -342,13 +356,20 @@ def test_the_best_epoch_is_kept(tmp_path, mode, epoch):
 
 
 @pytest.mark.parametrize("val_fraction", [0.0, 0.25], ids=["no validation", "validation without the metric"])
-def test_without_the_metric_nothing_is_saved_and_nothing_fails(tmp_path, val_fraction):
+@pytest.mark.parametrize("schedule", [{}, {"check_val_every_n_epoch": 2}, {"val_check_interval": 0.4}])
+def test_without_the_metric_nothing_is_saved_and_nothing_fails(tmp_path, val_fraction, schedule):
     data = MultiViewDataModule.from_datasets(coloured(36), batch_size=12, num_workers=0, val_fraction=val_fraction)
     best = BestCheckpoint(dirpath=tmp_path / "best")
-    trainer = fit(tmp_path, [best], data=data, max_epochs=2)
+    trainer = fit(tmp_path, [best], data=data, max_epochs=2, **schedule)
     assert trainer.current_epoch == 2
     assert not list(tmp_path.rglob("*.ckpt"))
     assert best.best_model_path == ""
+
+
+def test_the_best_validation_within_an_epoch_is_kept(tmp_path):
+    best = BestCheckpoint(monitor="val/score", dirpath=tmp_path / "best")
+    fit(tmp_path, [Scores([0.1, 0.9, 0.5]), best], max_epochs=3, val_check_interval=0.4)  # every step
+    assert torch.load(tmp_path / "best" / "best.ckpt", weights_only=True)["global_step"] == 3 + 1
 
 
 def test_the_default_metric_is_the_accuracy_of_the_probe(tmp_path):

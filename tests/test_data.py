@@ -693,3 +693,14 @@ def test_cifar10_without_files_and_network_says_what_to_fetch(tmp_path, monkeypa
     with pytest.raises(FileNotFoundError, match=r"cifar-10-python\.tar\.gz") as error:
         CIFAR10(str(tmp_path / "here")).prepare_data()
     assert str(tmp_path / "here") in str(error.value)
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F"])
+def test_more_than_8_bits_are_refused_not_cut_off(mode, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        pixels = np.arange(256, dtype=np.uint16 if mode == "I;16" else np.float32).reshape(16, 16) * 256
+        Image.fromarray(pixels).save(tmp_path / "train" / name / "x.tiff")
+    with pytest.raises(ValueError, match=r"x\.tiff cannot be read as an image: it has more than 8 bits"):
+        ImageFolder(tmp_path, num_workers=0).setup()

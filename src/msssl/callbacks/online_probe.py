@@ -36,7 +36,7 @@ class OnlineProbe(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         num_classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)
         if num_classes is None:
-            log.info("online probe: off, the data has no labels")
+            log.info("online probe: off, the data has no labels (or its data set no `targets` to count the classes by)")
             return
         if self.head is not None:
             return
@@ -133,4 +133,5 @@ class OnlineProbe(Callback):
         if self.head is not None and self._saved:
             self.head.load_state_dict(self._saved["head"])
             self._optimizer.load_state_dict(self._saved["optimizer"])
+            self._optimizer.param_groups[0]["lr"] = self.lr  # the argument wins over the checkpoint
             self._saved = {}

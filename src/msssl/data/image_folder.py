@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
+from msssl.data.images import to_rgb
 
 log = logging.getLogger(__name__)
 MAX_DEFAULT_SIZE = 64
@@ -92,6 +93,6 @@ class _Folder(Dataset[tuple[Image.Image, int]]):
     def open(self, index: int) -> Image.Image:
         path = self.paths[index]
         try:
-            return Image.open(path).convert("RGB")
+            return to_rgb(Image.open(path))
         except Exception as error:  # Pillow's formats raise many kinds
             raise ValueError(f"{path} cannot be read as an image: {error}") from error

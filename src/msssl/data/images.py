@@ -38,12 +38,19 @@ class Images(Dataset[dict[str, Any]]):
 
     def _to_tensor(self, image: Any, index: int) -> Tensor:
         if isinstance(image, Image.Image):
-            tensor: Tensor = F.pil_to_tensor(image.convert("RGB"))
+            tensor: Tensor = F.pil_to_tensor(to_rgb(image))
             return tensor
         if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
             return image
         found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"image {index} of {self.name} is {found}: expected a PIL image or a uint8 tensor (C, H, W)")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image in 8-bit RGB; ValueError for more bits, which a plain conversion would cut off."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"it has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits first")
+    return image.convert("RGB")
 
 
 def labels_of(dataset: Dataset[Any]) -> Tensor | None:

@@ -76,7 +76,7 @@ class TrainLoader:
 
     def order(self, epoch: int) -> list[Tensor]:
         """Rows of this rank's batches in an epoch."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
         permutation = torch.randperm(len(self.images), generator=generator)
         whole = permutation[: len(self) * self.world_size * self.batch_size]
         return list(whole.view(len(self), self.world_size, self.batch_size)[:, self.rank])
@@ -106,11 +106,12 @@ class EvaluationLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        if len(images) < world_size:
-            raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
         per_rank = -(-len(images) // world_size)
+        n_batches = -(-per_rank // batch_size)
+        if len(images) // world_size < n_batches:
+            raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
         rows = torch.arange(rank, len(images), world_size)
-        batches = list(rows.tensor_split(-(-per_rank // batch_size)))
+        batches = list(rows.tensor_split(n_batches))
         self._loader = _loader(images, batches, num_workers, pin_memory)
 
     def __len__(self) -> int:

@@ -52,7 +52,7 @@ class Shapes(MultiViewDataModule):
     def dataset(self, split: Split) -> Dataset[Any] | None:
         if split == "val":
             return None
-        generator = torch.Generator().manual_seed(derive_seed(self.data_seed, ("train", "test").index(split)))
+        generator = torch.Generator().manual_seed(derive_seed(f"shapes/{split}", self.data_seed))
         labels = torch.arange(self.counts[split]) % len(FORMS)
         return TensorDataset(draw(labels, self.image_size, generator), labels)
 

@@ -61,7 +61,7 @@ class MultiView(nn.Module):
 
         Args:
             images: uint8, on any device.
-            key: non-negative integers that name the step, such as (seed, epoch, batch index); by default
+            key: integers that name the step, such as (seed, epoch, batch index); by default
                 `torch.initial_seed()` and the count of such calls.
             rank: part of the key: Kornia draws for the images that it sees, so each rank must draw its own.
         """
@@ -106,7 +106,7 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 @contextmanager
 def _seeded(key: tuple[int, ...], device: torch.device) -> Iterator[None]:
     """The global generators of the CPU and of this device, seeded by the key and put back afterwards."""
-    seed = derive_seed(*key)
+    seed = derive_seed("views", *key)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
