@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
@@ -83,25 +83,12 @@ class OnlineProbe(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._count(outputs)
-
-    @override
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._count(outputs)
-
-    def _count(self, outputs: dict[str, Tensor]) -> None:
         if self.head is None or self._accuracy is None:
             return
         self.head.eval()
         self._accuracy.update(self.head(outputs["features"].float()), outputs["label"])
+
+    on_test_batch_end = on_validation_batch_end
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,7 +17,7 @@ from msssl.data import MultiViewDataModule
 from msssl.metrics import linear_probe
 from msssl.modules import MultiViewModule
 
-WEIGHT_DECAYS = (1.0, 1e-1, 1e-2, 1e-3)
+WEIGHT_DECAYS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 PIXEL_SIZE = 32
 Encoder = Callable[[Tensor], Tensor]
 Split = tuple[Tensor, Tensor]  # features (N, F), labels (N,)
@@ -94,7 +94,7 @@ def evaluate(features: dict[str, Split], num_classes: int) -> dict[str, Any]:
 
 def protocol(splits: list[str]) -> str:
     """How the accuracies were made, in a sentence."""
-    how = "offline linear probe, clean images, L-BFGS"
+    how = "offline linear probe, clean images, L-BFGS (200 iterations at most)"
     if "val" in splits:
         how += f", weight decay of {', '.join(map(str, WEIGHT_DECAYS))} chosen on val"
     if "test" in splits:

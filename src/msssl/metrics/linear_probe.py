@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def linear_probe(
-    features: Tensor, labels: Tensor, *, num_classes: int, weight_decay: float = 1e-2, max_iter: int = 500
+    features: Tensor, labels: Tensor, *, num_classes: int, weight_decay: float = 1e-2, max_iter: int = 200
 ) -> nn.Linear:
     """Fit a linear classifier to frozen features by L-BFGS.
 
