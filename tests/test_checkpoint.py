@@ -266,3 +266,12 @@ def test_find_names_what_is_not_there(tmp_path, monkeypatch):
         find("runs/a")
     with pytest.raises(FileNotFoundError, match=r"ckpt_path none\.ckpt"):
         find("none.ckpt")
+
+
+def test_class_defined_in_a_script_loads(monkeypatch):
+    class Mine(msssl.BarlowTwins):
+        pass
+
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", Mine, raising=False)
+    checkpoint = {"hyper_parameters": {"_class_path": "__main__.Mine", "backbone": "resnet18", "proj_dim": 8}}
+    assert type(MultiViewModule.from_hyperparameters(checkpoint)) is Mine

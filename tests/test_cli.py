@@ -324,3 +324,28 @@ def test_public_names():
         assert getattr(msssl, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = msssl.Nothing
+
+
+def test_the_bar_reads_metrics_at_logging_steps_only(msssl, monkeypatch):
+    from msssl.cli import run
+
+    reads = []
+    get_metrics = run.Bar.get_metrics
+
+    def count(self, trainer, module):
+        if trainer.training:
+            reads.append(trainer.global_step)
+        return get_metrics(self, trainer, module)
+
+    monkeypatch.setattr(run.Bar, "get_metrics", count)
+    code, _, err = msssl(*SHAPES, "--trainer.log_every_n_steps=2", "--data.batch_size=4")  # 12 steps
+    assert code == 0, err
+    assert set(reads) <= {0, 2, 4, 6, 8, 10, 12}
+    assert {2, 4, 6} <= set(reads)
+
+
+def test_a_run_without_checkpoints(msssl, tmp_path):
+    code, out, err = msssl(*SHAPES, "--trainer.enable_checkpointing", "false")
+    assert code == 0, err
+    assert "none was written" in out
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -704,3 +704,13 @@ def test_more_than_8_bits_are_refused_not_cut_off(mode, tmp_path):
         Image.fromarray(pixels).save(tmp_path / "train" / name / "x.tiff")
     with pytest.raises(ValueError, match=r"x\.tiff cannot be read as an image: it has more than 8 bits"):
         ImageFolder(tmp_path, num_workers=0).setup()
+
+
+def test_grey_tensors_are_repeated_and_other_channel_counts_refused():
+    grey = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8)
+    item = Images(TensorDataset(grey, torch.zeros(20)), torch.arange(20), "train")[3]
+    assert item["image"].shape == (3, 8, 8)
+    assert all(torch.equal(channel, grey[3, 0]) for channel in item["image"])
+    four = TensorDataset(torch.zeros(20, 4, 8, 8, dtype=torch.uint8), torch.zeros(20))
+    with pytest.raises(ValueError, match=r"uint8 \(4, 8, 8\)"):
+        _ = Images(four, torch.arange(20), "train")[0]

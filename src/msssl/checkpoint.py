@@ -38,7 +38,10 @@ class Reloadable(HyperparametersMixin):
         self.save_hyperparameters(ignore=[*other, *inner], frame=frame)
         defaults = _defaults(type(self))
         self.hparams["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        self.hparams[_LEFT_OUT] = [name for name in other if arguments[name] is not defaults.get(name)]
+        paths = [name for name in other if isinstance(arguments[name], Path)]
+        self.hparams.update({name: str(arguments[name]) for name in paths})
+        given = [name for name in other if name not in paths and arguments[name] is not defaults.get(name)]
+        self.hparams[_LEFT_OUT] = given
 
     @classmethod
     def load_from_checkpoint(
@@ -76,8 +79,10 @@ class Reloadable(HyperparametersMixin):
         for path in _class_paths([class_path, given]):
             _check_trusted(path)
         target = cls if class_path is None else _resolve(class_path)
-        if not issubclass(target, cls):
+        if not (isinstance(target, type) and issubclass(target, cls)):
             raise ValueError(f"the checkpoint holds a {class_path}, not a {cls.__name__}")
+        if inspect.isabstract(target):
+            raise ValueError(f"the checkpoint does not say which {cls.__name__} it was made with")
         if missing:
             names = ", ".join(missing)
             raise ValueError(f"{target.__name__} was built in Python with {names}: give the same again, by keyword")
@@ -152,8 +157,12 @@ def _class_paths(value: Any) -> Iterator[str]:
             return
         if not isinstance(parsed, str):
             yield from _class_paths(parsed)
-        elif re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", parsed) and find_spec(parsed.partition(".")[0]):
+        elif re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", parsed) and _exists(parsed.partition(".")[0]):
             yield parsed
+
+
+def _exists(package: str) -> bool:
+    return package in sys.modules or find_spec(package) is not None
 
 
 def _check_trusted(class_path: str) -> None:

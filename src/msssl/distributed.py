@@ -17,7 +17,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous().clone()
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)  # summed: DDP's mean over ranks then leaves the gradient of the global loss
         return grad.narrow(1, dist.get_rank() * ctx.n_images, ctx.n_images)
 

@@ -22,6 +22,8 @@ def expand(args: list[str]) -> list[str]:
             args[i + 1] = _find_config(args[i + 1])
     if args and args[0] in TRAINER_COMMANDS and "--ckpt_path" in args[:-1]:
         i = args.index("--ckpt_path") + 1
+        if args[i] == "null":
+            return args
         checkpoint = find(args[i])
         args[i] = str(checkpoint)
         saved = checkpoint.with_name("config.yaml")

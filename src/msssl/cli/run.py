@@ -84,6 +84,7 @@ class MultiViewCLI(LightningCLI):
         else:
             self.save_config_callback = None
             config["logger"] = config["logger"] or False
+        if self.subcommand != "fit" or config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
         if self.subcommand == "predict":
             checkpoint = self._get(self.config_init, "ckpt_path")
@@ -101,7 +102,7 @@ class MultiViewCLI(LightningCLI):
         config["default_root_dir"] = self.run_dir
         if config["logger"] in (None, True):
             config["logger"] = [
-                TensorBoardLogger(self.run_dir, name="", version=""),
+                TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False),
                 CSVLogger(self.run_dir, name="", version=""),
             ]
         return [ViewGrid(), *([LearningRateMonitor()] if config["logger"] else [])]
@@ -127,11 +128,21 @@ class SaveConfig(SaveConfigCallback):
 
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.parser.save(self.config, Path(trainer.default_root_dir) / "config.yaml", skip_unset=False, overwrite=True)
+        config = self.config.clone()
+        config["ckpt_path"] = None  # used once: the saved config must not resume again
+        self.parser.save(config, Path(trainer.default_root_dir) / "config.yaml", skip_unset=False, overwrite=True)
 
 
 class Bar(RichProgressBar):
     """Rich's bar without the logger's version number; refreshed at logging steps, as reading a metric waits."""
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Lightning's own reads the metrics at every step, whatever the refresh rate.
+        if (batch_idx + 1) % self.refresh_rate == 0 or trainer.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     @override
     def get_metrics(self, *args: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def print_summary(trainer: Trainer, run_dir: Path) -> None:
     if last.is_file():
         lines["next"] = f"msssl probe --ckpt_path {last}"
     for name, text in lines.items():
-        Console(soft_wrap=True, highlight=False).print(f"{name:<12}{text}")
+        Console(soft_wrap=True, highlight=False, markup=False).print(f"{name:<12}{text}")
 
 
 def _millions(module: nn.Module) -> str:

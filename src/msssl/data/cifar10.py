@@ -22,7 +22,7 @@ class CIFAR10(MultiViewDataModule):
         existed = folder.exists()
         try:
             datasets.CIFAR10(self.data_dir, download=True)
-        except OSError as error:  # URLError is one
+        except (OSError, RuntimeError) as error:  # no network; a download that is not the archive
             if not existed and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
             raise FileNotFoundError(

@@ -70,8 +70,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def dataset(self, split: Split) -> Dataset[Any] | None:
         """Data set of (PIL image or uint8 tensor (C, H, W), integer label) pairs, or None if there is no such split.
 
-        All images have one size. Label -1 means none; `targets` or `labels` on the data set, where it has them,
-        spare reading its images to balance classes.
+        All images have one size. Label -1 means none. Classes are counted and balanced by the data set's `targets` or
+        `labels`, one integer an image, as torchvision has them; without these it counts as unlabelled.
         """
 
     @classmethod
@@ -88,7 +88,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     @property
     def num_classes(self) -> int | None:
         """Number of classes of the labels, or None if there are none; known after `setup`."""
-        labels = labels_of(self.splits["train"].dataset)
+        labels = labels_of(self.splits["train"].dataset) if self.splits else None
         return None if labels is None or labels.max() < 0 else int(labels.max()) + 1
 
     @override
@@ -100,7 +100,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
 
     def _make_splits(self) -> dict[str, Images]:
         train, val, test = (self.dataset(split) for split in ("train", "val", "test"))
-        if train is None:
+        if train is None or len(train) == 0:  # type: ignore[arg-type]
             raise ValueError(f"{type(self).__name__} in {self.data_dir} has no training images")
         labels = labels_of(train)
         groups = torch.full((len(train),), -1) if labels is None else labels  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ class _Folder(Dataset[tuple[Image.Image, int]]):
                 f"{root} is not a folder: ImageFolder reads DATA_DIR/train/<class>/* or DATA_DIR/train/*"
             )
         self.image_size = image_size
-        self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
         if len(self.classes) == 1:
             raise ValueError(
                 f"{root} holds one class folder, {self.classes[0]!r}: labels need two; "

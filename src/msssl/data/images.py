@@ -40,10 +40,12 @@ class Images(Dataset[dict[str, Any]]):
         if isinstance(image, Image.Image):
             tensor: Tensor = F.pil_to_tensor(to_rgb(image))
             return tensor
-        if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
-            return image
+        if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) in (1, 3):
+            return image.expand(3, -1, -1)  # grey repeated
         found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"image {index} of {self.name} is {found}: expected a PIL image or a uint8 tensor (C, H, W)")
+        raise ValueError(
+            f"image {index} of {self.name} is {found}: expected a PIL image or a uint8 tensor (1 or 3, H, W)"
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from msssl.data.images import Images
@@ -58,7 +57,7 @@ class TrainLoader:
         self.world_size = world_size
         self._position = {"epoch": -1, "batch": 0}  # batches handed out of that epoch
         self._resume_at: dict[str, int] | None = None
-        self._batches: list[Tensor] = []
+        self._batches: list[list[int]] = []
         self._loader = _loader(images, self._batches, num_workers, pin_memory)
 
     def __len__(self) -> int:
@@ -74,12 +73,14 @@ class TrainLoader:
             self._position = {"epoch": epoch, "batch": batch_index + 1}
             yield {**batch, "epoch": epoch, "batch": batch_index}
 
-    def order(self, epoch: int) -> list[Tensor]:
+    def order(self, epoch: int) -> list[list[int]]:
         """Rows of this rank's batches in an epoch."""
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
         permutation = torch.randperm(len(self.images), generator=generator)
         whole = permutation[: len(self) * self.world_size * self.batch_size]
-        return list(whole.view(len(self), self.world_size, self.batch_size)[:, self.rank])
+        # Lists: each tensor would travel to a worker through a file descriptor of its own.
+        batches: list[list[int]] = whole.view(len(self), self.world_size, self.batch_size)[:, self.rank].tolist()
+        return batches
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and number of its batches that were handed out."""
@@ -111,7 +112,7 @@ class EvaluationLoader:
         if len(images) // world_size < n_batches:
             raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
         rows = torch.arange(rank, len(images), world_size)
-        batches = list(rows.tensor_split(n_batches))
+        batches = [batch.tolist() for batch in rows.tensor_split(n_batches)]
         self._loader = _loader(images, batches, num_workers, pin_memory)
 
     def __len__(self) -> int:
@@ -121,10 +122,10 @@ class EvaluationLoader:
         return iter(self._loader)
 
 
-def _loader(images: Images, batches: list[Tensor], num_workers: int, pin_memory: bool) -> DataLoader[dict[str, Any]]:
+def _loader(images: Images, batches: list[list[int]], num_workers: int, pin_memory: bool) -> DataLoader[dict[str, Any]]:
     return DataLoader(
         images,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,

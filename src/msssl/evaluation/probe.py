@@ -44,6 +44,8 @@ def probe(ckpt_path: str) -> None:
         "untrained encoder": _untrained(checkpoint).to(device),
         "pretrained encoder": MultiViewModule.load_from_checkpoint(path).eval().to(device),
     }
+    if not {"val", "test"} & data.splits.keys():
+        raise ValueError(f"{path}: its data has neither a test split nor, with val_fraction 0, validation images")
     splits: list[str] = [name for name in ("probe", "val", "test") if name in data.splits]
     rows = []
     for name, encoder in track(encoders.items(), description="Linear probes", transient=True):
@@ -123,5 +125,5 @@ def _print(report: dict[str, Any]) -> None:
     for row in report["rows"]:
         scores = [f"{row[key]:.3f}" if row.get(key) is not None else "-" for key in ("val_top1", "test_top1")]
         table.add_row(row["features"], str(row["dim"]), f"{row['weight_decay']:g}", *scores)
-    Console().print(table)
-    Console(soft_wrap=True).print(f"written to {Path(report['checkpoint']).with_name('probe.json')}")
+    Console(markup=False).print(table)
+    Console(soft_wrap=True, markup=False).print(f"written to {Path(report['checkpoint']).with_name('probe.json')}")

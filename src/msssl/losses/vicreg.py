@@ -37,7 +37,7 @@ def vicreg_loss(
     >>> z = torch.tensor([[[3.0, -3.0], [-3.0, 3.0]], [[1.0, -1.0], [-1.0, 1.0]]])  # zb = [[2, -2], [-2, 2]]
     >>> terms = vicreg_loss(z, sim_coeff=1.0, std_coeff=1.0, cov_coeff=1.0)
     >>> {name: value.item() for name, value in terms.items()}
-    {'loss': 68.0, 'invariance': 4.0, 'variance': 0.0, 'covariance': 64.0}
+    {'loss': 132.0, 'invariance': 4.0, 'variance': 0.0, 'covariance': 128.0}
     """
     z = check_embeddings(z)
     n_views, n_images, dim = z.shape

@@ -23,7 +23,11 @@ class BarlowTwins(MultiViewModule):
     def __init__(self, beta: float | Literal["auto"] = "auto", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.beta = 5 / self.proj_dim if beta == "auto" else float(beta)
-        log.info("beta: %g%s", self.beta, f" (auto: 5 / {self.proj_dim})" if beta == "auto" else "")
+        self._auto = beta == "auto"
+
+    @override
+    def on_fit_start(self) -> None:
+        log.info("beta: %g%s", self.beta, f" (auto: 5 / {self.proj_dim})" if self._auto else "")
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:

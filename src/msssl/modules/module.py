@@ -81,7 +81,9 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         if "loss" not in terms:
             raise ValueError(f"{type(self).__name__}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
         for name, value in terms.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=views.shape[1])
+            self.log(
+                f"train/{name}", torch.as_tensor(value).detach(), prog_bar=name == "loss", batch_size=views.shape[1]
+            )
         return {
             "loss": terms["loss"],
             "features": features.detach().unflatten(0, views.shape[:2]),  # (K, N, F)
@@ -108,7 +110,9 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         optimizer = self.make_optimizer(self._parameter_groups())
         if self.make_lr_scheduler is None:
             return optimizer
-        return [optimizer], [self.make_lr_scheduler(optimizer)]
+        scheduler = self.make_lr_scheduler(optimizer)
+        monitor = getattr(scheduler, "monitor", None)  # of ReduceLROnPlateau
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         parameters = [p for p in self.parameters() if p.requires_grad]

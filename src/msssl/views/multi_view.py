@@ -100,7 +100,8 @@ def _preset(name: str, size: tuple[int, int]) -> list[nn.Module]:
 
 @functools.cache  # a copy to a GPU waits for it: once, not every step
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+    with torch.inference_mode(False):  # it outlives an evaluation that asks first
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 @contextmanager
