@@ -236,6 +236,7 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--config broken.yaml": "Problems parsing config",
     "--ckpt_path absent.ckpt": "absent.ckpt is not a file",
     "--ckpt_path last": "there is no last.ckpt below runs",
+    "--trainer.logger WandbLogger --trainer.logger.project x": "WandbLogger': Requirement 'wandb",
     "--trainer.strategy dpp": "strategy='dpp'",
     "--trainer.accelerator gpus": "accelerator",
     "--data ImageFolder --data.data_dir absent": "absent/train is not a folder",

@@ -21,9 +21,9 @@ def user_message(error: BaseException) -> str | None:
     traceback of one's own loss, or of torch, is never hidden.
     """
     if "Union subtypes" in str(error):  # raised by a constructor, and wrapped by jsonargparse
-        found = re.findall(r"^\s*- (?!Expected |Does not validate)(.+)", str(error), flags=re.MULTILINE)
+        found = re.findall(r"^\s*- (?!Expected |Does not validate)(.+(?:(?<=:)\n.+)?)", str(error), flags=re.MULTILINE)
         if found:
-            return str(found[-1])
+            return " ".join(found[-1].split())
     root = error
     while (deeper := root.__cause__ or root.__context__) is not None and not _is_ours(root):
         root = deeper
