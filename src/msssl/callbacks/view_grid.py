@@ -1,9 +1,7 @@
 """A picture of what the encoder sees."""
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -47,6 +45,6 @@ def draw_views(views: Tensor, min_size: int = 64) -> Tensor:
     """Views (K, N, 3, H, W) in [0, 1] as one picture (3, h, w), a row per image; small ones are magnified."""
     views = views.float().cpu()
     factor = max(1, min_size // views.shape[-1])
-    cells: Any = views.transpose(0, 1).flatten(0, 1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    cells = views.transpose(0, 1).flatten(0, 1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     grid: Tensor = make_grid(cells.clamp(0, 1), nrow=views.shape[0], padding=2, pad_value=1.0)
-    return torch.as_tensor(grid)
+    return grid

@@ -34,10 +34,6 @@ class ImageFolder(MultiViewDataModule):
         self.image_size = image_size
         self._classes: list[str] = []
 
-    @override
-    def prepare_data(self) -> None:
-        _Folder(Path(self.data_dir, "train"), None)  # a wrong folder stops the run before it writes anything
-
     @property
     @override
     def num_classes(self) -> int | None:
