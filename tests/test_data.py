@@ -607,13 +607,6 @@ def test_a_wrong_folder_is_named(tmp_path, broken):
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize("broken", [no_folder, empty_folder, empty_classes, one_class])
-def test_a_wrong_train_folder_is_named_before_anything_is_written(tmp_path, broken):
-    path = broken(tmp_path)
-    with pytest.raises((ValueError, OSError), match=re.escape(str(path))):
-        ImageFolder(str(tmp_path)).prepare_data()
-
-
 def truncated(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
