@@ -1,3 +1,4 @@
+import importlib.util
 import logging
 import pickle
 import sys
@@ -10,6 +11,14 @@ from PIL import Image
 torch.set_num_threads(1)  # the tests share the cores, and sums do not depend on their number
 TINY_IMAGES = [f"--data.{option}" for option in ("train_images=60", "test_images=20", "batch_size=16", "num_workers=0")]
 NARROW = ["--model.backbone.class_path=msssl.ResNet", "--model.backbone.width=8"]
+
+
+def load(path):
+    """A module from a file that is not on the path, under its own name."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

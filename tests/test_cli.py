@@ -19,7 +19,7 @@ SHAPES = [
     "--trainer.log_every_n_steps=1",
 ]
 CONFIGS = sorted(path.name for path in Path(__file__).parents[1].glob("configs/*.yaml"))
-OVERLAYS = {"resnet50.yaml", "ddp.yaml"}
+OVERLAYS = {"resnet50.yaml", "ddp.yaml", "simclr.yaml", "spectral_contrastive.yaml", "mmcr.yaml"}
 ONE_STEP = ["--trainer.fast_dev_run=1", "--data.batch_size=4", "--data.num_workers=0", "--data.views.n_views=2"]
 
 
@@ -212,6 +212,64 @@ def test_two_ranks(tmp_path):
     views = torch.cat([batch["views"].flatten(0, 1).flatten(1) for batch in batches])
     assert len(views) == 2 * 4 * 16
     assert len(views.unique(dim=0)) == len(views)
+
+
+TWO_RANKS_MODULE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 8, 3, stride=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        )
+
+
+class Tint(nn.Module):  # views that depend on the image and the view's number alone
+    def forward(self, views):
+        by_view = views.unflatten(0, (4, -1))
+        return (by_view ** torch.linspace(0.5, 2, 4)[:, None, None, None, None]).flatten(0, 1)
+"""
+
+
+def test_two_ranks_train_as_one_with_their_batches_together(msssl, tmp_path):
+    write(tmp_path / "two_ranks.py", TWO_RANKS_MODULE)
+    config = {
+        "seed_everything": 0,
+        "trainer": {"accelerator": "cpu", "precision": "64-true", "max_steps": 5, "enable_progress_bar": False},
+        "model": {
+            "class_path": "msssl.BarlowTwins",
+            "init_args": {"backbone": {"class_path": "two_ranks.Net"}, "proj_layers": 1, "proj_dim": 16},
+        },
+        "data": {
+            "class_path": "msssl.Shapes",
+            "init_args": {
+                "train_images": 200,
+                "test_images": 20,
+                "num_workers": 0,
+                "views": {
+                    "class_path": "msssl.MultiView",
+                    "init_args": {"n_views": 4, "augmentations": [{"class_path": "two_ranks.Tint"}]},
+                },
+            },
+        },
+        "online_probe": None,
+    }
+    write(tmp_path / "run.yaml", yaml.safe_dump(config))
+    fit = ["fit", "--config", "run.yaml", "--trainer.default_root_dir"]
+    code, _, err = msssl(*fit, "one", "--data.batch_size", 32)
+    assert code == 0, err
+    two = [*fit, "two", "--data.batch_size", "16", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = subprocess.run([sys.executable, "-m", "msssl", *two], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        torch.load(next(tmp_path.glob(f"{name}/*/last.ckpt")), weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for name, weights in one.items():
+        assert (two[name] - weights).norm() <= 1e-9 * weights.norm(), name
 
 
 WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says

@@ -12,11 +12,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from msssl.distributed import gather
-from msssl.losses import barlow_twins_loss, vicreg_loss
+from msssl.distributed import check_equal_shapes, gather
+from msssl.losses import barlow_twins_loss, mmcr_loss, simclr_loss, spectral_contrastive_loss, vicreg_loss
 
 N, FEATURES, D = 3, 6, 4  # images per rank, and widths
-LOSSES = {"barlow_twins": partial(barlow_twins_loss, beta=0.3), "vicreg": vicreg_loss}
+LOSSES = {
+    "barlow_twins": partial(barlow_twins_loss, beta=0.3),
+    "barlow_twins pairs": partial(barlow_twins_loss, beta=0.3, form="pairs"),
+    "barlow_twins eq10": partial(barlow_twins_loss, beta=0.3, form="eq10"),
+    "vicreg": vicreg_loss,
+    "vicreg pairs": partial(vicreg_loss, form="pairs"),
+    "simclr": simclr_loss,
+    "spectral_contrastive": spectral_contrastive_loss,
+    "mmcr": partial(mmcr_loss, local_coeff=0.2),
+}
 CASES = [(name, K) for name in LOSSES for K in (2, 3)]
 
 
@@ -90,6 +99,10 @@ def work(rank, world_size, folder):
         found[name, K] = under_ddp(lambda z, name=name: LOSSES[name](gather(z))["loss"], x, rank)
         wrong = under_ddp(lambda z, name=name: LOSSES[name](gather_without_autograd(z))["loss"], x, rank)
         found["without autograd", name, K] = wrong
+    check_equal_shapes(torch.zeros(2, N, D))
+    with pytest.raises(ValueError, match="every rank needs") as error:
+        check_equal_shapes(torch.zeros(2, N + rank, D))
+    found["unequal"] = str(error.value)
     found["all_reduce"] = under_ddp(barlow_twins_by_all_reduce, images(2, world_size), rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -114,6 +127,12 @@ def test_gathered_batch_is_in_rank_order_on_every_rank(ranks, K):
     for found in ranks:
         assert torch.equal(found["gathered", K], x)
         assert torch.equal(found["labels", K], x.argmax(dim=2, keepdim=True))  # integers, as the probe's labels
+
+
+def test_unequal_batches_are_an_error_on_every_rank(ranks):
+    for found in ranks:
+        for rank in range(len(ranks)):
+            assert f"(2, {N + rank}, {D}) on rank {rank}" in found["unequal"]
 
 
 @pytest.mark.parametrize(("loss", "K"), CASES)

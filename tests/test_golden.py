@@ -22,8 +22,15 @@ class Losses(L.Callback):
         self.values.append(float(outputs["loss"]))
 
 
-@pytest.mark.parametrize("name", ["BarlowTwins", "VICReg"])
-def test_losses_of_five_steps(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        *[("BarlowTwins", form) for form in ("mean", "pairs", "eq10")],
+        *[("VICReg", form) for form in ("mean", "pairs")],
+        *[(name, None) for name in ("SimCLR", "SpectralContrastive", "MMCR")],
+    ],
+)
+def test_losses_of_five_steps(name, form, tmp_path):
     L.seed_everything(0)
     losses = Losses()
     trainer = L.Trainer(
@@ -37,9 +44,10 @@ def test_losses_of_five_steps(name, tmp_path):
         enable_model_summary=False,
     )
     backbone = msssl.ResNet(18, width=8, low_resolution=False)
-    module = getattr(msssl, name)(backbone=backbone, proj_dim=32)
+    arguments = {"form": form} if form else {}
+    module = getattr(msssl, name)(backbone=backbone, proj_dim=32, **arguments)
     trainer.fit(module, msssl.Shapes(train_images=200, batch_size=32, num_workers=0))
-    golden = GOLDEN / f"{name}.txt"
+    golden = GOLDEN / f"{name}{f'-{form}' if form else ''}.txt"
     if os.environ.get("GOLDEN"):
         golden.write_text("".join(f"{value:.10f}\n" for value in losses.values))
     assert losses.values == pytest.approx([float(line) for line in golden.read_text().split()], rel=1e-5)

@@ -1,11 +1,15 @@
+import json
+
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, VICReg
 from msssl.losses import barlow_twins_loss, vicreg_loss
+from msssl.modules.non_finite_guard import NonFiniteGuard
 
 
 class Small(nn.Module):
@@ -232,6 +236,66 @@ def test_the_logged_terms_are_those_of_the_loss(tmp_path):
 
     metrics = fit(Fixed(backbone=Small(), proj_dim=16), tmp_path).callback_metrics
     assert {name: value.item() for name, value in metrics.items()} == {"train/loss": 3.0, "train/other": 4.0}
+
+
+class NaNAt(MeanSquare):
+    """The loss is not a number at one step of the run."""
+
+    at = 2
+
+    def compute_loss(self, z):
+        bad = float("nan") if self.global_step == self.at else 0.0
+        return {"loss": z.square().mean() + bad, "size": z.abs().mean() * 0 + 4}
+
+
+@pytest.mark.parametrize("every", [1, 3, 50])
+def test_a_loss_that_is_not_finite_stops_the_run(every, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"batch 0 of epoch 1: loss nan, size 4; .*non_finite\.json"):
+        fit(NaNAt(backbone=Small()), tmp_path, max_steps=-1, max_epochs=9, log_every_n_steps=every)
+    found = json.loads((tmp_path / "non_finite.json").read_text())
+    assert (found["epoch"], found["batch"], found["terms"]) == (1, 0, {"loss": "nan", "size": "4.0"})
+    assert len(set(found["index"])) == 4
+
+
+def test_the_images_of_a_loss_that_is_not_finite(tmp_path):
+    seen = []
+
+    class Recording(NaNAt):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch["index"].tolist())
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(FloatingPointError):
+        fit(Recording(backbone=Small()), tmp_path, max_steps=-1, max_epochs=9)
+    assert json.loads((tmp_path / "non_finite.json").read_text())["index"] == seen[2]
+
+
+def test_no_checkpoint_after_a_loss_that_is_not_finite(tmp_path):
+    checkpoints = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    with pytest.raises(FloatingPointError):
+        fit(
+            NaNAt(backbone=Small()),
+            tmp_path,
+            n=40,
+            max_steps=9,
+            log_every_n_steps=50,
+            enable_checkpointing=True,
+            callbacks=[checkpoints],
+        )
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=1.ckpt", "step=2.ckpt"]
+
+
+def test_losses_are_read_at_logging_steps_only(tmp_path, monkeypatch):
+    reads = []
+    read = NonFiniteGuard._read
+
+    def count(self, trainer):
+        reads.append(trainer.global_step)
+        read(self, trainer)
+
+    monkeypatch.setattr(NonFiniteGuard, "_read", count)
+    fit(MeanSquare(backbone=Small()), tmp_path, n=40, max_steps=10, log_every_n_steps=4)
+    assert reads == [4, 8, 10]
 
 
 def test_terms_without_a_loss_are_an_error(tmp_path):

@@ -10,6 +10,9 @@ _HOME = {
     "MultiViewModule": "modules",
     "BarlowTwins": "modules",
     "VICReg": "modules",
+    "SimCLR": "modules",
+    "SpectralContrastive": "modules",
+    "MMCR": "modules",
     "MultiViewDataModule": "data",
     "CIFAR10": "data",
     "ImageFolder": "data",
@@ -45,7 +48,10 @@ if TYPE_CHECKING:
     from msssl.data import ImageFolder as ImageFolder
     from msssl.data import MultiViewDataModule as MultiViewDataModule
     from msssl.data import Shapes as Shapes
+    from msssl.modules import MMCR as MMCR
     from msssl.modules import BarlowTwins as BarlowTwins
     from msssl.modules import MultiViewModule as MultiViewModule
+    from msssl.modules import SimCLR as SimCLR
+    from msssl.modules import SpectralContrastive as SpectralContrastive
     from msssl.modules import VICReg as VICReg
     from msssl.views import MultiView as MultiView

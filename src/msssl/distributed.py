@@ -1,4 +1,4 @@
-"""The one collective of the package: embeddings of all ranks, with autograd."""
+"""What ranks tell each other: embeddings, with autograd, and a few plain objects."""
 
 from typing import Any
 
@@ -30,12 +30,34 @@ def gather(z: Tensor) -> Tensor:
 
     Returns:
         Shape (K, W*N, D), rank-major within a view, the same on every rank; z itself in a single process.
+        Unequal shapes are not noticed here, where it would take a wait for the device: see `check_equal_shapes`.
 
     >>> z = torch.randn(4, 8, 2)
     >>> gather(z) is z
     True
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _alone():
         return z
     gathered: Tensor = _Gather.apply(z.contiguous())
     return gathered
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """A plain object of each rank, in their order; waits for all of them."""
+    if _alone():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def check_equal_shapes(z: Tensor) -> None:
+    """Raise ValueError, on every rank, where the ranks' tensors differ in shape; waits for all of them."""
+    shapes = gather_objects(tuple(z.shape))
+    if len(set(shapes)) > 1:
+        listed = ", ".join(f"{shape} on rank {rank}" for rank, shape in enumerate(shapes))
+        raise ValueError(f"embeddings have shape {listed}: every rank needs the same number of images and views")
+
+
+def _alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1

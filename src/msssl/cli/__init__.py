@@ -7,7 +7,7 @@ from msssl import __version__
 
 
 def main() -> None:
-    """Run the command in `sys.argv`; bad input ends in one line and exit code 2, never in a traceback."""
+    """Run the command in `sys.argv`: bad input ends in one line and exit code 2, a failed run in exit code 1."""
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"msssl {__version__}\n")
         return
@@ -18,6 +18,9 @@ def main() -> None:
 
     try:
         run(sys.argv[1:])
+    except FloatingPointError as error:  # the run went wrong, not its arguments
+        sys.stderr.write(f"msssl: error: {error}\n")
+        sys.exit(1)
     except Exception as error:
         message = user_message(error)
         if message is None:

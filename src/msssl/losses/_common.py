@@ -1,4 +1,4 @@
-"""What the losses share: the check of their input and off-diagonal energies."""
+"""What the losses share: the check of their input and energies of Gram matrices."""
 
 import torch
 from torch import Tensor
@@ -13,14 +13,20 @@ def check_embeddings(z: Tensor) -> Tensor:
     return z if z.dtype == torch.float64 else z.float()
 
 
+def energy(x: Tensor) -> Tensor:
+    """||x^T x||_F^2 for x (..., N, D), one value per leading index, through the smaller Gram: ||x x^T||_F is the same.
+
+    >>> energy(torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]]))  # x^T x = [[10, 14], [14, 21]]
+    tensor(933.)
+    """
+    gram = x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
+    return gram.square().sum(dim=(-2, -1))
+
+
 def off_diagonal_energy(x: Tensor) -> Tensor:
     """Sum of the squared off-diagonal elements of x^T x, for x (..., N, D); one value per leading index.
 
-    ||x^T x||_F = ||x x^T||_F, so the smaller of the two Gram matrices is formed.
-
-    >>> off_diagonal_energy(torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]]))  # x^T x = [[10, 14], [14, 21]]
+    >>> off_diagonal_energy(torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]]))
     tensor(392.)
     """
-    gram = x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
-    diagonal = x.square().sum(dim=-2)
-    return gram.square().sum(dim=(-2, -1)) - diagonal.square().sum(dim=-1)
+    return energy(x) - x.square().sum(dim=-2).square().sum(dim=-1)

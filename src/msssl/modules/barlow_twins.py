@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from msssl.losses import barlow_twins_loss
+from msssl.losses.barlow_twins import Form
 from msssl.modules.module import MultiViewModule
 
 log = logging.getLogger(__name__)
@@ -17,11 +18,13 @@ class BarlowTwins(MultiViewModule):
 
     Args:
         beta: weight of the redundancy; `auto` is 5 / proj_dim, so that a small projector works untuned.
+        form: `mean`, `pairs` or `eq10`; see the loss.
         **kwargs: those of `MultiViewModule`.
     """
 
-    def __init__(self, beta: float | Literal["auto"] = "auto", **kwargs: Any) -> None:
+    def __init__(self, beta: float | Literal["auto"] = "auto", form: Form = "mean", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.form: Form = form
         self.beta = 5 / self.proj_dim if beta == "auto" else float(beta)
         self._auto = beta == "auto"
 
@@ -31,4 +34,4 @@ class BarlowTwins(MultiViewModule):
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
-        return barlow_twins_loss(z, beta=self.beta)
+        return barlow_twins_loss(z, beta=self.beta, form=self.form)

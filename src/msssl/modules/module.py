@@ -5,14 +5,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
 from msssl.backbones import build_backbone, check_features, find_feature_dim
 from msssl.checkpoint import Reloadable
-from msssl.distributed import gather
+from msssl.distributed import check_equal_shapes, gather
+from msssl.modules.non_finite_guard import NonFiniteGuard
 
 
 class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  # its load_from_checkpoint is a descriptor
@@ -61,10 +62,24 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @abstractmethod
     def compute_loss(self, z: Tensor) -> Tensor | dict[str, Tensor]:
-        """Loss of the embeddings z (K, N, D), N being the global batch: z is gathered over the devices.
+        """Loss of the embeddings z (K, N, D), float32, N being the global batch: z is gathered over the devices.
 
         Returns a scalar, or a dict of scalars with the key `loss`; each is logged as `train/<name>`.
         """
+
+    def terms(self, z: Tensor) -> dict[str, Tensor]:
+        """What `compute_loss` returns, as a dict, for this rank's embeddings z (K, N, D) gathered over the ranks.
+
+        It runs outside autocast and sees float32, or float64 if z is: losses are small differences of large sums.
+        """
+        gathered = gather(z)
+        with torch.autocast(z.device.type, enabled=False):
+            terms = self.compute_loss(gathered if z.dtype == torch.float64 else gathered.float())
+        if isinstance(terms, Tensor):
+            terms = {"loss": terms}
+        if "loss" not in terms:
+            raise ValueError(f"{type(self).__name__}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
+        return terms
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -75,17 +90,15 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         views = batch["views"]  # (K, N, C, H, W)
         features = self(views.flatten(0, 1))
         z = self.projector(features).unflatten(0, views.shape[:2])
-        terms = self.compute_loss(gather(z))
-        if isinstance(terms, Tensor):
-            terms = {"loss": terms}
-        if "loss" not in terms:
-            raise ValueError(f"{type(self).__name__}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
-        for name, value in terms.items():
-            self.log(
-                f"train/{name}", torch.as_tensor(value).detach(), prog_bar=name == "loss", batch_size=views.shape[1]
-            )
+        if batch_idx == 0:
+            check_equal_shapes(z)
+        terms = self.terms(z)
+        detached = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
+        for name, value in detached.items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=views.shape[1])
         return {
             "loss": terms["loss"],
+            "terms": detached,
             "features": features.detach().unflatten(0, views.shape[:2]),  # (K, N, F)
             "label": batch["label"],
         }
@@ -104,6 +117,10 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     def _evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"features": self(batch["image"]), "label": batch["label"], "index": batch["index"]}
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        return [NonFiniteGuard()]
 
     @override
     def configure_optimizers(self) -> Any:
