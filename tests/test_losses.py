@@ -1,16 +1,15 @@
 import re
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 
 import lightly.loss
 import pytest
 import torch
+from conftest import load
 from torch.nn import functional as F
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from msssl.losses import barlow_twins_loss, mmcr_loss, simclr_loss, spectral_contrastive_loss, vicreg_loss
 
@@ -320,30 +319,11 @@ def test_pairs_cost_as_much_as_the_views(name):
     assert flops(loss, 16, 256, 256) <= 4.6 * flops(loss, 4, 256, 256)
 
 
-class Memory(TorchDispatchMode):
-    """Bytes of the tensors that are alive: now, at most, and the largest one."""
-
-    def __init__(self):
-        super().__init__()
-        self.storages = WeakIdKeyDictionary()
-        self.peak = self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.storages[storage] = storage.nbytes()
-                self.largest = max(self.largest, storage.nbytes())
-        self.peak = max(self.peak, sum(self.storages.values()))
-        return out
-
-
 @pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])
 def test_memory_of_a_wide_projector(name):
     """The paper's baseline: no D x D tensor, at most 10 times the input."""
     z = torch.randn(8, 256, 8192, requires_grad=True)
-    with Memory() as memory:
+    with load(Path(__file__).parents[1] / "benchmarks" / "tensors.py").Tensors() as memory:
         LOSSES[name][0](z)["loss"].backward()
     size = z.untyped_storage().nbytes()
     assert memory.largest == size < 4 * 8192**2  # nothing is larger than the input, as a D x D tensor would be

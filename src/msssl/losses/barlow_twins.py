@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from msssl.losses._common import check_embeddings, off_diagonal_energy
 
@@ -56,16 +57,21 @@ def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float
         raise ValueError(f"form is {form!r}: expected one of {', '.join(forms)}")
     z = check_embeddings(z)
     with torch.autocast(z.device.type, enabled=False):
-        variance, mean = torch.var_mean(z, dim=1, correction=0, keepdim=True)
-        invariance, redundancy = forms[form]((z - mean) * (variance + eps).rsqrt())
+        invariance, redundancy = forms[form](_standardise(z, eps))
         return {"loss": invariance + beta * redundancy, "invariance": invariance, "redundancy": redundancy}
+
+
+def _standardise(z: Tensor, eps: float) -> Tensor:
+    """Each view by its own mean and biased variance: batch norm with K D channels, one kernel each way."""
+    h: Tensor = F.batch_norm(z.transpose(0, 1).flatten(1), None, None, training=True, eps=eps)  # (N, K D)
+    return h.view(-1, z.shape[0], z.shape[2]).transpose(0, 1)
 
 
 def _mean(h: Tensor) -> tuple[Tensor, Tensor]:
     n_views, n_images, _ = h.shape
     mean_view = h.mean(dim=0)
-    others = (n_views * mean_view - h) / (n_views - 1)
-    correlation = (h * others).mean(dim=1)  # (K, D)
+    # h_k^T hb_{-k} / N without forming hb_{-k} = (K hb - h_k) / (K - 1)
+    correlation = (n_views * (h * mean_view).mean(dim=1) - h.square().mean(dim=1)) / (n_views - 1)  # (K, D)
     return (1 - correlation).square().sum(dim=1).mean(), off_diagonal_energy(mean_view) / n_images**2
 
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from msssl.losses._common import check_embeddings, off_diagonal_energy
 
@@ -56,12 +57,11 @@ def vicreg_loss(
     z = check_embeddings(z)
     n_views, n_images, dim = z.shape
     with torch.autocast(z.device.type, enabled=False):
-        mean_view = z.mean(dim=0)
-        invariance = 2 / (n_views - 1) * (z - mean_view).square().mean(dim=(1, 2)).sum()
-        std = (z.var(dim=1) + eps).sqrt()  # (K, D)
+        invariance = 2 * n_views / (n_views - 1) * F.mse_loss(z, z.mean(dim=0).expand_as(z))
+        centred = z - z.mean(dim=1, keepdim=True)
+        std = (centred.square().sum(dim=1) / (n_images - 1) + eps).sqrt()  # (K, D)
         variance = torch.relu(1 - std).mean()
-        x = mean_view if form == "mean" else z
-        energy = off_diagonal_energy(x - x.mean(dim=-2, keepdim=True)).mean()
+        energy = off_diagonal_energy(centred.mean(dim=0) if form == "mean" else centred).mean()
         covariance = 2 * energy / (n_images - 1) ** 2 / dim
         loss = sim_coeff * invariance + std_coeff * variance + cov_coeff * covariance
         return {"loss": loss, "invariance": invariance, "variance": variance, "covariance": covariance}
