@@ -288,7 +288,7 @@ def test_the_views_of_the_first_step_are_drawn_once(tmp_path):
     fit(tmp_path, [ViewGrid(n_images=5), first], data=data, logger=logger, max_epochs=2, log_every_n_steps=1)
     logger.experiment.flush()
 
-    expected = draw_views(data.views.denormalize(first.views[:, :5]))
+    expected = draw_views([data.views.denormalize(first.views[:, :5])])
     assert (png(tmp_path / "views.png") - expected * 255).abs().max() <= 0.51
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     (drawn,) = events.Images("views")
@@ -308,7 +308,7 @@ def test_a_run_that_goes_on_draws_no_other_views(tmp_path, saved):
 
 def test_a_row_is_an_image_and_a_column_a_view():
     views = torch.rand(3, 2, 3, 1, 1).expand(-1, -1, -1, 4, 4)  # a colour for each view of each image
-    grid = draw_views(views, min_size=8)
+    grid = draw_views([views], min_size=8)
     expected = torch.ones(3, 2 * 10 + 2, 3 * 10 + 2)
     for n in range(2):
         for k in range(3):
@@ -319,17 +319,17 @@ def test_a_row_is_an_image_and_a_column_a_view():
 
 def test_pixels_become_squares():
     views = torch.rand(2, 1, 3, 2, 2)
-    cell = draw_views(views, min_size=6)[:, 2:8, 10:16]  # the second view
+    cell = draw_views([views], min_size=6)[:, 2:8, 10:16]  # the second view
     assert torch.equal(cell, views[1, 0].repeat_interleave(3, 1).repeat_interleave(3, 2))
 
 
 @pytest.mark.parametrize(("size", "drawn"), [(8, 64), (20, 60), (64, 64), (100, 100)])
 def test_small_images_are_magnified(size, drawn):
-    assert draw_views(torch.zeros(2, 1, 3, size, size)).shape == (3, drawn + 4, 2 * (drawn + 2) + 2)
+    assert draw_views([torch.zeros(2, 1, 3, size, size)]).shape == (3, drawn + 4, 2 * (drawn + 2) + 2)
 
 
 def test_colours_out_of_range_are_clamped():
-    grid = draw_views(torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1, 1).expand(2, 1, 3, 64, 64))
+    grid = draw_views([torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1, 1).expand(2, 1, 3, 64, 64)])
     assert (grid.min(), grid.max()) == (0, 1)
 
 
@@ -418,4 +418,4 @@ def test_predict_writes_the_features_of_every_image(tmp_path):
     assert set(written) == {"features", "label", "index"}
     assert written["index"].tolist() == list(range(15))
     assert torch.equal(written["label"], images.tensors[1])
-    torch.testing.assert_close(written["features"], module.eval()(data.views.normalize(images.tensors[0])))
+    torch.testing.assert_close(written["features"], module.eval()(data.views.evaluate(images.tensors[0])))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import NARROW, TINY_IMAGES
+from PIL import Image
 
 SHAPES = [
     "fit",
@@ -19,8 +20,15 @@ SHAPES = [
     "--trainer.log_every_n_steps=1",
 ]
 CONFIGS = sorted(path.name for path in Path(__file__).parents[1].glob("configs/*.yaml"))
-OVERLAYS = {"resnet50.yaml", "ddp.yaml", "simclr.yaml", "spectral_contrastive.yaml", "mmcr.yaml"}
-ONE_STEP = ["--trainer.fast_dev_run=1", "--data.batch_size=4", "--data.num_workers=0", "--data.views.n_views=2"]
+OVERLAYS = {
+    "resnet50.yaml",
+    "ddp.yaml",
+    "simclr.yaml",
+    "spectral_contrastive.yaml",
+    "mmcr.yaml",
+    "multicrop.yaml",
+}
+ONE_STEP = ["--trainer.fast_dev_run=1", "--data.batch_size=4", "--data.num_workers=0"]
 
 
 def readme_block(text):
@@ -39,6 +47,8 @@ def test_every_shipped_config_takes_a_step(config, msssl, image_folder, cifar10_
     base = ["cifar.yaml", config] if config in OVERLAYS else [config]
     args = [part for name in base for part in ("--config", name)]
     on_cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    if config != "multicrop.yaml":
+        on_cpu += ["--data.views.n_views=2"]
     if config == "imagefolder.yaml":
         on_cpu += ["--data.data_dir", image_folder]
     if config == "ddp.yaml":  # two ranks have a test of their own
@@ -272,6 +282,46 @@ def test_two_ranks_train_as_one_with_their_batches_together(msssl, tmp_path):
         assert (two[name] - weights).norm() <= 1e-9 * weights.norm(), name
 
 
+def test_inspect_draws_what_the_first_step_sees(msssl, tmp_path):
+    """The picture is that of a fit with the same arguments."""
+    args = ["--config", "demo.yaml", *NARROW, *TINY_IMAGES, "--data.fraction=0.4", "--seed_everything=3"]
+    code, out, err = msssl("inspect", *args, "--out", "seen.png")
+    assert code == 0, err
+    assert re.search(r"train +│ 20 +│ 20 +│ 10 +│ 2 ", out)  # of 6 a class, 1 held out, then 0.4 of 5
+    assert re.search(r"test +│ 20 +│ 20 +│ 10 +│ 2 ", out)
+    assert "32 x 32 pixels" in out
+    assert "4 for each of 16 images a device: seen.png" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"seen.png"}
+    assert msssl("fit", *args, "--trainer.max_steps=1")[0] == 0
+    assert (tmp_path / "seen.png").read_bytes() == next(tmp_path.glob("runs/*/views.png")).read_bytes()
+
+
+def test_inspect_of_unlabelled_images_and_of_several_sizes(msssl, tmp_path):
+    for i in range(20):
+        (tmp_path / "plain" / "train").mkdir(parents=True, exist_ok=True)
+        pixels = torch.full((70, 66, 3), 10 * i, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(tmp_path / "plain" / "train" / f"{i:02}.png")
+    args = ["--config", "imagefolder.yaml", "--config", "multicrop.yaml", "--data.data_dir=plain"]
+    code, out, err = msssl("inspect", *args, "--data.batch_size=4", "--data.num_workers=0")
+    assert code == 0, err
+    assert re.search(r"train +│ 18 +│ 0 +│ - +│ - ", out)
+    assert "64 x 64 pixels" in out
+    assert "8 for each of 4 images a device: views.png" in out
+    assert (tmp_path / "views.png").is_file()
+
+
+def test_stock_kornia_augmentations_in_yaml_train(msssl, tmp_path):
+    write(
+        tmp_path / "mine.yaml",
+        "data: {views: {augmentations: [\n"
+        "  {class_path: kornia.augmentation.RandomAffine, init_args: {degrees: 20.0, translate: [0.1, 0.1]}},\n"
+        "  {class_path: kornia.augmentation.RandomErasing, init_args: {p: 0.3}},\n"
+        "  {class_path: kornia.augmentation.RandomPlanckianJitter, init_args: {mode: blackbody}}]}}\n",
+    )
+    code, _, err = msssl(*SHAPES, "--config", "mine.yaml")
+    assert code == 0, err
+
+
 WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--trainer.max_epoch 3": "no option trainer.max_epoch; did you mean trainer.max_epochs?",
     "--trainer.max_epochs many": "trainer.max_epochs: expected int or null, got many",
@@ -286,6 +336,7 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--data.views.n_views 1": "n_views is 1: a multi-view loss needs at least 2",
     "--data.views.n_view 3": "no option data.views.n_view; did you mean n_views?",
     "--data.views.augmentations cifra": "augmentations 'cifra' is not a preset; did you mean 'cifar'?",
+    "--data.views.augmentations imagenet": "images are 32 x 32, but the preset imagenet makes views of 224",
     "--data.fraction 2": "fraction is 2.0",
     "--data.batch_size 6000": "batch_size is 6000, but train has 4500 images",
     "--data.batch_size 1": "batch_size is 1",

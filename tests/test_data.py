@@ -289,7 +289,7 @@ def test_evaluation_batches_are_as_documented():
             "label": ((4,), torch.int64),
             "index": ((4,), torch.int64),
         }
-        assert torch.equal(batch["image"], MultiView().normalize(loaded["image"]))
+        assert torch.equal(batch["image"], MultiView().evaluate(loaded["image"]))
 
 
 class Recorder(LightningModule):

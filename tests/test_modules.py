@@ -198,6 +198,17 @@ def test_training_step_is_one_pass_over_all_views():
     assert torch.equal(out["label"], batch["label"])
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_views_of_several_sizes_reach_the_loss_together():
+    module = BarlowTwins(backbone=Small(), proj_dim=16)
+    groups = [batch_of(n_views=2, size=8)["views"], batch_of(n_views=3, size=4)["views"]]
+    out = module.training_step({**batch_of(), "views": groups}, 0)
+    features = torch.cat([module.backbone(group.flatten(0, 1)) for group in groups])
+    z = module.projector(features).view(5, 4, 16)
+    torch.testing.assert_close(out["loss"], barlow_twins_loss(z, beta=5 / 16)["loss"])
+    assert out["features"].shape == (5, 4, 6)
+
+
 @pytest.mark.parametrize("step", ["validation_step", "test_step", "predict_step"])
 def test_evaluation_steps_return_features(step):
     module = MeanSquare(backbone=Small()).eval()

@@ -6,8 +6,12 @@ import pytest
 import torch
 from kornia import augmentation as K
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from msssl import MultiView
+from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, RandomResizedCropFlip
+from msssl.views._steps import run
+from msssl.views.presets import PRESETS
 
 FRESH_PROCESS = """
 import hashlib, torch, msssl
@@ -76,9 +80,9 @@ def test_all_views_of_an_image_and_all_rows_differ():
 
 
 def test_the_same_key_and_rank_make_the_same_bits():
-    views = MultiView(3)(some_images(), (1, 2, 3), rank=1)
+    views = MultiView(3)(some_images(), (1, 2, 3), rank=1, world_size=2)
     torch.manual_seed(99)  # the global state has no say
-    assert torch.equal(MultiView(3)(some_images(), (1, 2, 3), rank=1), views)
+    assert torch.equal(MultiView(3)(some_images(), (1, 2, 3), rank=1, world_size=2), views)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_the_same_key_and_rank_make_the_same_bits():
 )
 def test_another_seed_epoch_batch_or_rank_changes_every_row(key, rank):
     views, images = MultiView(4), one_image(8)
-    assert equal_rows(views(images, (0, 0, 0), rank=0), views(images, key, rank)) == 0
+    assert equal_rows(views(images, (0, 0, 0), 0, world_size=2), views(images, key, rank, world_size=2)) == 0
 
 
 def test_a_fresh_process_makes_the_same_bits():
@@ -127,18 +131,18 @@ def test_a_call_with_a_key_does_not_count():
 def test_normalize_is_the_hand_computed_value_of_a_pixel():
     pixel = torch.tensor([128, 0, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     expected = torch.tensor([(128 / 255 - 0.4914) / 0.2470, -0.4822 / 0.2435, (1 - 0.4465) / 0.2616])
-    torch.testing.assert_close(MultiView().normalize(pixel).flatten(), expected)
+    torch.testing.assert_close(MultiView().evaluate(pixel).flatten(), expected)
     half = MultiView(augmentations=[], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    torch.testing.assert_close(half.normalize(pixel).flatten(), torch.tensor([1 / 255, -1.0, 1.0]))
+    torch.testing.assert_close(half.evaluate(pixel).flatten(), torch.tensor([1 / 255, -1.0, 1.0]))
     imagenet = torch.tensor([(128 / 255 - 0.485) / 0.229, -0.456 / 0.224, (1 - 0.406) / 0.225])
-    torch.testing.assert_close(MultiView(augmentations=[]).normalize(pixel).flatten(), imagenet)
+    torch.testing.assert_close(MultiView(augmentations=[]).evaluate(pixel).flatten(), imagenet)
 
 
 def test_denormalize_undoes_normalize():
     views = MultiView()
-    restored = views.denormalize(views.normalize(some_images()))
+    restored = views.denormalize(views.evaluate(some_images()))
     torch.testing.assert_close(restored, some_images().float() / 255)
-    stacked = views.normalize(some_images()).expand(3, -1, -1, -1, -1)  # (K, N, C, H, W)
+    stacked = views.evaluate(some_images()).expand(3, -1, -1, -1, -1)  # (K, N, C, H, W)
     torch.testing.assert_close(views.denormalize(stacked)[2], some_images().float() / 255)
 
 
@@ -146,7 +150,7 @@ def test_no_augmentations_give_the_normalized_images_view_major():
     constant = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4)  # image n is n everywhere
     views = MultiView(3, [])
     made = views(constant)
-    assert torch.equal(made, views.normalize(constant).expand(3, -1, -1, -1, -1))
+    assert torch.equal(made, views.evaluate(constant).expand(3, -1, -1, -1, -1))
     for k in range(3):
         for n in range(5):
             torch.testing.assert_close(views.denormalize(made[k, n]), torch.full((3, 4, 4), n / 255))
@@ -168,6 +172,142 @@ def test_kornia_modules_may_change_the_size():
     assert MultiView(2, [K.RandomResizedCrop((8, 8), cropping_mode="resample")])(some_images()).shape == (2, 4, 3, 8, 8)
 
 
+def full(**kwargs):
+    """Every fused augmentation, hue, blur and solarization included."""
+    jitter = ColorJitterGrayscale(0.4, 0.4, 0.4, 0.1, p_jitter=0.8, p_grayscale=0.2)
+    recipe = [RandomResizedCropFlip((16, 16)), jitter, BlurSolarize(3, p_blur=[1.0, 0.1], p_solarize=[0.0, 0.2])]
+    return MultiView(augmentations=recipe, **kwargs)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_make_the_views_of_one_process_with_their_images_together(world_size, monkeypatch):
+    views, images = full(n_views=4), one_image(4 * world_size)
+    drawn = []
+    make_params = RandomResizedCropFlip.make_params
+    monkeypatch.setattr(
+        RandomResizedCropFlip, "make_params", lambda *args: drawn.append(make_params(*args)) or drawn[-1]
+    )
+    one = views(images, (0, 1, 2))
+    parts = [
+        views(images[4 * rank : 4 * rank + 4], (0, 1, 2), rank, world_size=world_size) for rank in range(world_size)
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), one, rtol=0, atol=1e-6)
+    for name, value in drawn[0].items():
+        together = torch.cat([each[name].view(4, 4) for each in drawn[1:]], dim=1)
+        assert torch.equal(together.flatten(), value), name
+    assert equal_rows(one, one) == 4 * 4 * world_size  # no two alike
+
+
+def test_ranks_differ_with_stock_modules_too():
+    views = MultiView(2, [K.RandomRotation(90.0, p=1.0)])
+    assert equal_rows(views(one_image(4), (0,), 0, world_size=2), views(one_image(4), (0,), 1, world_size=2)) == 0
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def operations(n_views, n):
+    views, images = full(n_views=n_views), some_images(n)
+    views(images)  # constants are made once
+    with Operations() as mode:
+        views(images)
+    return mode.names
+
+
+def test_operations_do_not_depend_on_the_number_of_images_or_views():
+    few = len(operations(2, 64))
+    assert few > 50
+    assert len(operations(2, 256)) == few == len(operations(8, 64))
+
+
+def test_no_operation_waits_for_the_device():
+    waits = ("_local_scalar_dense", "item", "nonzero", "equal", "masked_select", "unique", "is_same_size", "tolist")
+    assert not [name for name in operations(4, 8) if name.split(".")[1] in waits]
+
+
+def test_compiled_views_are_the_eager_ones(monkeypatch):
+    whole = torch.compile(run, dynamic=False, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr("msssl.views.multi_view.compiled_run", lambda: whole)
+    images = some_images(8)
+    for key in range(3):
+        compiled = full(compile=True)(images, (key,))
+        torch.testing.assert_close(compiled, full(compile=False)(images, (key,)), rtol=0, atol=1e-5)
+
+
+def test_without_a_compiler_views_are_made_eagerly_and_that_is_said_once(monkeypatch, caplog):
+    def no_compiler():
+        raise RuntimeError("no C++ compiler\nmore")
+
+    monkeypatch.setattr("msssl.views.multi_view.compiled_run", no_compiler)
+    views, images = full(compile=True), some_images()
+    assert torch.equal(views(images, (0,)), full(compile=False)(images, (0,)))
+    views(images)
+    assert [record.message for record in caplog.records] == [
+        "views: not compiled, slower but the same: no C++ compiler"
+    ]
+
+
+def test_fused_and_stock_modules_mix():
+    recipe = [K.Resize((24, 24)), RandomResizedCropFlip((8, 8)), K.RandomRotation(10.0), ColorJitterGrayscale(0.4)]
+    views = MultiView(3, recipe)
+    made = views(one_image(4), (1,))
+    assert made.shape == (3, 4, 3, 8, 8)
+    assert torch.equal(views(one_image(4), (1,)), made)
+    assert equal_rows(made, made) == 12
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(name):
+    views = MultiView(2, name)
+    side = PRESETS[name].size or 96
+    images = one_image(6, size=max(side, 96))
+    made = views(images, (0,))
+    assert made.shape == (2, 6, 3, side, side)
+    assert made.isfinite().all()
+    assert equal_rows(made, made) == 12
+    clean = views.evaluate(images)
+    assert clean.shape == (6, 3, side, side)
+    assert views.denormalize(made).min() > -1e-4
+    assert views.denormalize(made).max() < 1 + 1e-4
+
+
+def test_evaluation_of_a_preset_with_a_size_takes_the_central_square():
+    images = torch.zeros(1, 3, 292, 292, dtype=torch.uint8)
+    images[:, :, 18:274, 18:274] = 255  # 256 of 292 pixels
+    views = MultiView(2, "imagenet100")
+    assert (views.denormalize(views.evaluate(images)) > 0.99).float().mean() > 0.95  # 146 -> the central 128
+
+
+def test_an_image_smaller_than_the_views_of_a_preset():
+    with pytest.raises(ValueError, match="images are 32 x 32, but the preset imagenet100 makes views of 128"):
+        MultiView(2, "imagenet100")(some_images(2, 32))
+
+
+def test_multi_crop():
+    crops = MultiCrop(
+        [
+            MultiView(2, [RandomResizedCropFlip((16, 16), scale=(0.3, 1.0))]),
+            MultiView(6, [RandomResizedCropFlip((8, 8), scale=(0.05, 0.3))]),
+        ]
+    )
+    made = crops(one_image(4), (0,), rank=1, world_size=2)
+    assert crops.n_views == 8
+    assert [tuple(group.shape) for group in made] == [(2, 4, 3, 16, 16), (6, 4, 3, 8, 8)]
+    again = crops(one_image(4), (0,), rank=1, world_size=2)
+    assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
+    equal = MultiCrop([MultiView(2, [RandomResizedCropFlip((16, 16))]) for _ in range(2)])(one_image(4), (0,))
+    assert equal_rows(*equal) == 0  # the groups draw their own
+    with pytest.raises(ValueError, match="groups is empty"):
+        MultiCrop([])
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -175,6 +315,7 @@ def test_kornia_modules_may_change_the_size():
         (lambda: MultiView(augmentations="cifr"), "'cifr'.*'cifar'"),
         (lambda: MultiView()(torch.rand(4, 3, 8, 8)), r"torch.float32 \(4, 3, 8, 8\)"),
         (lambda: MultiView()(some_images()[0]), r"torch.uint8 \(3, 16, 16\)"),
+        (lambda: MultiView()(some_images()[:, :2]), r"\(4, 2, 16, 16\): expected uint8 \(N, 3, H, W\)"),
     ],
 )
 def test_wrong_arguments_are_one_value_error(build, message):

@@ -44,6 +44,8 @@ class BYOL(MultiViewModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """As in the base class, with the targets of the same views kept for `compute_loss`."""
         views = batch["views"]
+        if isinstance(views, list):
+            raise ValueError(f"views come in {len(views)} sizes: this BYOL takes one")
         with torch.no_grad():
             self._targets = gather(self.target(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
         return super().training_step(batch, batch_idx)

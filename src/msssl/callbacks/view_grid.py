@@ -1,14 +1,20 @@
 """A picture of what the encoder sees."""
 
+import textwrap
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import to_pil_image, to_tensor
 from torchvision.utils import make_grid, save_image
 from typing_extensions import override
 
-from msssl.views import MultiView
+from msssl.views import MultiCrop, MultiView
 
 
 class ViewGrid(Callback):
@@ -25,7 +31,7 @@ class ViewGrid(Callback):
 
     @override
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Tensor], batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Any], batch_idx: int
     ) -> None:
         views_of = getattr(getattr(trainer, "datamodule", None), "views", None)
         if trainer.global_step > 0 or batch_idx > 0 or not isinstance(views_of, MultiView):
@@ -33,7 +39,7 @@ class ViewGrid(Callback):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        grid = draw_views(views_of.denormalize(batch["views"][:, : self.n_images]))
+        grid = contact_sheet(views_of, batch["views"], self.n_images)
         folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, folder / "views.png")
         for logger in trainer.loggers:
@@ -41,10 +47,37 @@ class ViewGrid(Callback):
                 logger.experiment.add_image("views", grid, global_step=0)
 
 
-def draw_views(views: Tensor, min_size: int = 64) -> Tensor:
-    """Views (K, N, 3, H, W) in [0, 1] as one picture (3, h, w), a row per image; small ones are magnified."""
-    views = views.float().cpu()
-    factor = max(1, min_size // views.shape[-1])
-    cells = views.transpose(0, 1).flatten(0, 1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    grid: Tensor = make_grid(cells.clamp(0, 1), nrow=views.shape[0], padding=2, pad_value=1.0)
+def contact_sheet(views_of: MultiView, views: Tensor | list[Tensor], n_images: int) -> Tensor:
+    """The first images' normalised views (K, N, 3, H, W), or a list of such, with the operations that made them."""
+    groups = views if isinstance(views, list) else [views]
+    makers: list[Any] = list(views_of.groups) if isinstance(views_of, MultiCrop) else [views_of]
+    size = (groups[0].shape[-2], groups[0].shape[-1])
+    lines = []
+    for maker, group in zip(makers, groups, strict=True):
+        lines.append(f"{len(group)} views of {group.shape[-2]} x {group.shape[-1]}:")
+        lines += [f"  {step}" for step in maker.steps(size)]
+    return add_caption(draw_views([views_of.denormalize(group[:, :n_images]) for group in groups]), lines)
+
+
+def add_caption(picture: Tensor, lines: list[str]) -> Tensor:
+    """A picture (3, h, w) in [0, 1] with lines of text below, folded to its width."""
+    width = max(picture.shape[-1], 480)
+    folded = [part for line in lines for part in textwrap.wrap(line, width // 6, subsequent_indent="    ")]
+    canvas = Image.new("RGB", (width, picture.shape[-2] + 14 * len(folded) + 10), "white")
+    canvas.paste(to_pil_image(picture), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for i, line in enumerate(folded):
+        draw.text((4, picture.shape[-2] + 4 + 14 * i), line, fill="black")
+    drawn: Tensor = to_tensor(canvas)
+    return drawn
+
+
+def draw_views(groups: list[Tensor], min_size: int = 64) -> Tensor:
+    """Views (K, N, 3, H, W) in [0, 1] of each size as one picture (3, h, w), a row per image; small ones magnified."""
+    height, width = groups[0].shape[-2:]
+    factor = max(1, min_size // width)
+    size = (height * factor, width * factor)
+    cells = [F.interpolate(group.float().cpu().flatten(0, 1), size).unflatten(0, group.shape[:2]) for group in groups]
+    views = torch.cat(cells)
+    grid: Tensor = make_grid(views.transpose(0, 1).flatten(0, 1).clamp(0, 1), nrow=len(views), padding=2, pad_value=1.0)
     return grid

@@ -22,7 +22,7 @@ class Parser(LightningArgumentParser):
 
     @override
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        action = super().add_subcommands(*args, **kwargs)
+        self.commands = action = super().add_subcommands(*args, **kwargs)
         for name, function in COMMANDS.items():
             command = Parser(description=(function.__doc__ or "").partition("\n")[0])
             command.add_function_arguments(function)

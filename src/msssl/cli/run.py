@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from jsonargparse import Namespace
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -17,6 +18,7 @@ from msssl.cli.parser import COMMANDS, Parser
 from msssl.cli.run_folder import discard, new_run_folder
 from msssl.cli.summary import log_start, print_summary
 from msssl.data import MultiViewDataModule
+from msssl.evaluation import inspect
 from msssl.modules import MultiViewModule
 
 LOG_EVERY_N_STEPS = 50  # Lightning's default
@@ -53,6 +55,17 @@ class MultiViewCLI(LightningCLI):
             raise
 
     @override
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        super().setup_parser(*args, **kwargs)
+        about = "Draw what a run will see, and summarise its data."
+        self.inspect_parser = self.init_parser(description=about)
+        self._add_arguments(self.inspect_parser)  # those of a fit, so that its configs can be inspected
+        self.inspect_parser.add_argument("--out", type=str, default="views.png", help="the picture to write")
+        self.parser.commands.add_subcommand(  # type: ignore[attr-defined]  # ours, in `Parser`
+            "inspect", self.inspect_parser, help=about
+        )
+
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Keys of their own, and not `trainer.callbacks`, a list that an overlay would replace as a whole.
         for key, kind in (("online_probe", OnlineProbe), ("best_checkpoint", BestCheckpoint)):
@@ -67,6 +80,13 @@ class MultiViewCLI(LightningCLI):
         super().parse_arguments(parser, args)
         if self.config.subcommand in COMMANDS:
             COMMANDS[self.config.subcommand](**self.config[self.config.subcommand])
+            sys.exit(0)
+        if self.config.subcommand == "inspect":
+            config = self.config.inspect
+            seed = seed_everything(config.seed_everything, verbose=False)
+            only_data = Namespace(data=config.data)  # type: ignore[no-untyped-call]
+            data = self.inspect_parser.instantiate_classes(only_data).data
+            inspect(data, seed, config.out)
             sys.exit(0)
 
     @override

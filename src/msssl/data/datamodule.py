@@ -159,9 +159,10 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         image = batch["image"]
         kept = {name: batch[name] for name in ("label", "index")}
         if "epoch" not in batch:
-            return {"image": self.views.normalize(image), **kept}
-        rank = self.trainer.global_rank if self.trainer else 0
-        return {"views": self.views(image, (self.seed, batch["epoch"], batch["batch"]), rank), **kept}
+            return {"image": self.views.evaluate(image), **kept}
+        key = (self.seed, batch["epoch"], batch["batch"])
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return {"views": self.views(image, key, rank, world_size), **kept}
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def extract(encoder: Encoder, data: MultiViewDataModule, split: str, device: str
     """Features (N, F) and labels (N,) of a split's clean images, in order."""
     features, labels = [], []
     for batch in data.evaluation_dataloader(split):
-        images = data.views.normalize(batch["image"].to(device))
+        images = data.views.evaluate(batch["image"].to(device))
         features.append(encoder(images))
         labels.append(batch["label"].to(device))
     return torch.cat(features), torch.cat(labels)

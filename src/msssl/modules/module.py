@@ -20,6 +20,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     """Pretrains a backbone with a loss over K views; subclasses implement `compute_loss(z)`.
 
     All K*N views pass through backbone and projector as one batch, so BatchNorm pools its statistics over the views.
+    Views of several sizes pass through the backbone as one batch for each size, and together through the projector.
     `module(images)` returns backbone features (N, F).
 
     Args:
@@ -86,20 +87,21 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         return check_features(self.backbone(images.to(self.dtype)), self.backbone)  # e.g. under precision 64-true
 
     @override
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        views = batch["views"]  # (K, N, C, H, W)
-        features = self(views.flatten(0, 1))
-        z = self.projector(features).unflatten(0, views.shape[:2])
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        views = batch["views"]  # (K, N, C, H, W), or a list of such, one for each size
+        groups = views if isinstance(views, list) else [views]
+        features = torch.cat([self(group.flatten(0, 1)).unflatten(0, group.shape[:2]) for group in groups])
+        z = self.projector(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         if batch_idx == 0:
             check_equal_shapes(z)
         terms = self.terms(z)
         detached = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
         for name, value in detached.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=views.shape[1])
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=z.shape[1])
         return {
             "loss": terms["loss"],
             "terms": detached,
-            "features": features.detach().unflatten(0, views.shape[:2]),  # (K, N, F)
+            "features": features.detach(),  # (K, N, F)
             "label": batch["label"],
         }
 

@@ -2,27 +2,39 @@
 
 import difflib
 import functools
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import groupby
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
 
 from msssl.seeding import derive_seed
-from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS
+from msssl.views._drawn import Drawn, constant
+from msssl.views._steps import Normalize, Repeat, compiled_run, run
+from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
+
+log = logging.getLogger(__name__)
 
 
 class MultiView(nn.Module):
     """K augmented, normalised views per image, all K*N of them as one batch, without gradient.
 
-    The views are a function of the images, the key and the rank alone: a fresh process that is asked for the same
-    step makes the same bits. The global random state is left as it was.
+    The views are a function of the images and the key alone: a fresh process that is asked for the same step makes
+    the same bits, and so do W ranks with N images each and one process with W*N. Their parameters are drawn on the
+    device, for the whole global batch, and each rank applies its own. Stock Kornia modules cannot be drawn for like
+    this: their draws also depend on the rank. The global random state is left as it was.
 
     Args:
         n_views: K, at least 2.
-        augmentations: a preset's name (`cifar`), or Kornia modules in order; they see float images in [0, 1].
+        augmentations: a preset's name (`cifar`, `stl10`, `imagenet`, `imagenet100`, `grayscale`, `simclr`, `barlow`,
+            `vicreg`), or modules in order, of `msssl.views` or Kornia; they see float images in [0, 1].
         mean: of the channels, in [0, 1]; the preset's, or ImageNet's for a list.
         std: likewise.
+        compile: whether `torch.compile` fuses the augmentations of `msssl.views`; `auto` is yes on CUDA.
 
     Raises:
         ValueError: n_views below 2, or an unknown preset.
@@ -39,69 +51,119 @@ class MultiView(nn.Module):
         augmentations: str | list[nn.Module] = "cifar",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        compile: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         if n_views < 2:
             raise ValueError(f"n_views is {n_views}: a multi-view loss needs at least 2")
         self.n_views = n_views
         self.augmentations = augmentations if isinstance(augmentations, str) else nn.ModuleList(augmentations)
-        default_mean, default_std = IMAGENET_MEAN, IMAGENET_STD
+        self.preset: Preset | None = None
         if isinstance(augmentations, str):
             if augmentations not in PRESETS:
                 nearest = difflib.get_close_matches(augmentations, PRESETS, n=1, cutoff=0)[0]
                 raise ValueError(f"augmentations {augmentations!r} is not a preset; did you mean {nearest!r}?")
-            default_mean, default_std = PRESETS[augmentations].mean, PRESETS[augmentations].std
-        self.mean = tuple(mean or default_mean)
-        self.std = tuple(std or default_std)
+            self.preset = PRESETS[augmentations]
+        self.mean = tuple(mean or (self.preset.mean if self.preset else IMAGENET_MEAN))
+        self.std = tuple(std or (self.preset.std if self.preset else IMAGENET_STD))
+        self.compile_views = compile
         self._calls = 0
 
     @torch.no_grad()
-    def forward(self, images: Tensor, key: tuple[int, ...] | None = None, rank: int = 0) -> Tensor:
+    def forward(self, images: Tensor, key: tuple[int, ...] | None = None, rank: int = 0, world_size: int = 1) -> Tensor:
         """Views (K, N, C, H, W) of images (N, C, H, W).
 
         Args:
             images: uint8, on any device.
             key: integers that name the step, such as (seed, epoch, batch index); by default
                 `torch.initial_seed()` and the count of such calls.
-            rank: part of the key: Kornia draws for the images that it sees, so each rank must draw its own.
+            rank: which N rows of the global batch the images are.
+            world_size: W; the global batch is W*N images.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, C, H, W)")
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, {len(self.mean)}, H, W)"
+            )
         if key is None:
             key = (torch.initial_seed(), self._calls)
             self._calls += 1
-        with torch.autocast(images.device.type, enabled=False), _seeded((*key, rank), images.device):
-            views = (images.float() / 255).repeat(self.n_views, 1, 1, 1)
-            for augmentation in self._augmentations((images.shape[-2], images.shape[-1])):
-                views = augmentation(views)
-            return self._standardise(views).view(self.n_views, len(images), *views.shape[1:])
+        steps: list[Any] = [
+            Repeat(self.n_views),
+            *self.steps((images.shape[-2], images.shape[-1])),
+            Normalize(self.mean, self.std),
+        ]
+        uniforms = self._draw(steps, images, key, rank, world_size)
+        views = images
+        stock = not all(isinstance(step, Drawn) for step in steps)
+        seeded = _seeded((*key, rank), images.device) if stock else nullcontext()
+        with torch.autocast(images.device.type, enabled=False), seeded:
+            for drawn, group in groupby(steps, key=lambda step: isinstance(step, Drawn)):
+                if drawn:
+                    views = self._apply_drawn(list(group), views, uniforms)
+                else:
+                    views = functools.reduce(lambda images, module: module(images), group, views)
+        return views.view(self.n_views, len(images), *views.shape[1:])
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: normalised, float32, not augmented."""
-        return self._standardise(images.float() / 255)
+    def steps(self, size: tuple[int, int]) -> list[nn.Module]:
+        """The augmentations of images of a size (H, W)."""
+        if self.preset is None:
+            return list(self.augmentations)  # type: ignore[arg-type]
+        side = self.preset.size
+        if side is not None and min(size) < side:
+            raise ValueError(
+                f"images are {size[0]} x {size[1]}, but the preset {self.augmentations} makes views of {side}: "
+                "give it larger images, or take a preset that keeps their size, such as cifar or simclr"
+            )
+        return _preset(self.preset, (side, side) if side else size)
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised.
+
+        A preset with a size of its own resizes and takes the central square.
+        """
+        pixels = images.float() / 255
+        if self.preset is not None and self.preset.size is not None:
+            pixels = F.resize(pixels, [self.preset.resize or self.preset.size], antialias=True)
+            pixels = F.center_crop(pixels, [self.preset.size, self.preset.size])
+        mean, std = self._statistics(images.device)
+        return (pixels - mean) / std
 
     def denormalize(self, views: Tensor) -> Tensor:
         """Normalised views or images (..., C, H, W) back in [0, 1], for pictures."""
-        return views * _per_channel(self.std, views.device) + _per_channel(self.mean, views.device)
+        mean, std = self._statistics(views.device)
+        return views * std + mean
 
-    def _standardise(self, images: Tensor) -> Tensor:
-        return (images - _per_channel(self.mean, images.device)) / _per_channel(self.std, images.device)
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return constant(self.mean, device).view(-1, 1, 1), constant(self.std, device).view(-1, 1, 1)
 
-    def _augmentations(self, size: tuple[int, int]) -> Sequence[nn.Module] | nn.ModuleList:
-        if isinstance(self.augmentations, str):
-            return _preset(self.augmentations, size)
-        return self.augmentations
+    def _draw(
+        self, steps: list[Any], images: Tensor, key: tuple[int, ...], rank: int, world_size: int
+    ) -> Iterator[Tensor]:
+        """Uniforms (K, N, n) for each drawn step: rows rank*N to (rank+1)*N of those of the global batch."""
+        widths = [step.n_uniforms for step in steps if isinstance(step, Drawn)]
+        generator = torch.Generator(images.device).manual_seed(derive_seed("views", *key))
+        n = len(images)
+        uniforms = torch.rand(self.n_views, world_size * n, sum(widths), generator=generator, device=images.device)
+        return iter(uniforms[:, rank * n : (rank + 1) * n].split(widths, dim=-1))
+
+    def _apply_drawn(self, steps: list[Any], views: Tensor, uniforms: Iterator[Tensor]) -> Tensor:
+        size = (views.shape[-2], views.shape[-1])
+        params = []
+        for step in steps:  # eagerly: a compiled draw could round a crop to another pixel
+            params.append(step.make_params(next(uniforms), size))
+            size = step.flags.get("size", size)
+        if self.compile_views is True or (self.compile_views == "auto" and views.is_cuda):
+            try:
+                return compiled_run()(views, steps, params)
+            except Exception as error:  # no compiler, or one that fails: many kinds
+                log.warning("views: not compiled, slower but the same: %s", str(error).partition("\n")[0])
+                self.compile_views = False
+        return run(views, steps, params)
 
 
 @functools.cache
-def _preset(name: str, size: tuple[int, int]) -> list[nn.Module]:
-    return PRESETS[name].augmentations(size)
-
-
-@functools.cache  # a copy to a GPU waits for it: once, not every step
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it outlives an evaluation that asks first
-        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+def _preset(preset: Preset, size: tuple[int, int]) -> list[nn.Module]:
+    return preset.augmentations(size)
 
 
 @contextmanager

@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kornia import augmentation as K
 from torch import nn
 
+from msssl.views.blur import BlurSolarize
+from msssl.views.colour import ColorJitterGrayscale
+from msssl.views.crop import RandomResizedCropFlip
+
 RGB = tuple[float, float, float]
+Size = tuple[int, int]
 
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
@@ -14,24 +18,72 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe: augmentations for a size (H, W) in pixels, and the statistics of its data set (of values in [0, 1])."""
+    """A recipe for training and evaluation images, and the statistics of its data set.
 
-    augmentations: Callable[[tuple[int, int]], list[nn.Module]]
-    mean: RGB
-    std: RGB
+    Attributes:
+        augmentations: the recipe for views of a size (H, W) in pixels.
+        mean: of the channels, in [0, 1].
+        std: likewise.
+        size: side of the views in pixels; None for that of the images.
+        resize: where `size` is given, the short side to which evaluation images are resized before their central
+            square of `size` is taken.
+    """
+
+    augmentations: Callable[[Size], list[nn.Module]]
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+    size: int | None = None
+    resize: int | None = None
 
 
-def _cifar(size: tuple[int, int]) -> list[nn.Module]:
-    return [
-        # "slice", Kornia's default, loops over the images in Python.
-        K.RandomResizedCrop(size, scale=(0.08, 1.0), cropping_mode="resample"),
-        K.RandomHorizontalFlip(),
-        K.ColorJitter(0.4, 0.4, 0.4, 0.0, p=0.8),  # no hue, as the paper's code has it
-        K.RandomGrayscale(p=0.2),
-    ]
+def _cifar(size: Size) -> list[nn.Module]:
+    # No hue, as the paper's code has it.
+    return [RandomResizedCropFlip(size), ColorJitterGrayscale(0.4, 0.4, 0.4, p_jitter=0.8, p_grayscale=0.2)]
+
+
+def _stl10(size: Size) -> list[nn.Module]:
+    crop = RandomResizedCropFlip(size, scale=(0.2, 1.0))
+    return [crop, ColorJitterGrayscale(0.4, 0.4, 0.4, p_jitter=0.8, p_grayscale=0.1)]
+
+
+def _imagenet(size: Size) -> list[nn.Module]:
+    jitter = ColorJitterGrayscale(0.4, 0.4, 0.4, 0.1, p_jitter=0.8, p_grayscale=0.2)
+    return [RandomResizedCropFlip(size), jitter, BlurSolarize(p_blur=0.0, p_solarize=0.2)]
+
+
+def _grayscale(size: Size) -> list[nn.Module]:
+    return [RandomResizedCropFlip(size, scale=(0.2, 1.0)), ColorJitterGrayscale(0.4, 0.4, p_jitter=0.8)]
+
+
+def _simclr(size: Size) -> list[nn.Module]:
+    small = min(size) < 64  # the authors' variant for CIFAR-10: half the strength, no blur
+    strength = 0.5 if small else 1.0
+    most = 0.8 * strength
+    jitter = ColorJitterGrayscale(most, most, most, 0.2 * strength, p_jitter=0.8, p_grayscale=0.2)
+    recipe: list[nn.Module] = [RandomResizedCropFlip(size), jitter]
+    return recipe if small else [*recipe, BlurSolarize(_tenth(size), p_blur=0.5)]
+
+
+def _byol(size: Size) -> list[nn.Module]:
+    jitter = ColorJitterGrayscale(0.4, 0.4, 0.2, 0.1, p_jitter=0.8, p_grayscale=0.2)
+    return [RandomResizedCropFlip(size), jitter, BlurSolarize(_tenth(size), p_blur=[1.0, 0.1], p_solarize=[0.0, 0.2])]
+
+
+def _tenth(size: Size) -> int:
+    """The odd kernel of about a tenth of the side: 23 pixels at 224."""
+    return 2 * round(min(size) / 20) + 1
 
 
 PRESETS = {
-    # Ghosh et al. 2024, CIFAR-10. The statistics are those of its 50,000 training images, pooled over pixels.
+    # Ghosh et al. 2024, appendix D and their code, with three slips mended: a std that was the mean (STL-10,
+    # ImageNet-100), crops that were always square and an evaluation crop of a quarter of the image (ImageNet-100).
+    # CIFAR-10's statistics are those of its 50,000 training images, pooled over pixels.
     "cifar": Preset(_cifar, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    "stl10": Preset(_stl10, mean=(0.4467, 0.4398, 0.4066), std=(0.2242, 0.2215, 0.2239), size=64, resize=64),
+    "imagenet": Preset(_imagenet, size=224, resize=256),
+    "imagenet100": Preset(_imagenet, size=128, resize=146),
+    "grayscale": Preset(_grayscale, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),  # one-channel originals
+    "simclr": Preset(_simclr),  # Chen et al. 2020, appendix A; B.9 below 64 pixels
+    "barlow": Preset(_byol),  # Zbontar et al. 2021, section 2.2: those of BYOL (Grill et al. 2020, table 6)
+    "vicreg": Preset(_byol),  # Bardes et al. 2022, appendix C.1: the same
 }

@@ -1,0 +1,177 @@
+"""Time of K views of N images: ours, stock Kornia and torchvision, in one run.
+
+    python benchmarks/views.py                    # CPU, one thread: about 4 minutes
+    python benchmarks/views.py --device cuda      # also checks that a step never waits for the device
+
+The recipe is `cifar` with hue 0.1: crop (0.08 to 1), flip, jitter 0.4 / 0.4 / 0.4 / 0.1 at 0.8, grayscale at 0.2.
+"host" is the time of the same call on images of 4 x 4 pixels, where arithmetic vanishes: what a GPU waits for.
+"""
+
+import json
+import platform
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import kornia
+import torch
+import torchvision
+from jsonargparse import auto_cli
+from kornia import augmentation as K
+from tensors import Tensors
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from msssl.views import ColorJitterGrayscale, MultiView, RandomResizedCropFlip
+from msssl.views.presets import PRESETS
+
+MEAN, STD = PRESETS["cifar"].mean, PRESETS["cifar"].std
+Pipeline = Callable[[Tensor], Any]
+
+
+def stock(size: int, **crop: Any) -> nn.Sequential:
+    """The recipe in Kornia's modules."""
+    return nn.Sequential(
+        K.RandomResizedCrop((size, size), scale=(0.08, 1.0), **crop),
+        K.RandomHorizontalFlip(),
+        K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        K.RandomGrayscale(p=0.2),
+        K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
+    )
+
+
+def per_sample(size: int, n_views: int) -> Pipeline:
+    """The recipe in torchvision v2, image by image, as a DataLoader's worker runs it."""
+    transform = v2.Compose(
+        [
+            v2.ToPILImage(),
+            v2.RandomResizedCrop(size, scale=(0.08, 1.0)),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    return lambda images: torch.stack([torch.stack([transform(image) for image in images]) for _ in range(n_views)])
+
+
+def pipelines(size: int, n_views: int, device: str) -> dict[str, Pipeline]:
+    """The rivals, by name."""
+    recipe = [RandomResizedCropFlip((size, size)), ColorJitterGrayscale(0.4, 0.4, 0.4, 0.1, 0.8, 0.2)]
+    sliced, resampled = stock(size), stock(size, cropping_mode="resample")
+    found: dict[str, Pipeline] = {
+        "ours, eager": MultiView(n_views, list(recipe), MEAN, STD, compile=False),
+        "ours, compiled": MultiView(n_views, list(recipe), MEAN, STD, compile=True),
+        "Kornia, as documented": lambda x: torch.stack([sliced(x.float() / 255) for _ in range(n_views)]),
+        "Kornia, at its best": lambda x: resampled((x.float() / 255).repeat(n_views, 1, 1, 1)),
+    }
+    return found if device == "cuda" else {**found, "torchvision, per sample": per_sample(size, n_views)}
+
+
+def milliseconds(pipeline: Pipeline, images: Tensor, repeats: int) -> float:
+    """Median time of a call."""
+    times = []
+    for _ in range(repeats + 2):  # two to warm up
+        start = perf_counter()
+        pipeline(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        times.append(1000 * (perf_counter() - start))
+    return median(times[2:])
+
+
+def measure(n_images: int, n_views: int, size: int, device: str, repeats: int) -> list[dict[str, Any]]:
+    """A row for each rival."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (n_images, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
+    tiny = images[..., :4, :4].contiguous()
+    small = pipelines(4, n_views, device)
+    rows = []
+    for name, pipeline in pipelines(size, n_views, device).items():
+        row: dict[str, Any] = {"pixels": size, "pipeline": name}
+        row["ms"] = milliseconds(pipeline, images, 3 if "torchvision" in name else repeats)
+        row["views/s"] = n_images * n_views / row["ms"] * 1000
+        if "torchvision" not in name:
+            row["host ms"] = milliseconds(small[name], tiny, 3 * repeats)
+        if name in ("ours, eager", "Kornia, as documented", "Kornia, at its best"):
+            with Tensors() as tensors:
+                pipeline(images)
+            row["operations"] = tensors.launches
+        if images.is_cuda and name.startswith("ours"):
+            torch.cuda.set_sync_debug_mode("error")
+            pipeline(images)
+            torch.cuda.set_sync_debug_mode("default")
+        rows.append(row)
+    stock_ms = next(row for row in rows if row["pipeline"] == "Kornia, as documented")
+    for row in rows:
+        row["x"] = stock_ms["ms"] / row["ms"]
+        if "host ms" in row:
+            row["host x"] = stock_ms["host ms"] / row["host ms"]
+        print(line(row), flush=True)  # noqa: T201
+    return rows
+
+
+def main(
+    device: str = "cpu",
+    threads: int = 1,
+    n_images: int = 256,
+    n_views: int = 4,
+    repeats: int = 10,
+    out: str = "benchmarks/results/views",
+) -> None:
+    """Measure, print the table and write it.
+
+    Args:
+        device: cpu or cuda.
+        threads: of the CPU.
+        n_images: N at 32 pixels; fewer above, for about the same time.
+        n_views: K.
+        repeats: calls of which the median is taken.
+        out: path without suffix of the two files; the device is appended.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    rows = []
+    for size in (32, 96, 224):
+        fewer = n_images if device == "cuda" else max(8, n_images * 32**2 // size**2)
+        rows += [{"N": fewer, **row} for row in measure(fewer, n_views, size, device, repeats)]
+    machine = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    about = {
+        "machine": f"{machine}, {threads} CPU thread(s)",
+        "date": str(date.today()),
+        "versions": f"torch {torch.__version__}, kornia {kornia.__version__}, torchvision {torchvision.__version__}",
+        "K": n_views,
+    }
+    path = Path(f"{out}-{device}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    header = "| pixels | N | pipeline | ms | views/s | x | host ms | host x | operations |\n" + "|---" * 9 + "|\n"
+    head = (
+        f"# {n_views} views of N images, float32\n\n{about['machine']}; {about['versions']}; {about['date']}. "
+        f"Median of {repeats} calls; `x` is stock Kornia as documented (its default crop, one call a view) divided by "
+        "the row. `python benchmarks/views.py`\n\n"
+    )
+    path.with_suffix(".md").write_text(head + header + "\n".join(map(line, rows)) + "\n")
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    keys = (
+        ("ms", ".1f"),
+        ("views/s", ",.0f"),
+        ("x", ".2f"),
+        ("host ms", ".2f"),
+        ("host x", ".1f"),
+        ("operations", "d"),
+    )
+    cells = [format(row[key], how) if key in row else "-" for key, how in keys]
+    return "| " + " | ".join([str(row["pixels"]), str(row.get("N", "")), row["pipeline"], *cells]) + " |"
+
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -1,0 +1,131 @@
+"""Random resized crop and horizontal flip, in one warp."""
+
+import math
+from typing import Any
+
+import torch
+from kornia.augmentation import GeometricAugmentationBase2D
+from kornia.geometry.transform import warp_perspective
+from torch import Tensor
+from typing_extensions import override
+
+from msssl.views._drawn import Drawn, Probability, check_probability, happens, separable
+
+_TRIES = 10  # torchvision's
+
+
+class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
+    """Crops a random box, resizes it and flips it by chance, as two batched matrix products.
+
+    Boxes are distributed as torchvision's `RandomResizedCrop`; pixels are those of its `resized_crop` with
+    `antialias=True`, then `hflip`.
+
+    Args:
+        size: (height, width) of the output, in pixels.
+        scale: smallest and largest area of the box, as a fraction of the image's.
+        ratio: smallest and largest width / height of the box.
+        p_flip: probability of the flip; a list gives view k its own.
+
+    >>> crop = RandomResizedCropFlip((8, 8), p_flip=0.0)
+    >>> crop
+    RandomResizedCropFlip(size=(8, 8), scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333), p_flip=0.0)
+    >>> crop(torch.rand(4, 3, 16, 16)).shape
+    torch.Size([4, 3, 8, 8])
+    """
+
+    n_uniforms = 2 * _TRIES + 3
+    _compute_matrix_lazily = True
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        p_flip: Probability = 0.5,
+        same_on_batch: bool = False,
+        keepdim: bool = False,
+    ) -> None:
+        super().__init__(p=1.0, same_on_batch=same_on_batch, keepdim=keepdim)
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"scale is {tuple(scale)}: expected 0 < smallest <= largest <= 1, fractions of the area")
+        self.scale = scale
+        self.ratio = ratio
+        self.p_flip = check_probability("p_flip", p_flip)
+        self.flags = {"size": tuple(size)}
+
+    @override
+    def make_params(self, uniforms: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        height, width = size
+        areas, ratios, rest = uniforms.split([_TRIES, _TRIES, 3], dim=-1)
+        area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * areas)
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        aspect = (low + (high - low) * ratios).exp()
+        widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+        first = fits.to(torch.uint8).argmax(dim=-1, keepdim=True)  # 0 where none does
+        fitted = fits.any(dim=-1)
+        whole_height, whole_width = self._fallback(size)
+        h = torch.where(fitted, heights.gather(-1, first)[..., 0], whole_height)
+        w = torch.where(fitted, widths.gather(-1, first)[..., 0], whole_width)
+        top = torch.where(fitted, (rest[..., 0] * (height - h + 1)).floor().clamp(max=height - h), (height - h) // 2)
+        left = torch.where(fitted, (rest[..., 1] * (width - w + 1)).floor().clamp(max=width - w), (width - w) // 2)
+        flip = happens(rest[..., 2], self.p_flip)
+        box = {"top": top, "left": left, "height": h, "width": w, "flip": flip}
+        return {name: value.flatten() for name, value in box.items()}
+
+    def _fallback(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the central box that is taken where ten tries do not fit."""
+        height, width = size
+        if width / height < self.ratio[0]:
+            return round(width / self.ratio[0]), width
+        if width / height > self.ratio[1]:
+            return height, round(height * self.ratio[1])
+        return height, width
+
+    @override
+    def apply_transform(
+        self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
+        height, width = flags["size"]
+        straight = torch.zeros_like(params["flip"])
+        rows = _weights(params["top"], params["height"], straight, input.shape[-2], height)
+        columns = _weights(params["left"], params["width"], params["flip"], input.shape[-1], width)
+        return separable(input, rows.to(input.dtype), columns.to(input.dtype))
+
+    @override
+    def compute_transformation(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
+        """Matrices (B, 3, 3) from pixel coordinates of the input to those of the output, for boxes and keypoints."""
+        height, width = flags["size"]
+        matrix = torch.eye(3, dtype=input.dtype, device=input.device).repeat(len(input), 1, 1)
+        sides = ((0, "left", "width", width), (1, "top", "height", height))
+        for axis, start, length, out in sides:
+            scale = out / params[length].to(input)
+            matrix[:, axis, axis] = scale
+            matrix[:, axis, 2] = (0.5 - params[start].to(input)) * scale - 0.5
+        mirror = torch.tensor([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).to(matrix)
+        return torch.where(params["flip"].to(input.device)[:, None, None], mirror @ matrix, matrix)
+
+    @override
+    def inverse_transform(
+        self,
+        input: Tensor,
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        if transform is None or size is None:
+            raise ValueError("the inverse needs the transform and the size of the input")
+        output: Tensor = warp_perspective(input, transform, size, align_corners=True)
+        return output
+
+
+def _weights(start: Tensor, length: Tensor, flip: Tensor, n_in: int, n_out: int) -> Tensor:
+    """(B, n_out, n_in): each output pixel's weights on the input, a hat of the width of a pixel of the larger grid."""
+    scale = (length / n_out)[:, None]
+    out = torch.arange(n_out, dtype=length.dtype, device=length.device) + 0.5
+    out = torch.where(flip[:, None], n_out - out, out)
+    pixel = torch.arange(n_in, dtype=length.dtype, device=length.device) + 0.5 - start[:, None]  # within the box
+    inside = (pixel > 0) & (pixel < length[:, None])
+    distance = (pixel[:, None] - (out * scale)[:, :, None]).abs()
+    weights = (1 - distance / scale.clamp(min=1)[:, :, None]).relu() * inside[:, None]
+    return weights / weights.sum(dim=-1, keepdim=True)

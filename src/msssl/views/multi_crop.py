@@ -1,0 +1,44 @@
+"""Views of several sizes."""
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from msssl.views.multi_view import MultiView
+
+
+class MultiCrop(MultiView):
+    """Views of several sizes, such as 2 of 64 pixels and 6 of 32 that cover less of the image, as a list.
+
+    Args:
+        groups: the views of each size, largest first; the first one's statistics and evaluation serve all.
+
+    Raises:
+        ValueError: no groups.
+
+    Source: Caron et al. 2020 (SwAV, arXiv:2006.09882), section 3.3; Ghosh et al. 2024 (NeurIPS), appendix E.2.
+
+    >>> from msssl.views import RandomResizedCropFlip
+    >>> large = MultiView(2, [RandomResizedCropFlip((64, 64), scale=(0.3, 1.0))])
+    >>> small = MultiView(6, [RandomResizedCropFlip((32, 32), scale=(0.05, 0.3))])
+    >>> views = MultiCrop([large, small])(torch.randint(256, (4, 3, 96, 96), dtype=torch.uint8))
+    >>> [tuple(group.shape) for group in views]
+    [(2, 4, 3, 64, 64), (6, 4, 3, 32, 32)]
+    """
+
+    def __init__(self, groups: list[MultiView]) -> None:
+        if not groups:
+            raise ValueError("groups is empty: expected a MultiView for each size")
+        super().__init__(sum(group.n_views for group in groups), [], groups[0].mean, groups[0].std)
+        self.preset = groups[0].preset
+        self.groups = nn.ModuleList(groups)
+
+    @override
+    def forward(  # type: ignore[override]
+        self, images: Tensor, key: tuple[int, ...] | None = None, rank: int = 0, world_size: int = 1
+    ) -> list[Tensor]:
+        """Views (K_s, N, C, s, s) for each size s; arguments as in `MultiView`."""
+        if key is None:
+            key = (torch.initial_seed(), self._calls)
+            self._calls += 1
+        return [group(images, (*key, i), rank, world_size) for i, group in enumerate(self.groups)]
