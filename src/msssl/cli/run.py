@@ -85,7 +85,7 @@ class MultiViewCLI(LightningCLI):
             config = self.config.inspect
             seed = seed_everything(config.seed_everything, verbose=False)
             only_data = Namespace(data=config.data)  # type: ignore[no-untyped-call]
-            data = self.inspect_parser.instantiate_classes(only_data).data
+            data = self.inspect_parser.instantiate(only_data).data
             inspect(data, seed, config.out)
             sys.exit(0)
 
