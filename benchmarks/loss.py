@@ -8,7 +8,6 @@ FroSSL (Skean et al. 2024) is its loss for K views. The table and a JSON file go
 """
 
 import json
-import platform
 from collections.abc import Callable
 from datetime import date
 from itertools import combinations
@@ -21,7 +20,7 @@ import lightly
 import torch
 from jsonargparse import auto_cli
 from lightly.loss import BarlowTwinsLoss, FroSSLLoss, VICRegLoss
-from tensors import Tensors
+from tensors import Tensors, keep_freed_memory, machine
 from torch import Tensor
 
 from msssl.losses import barlow_twins_loss, vicreg_loss
@@ -91,6 +90,7 @@ def main(device: str = "cpu", threads: int = 1, out: str = "benchmarks/results/l
         threads: of the CPU.
         out: path without suffix of the two files; the device is appended.
     """
+    keep_freed_memory()
     torch.set_num_threads(threads)
     rows = []
     for dim in (64, 256, 1024, 8192):
@@ -107,9 +107,8 @@ def main(device: str = "cpu", threads: int = 1, out: str = "benchmarks/results/l
                     torch.testing.assert_close(*(loss(z.detach()) for loss in pair), rtol=1e-3, atol=0)
             rows.append(row)
             print(line(row), flush=True)  # noqa: T201
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()}"
     about = {
-        "machine": f"{machine}, {threads} CPU thread(s)",
+        "machine": machine(device, threads),
         "date": str(date.today()),
         "torch": torch.__version__,
         "lightly": lightly.__version__,

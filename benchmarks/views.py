@@ -8,7 +8,6 @@ The recipe is `cifar` with hue 0.1: crop (0.08 to 1), flip, jitter 0.4 / 0.4 / 0
 """
 
 import json
-import platform
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 import torchvision
 from jsonargparse import auto_cli
 from kornia import augmentation as K
-from tensors import Tensors
+from tensors import Tensors, keep_freed_memory, machine
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -73,15 +72,21 @@ def pipelines(size: int, n_views: int, device: str) -> dict[str, Pipeline]:
     return found if device == "cuda" else {**found, "torchvision, per sample": per_sample(size, n_views)}
 
 
-def milliseconds(pipeline: Pipeline, images: Tensor, repeats: int) -> float:
-    """Median time of a call."""
+def milliseconds(pipeline: Pipeline, images: Tensor, repeats: int, host: bool = False) -> float:
+    """Median time of a call: of the device, by its own clock, or of the host until it is free again."""
     times = []
     for _ in range(repeats + 2):  # two to warm up
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if images.is_cuda else []
         start = perf_counter()
+        for event in events[:1]:
+            event.record()
         pipeline(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
+        for event in events[1:]:
+            event.record()
         times.append(1000 * (perf_counter() - start))
+        if events:
+            torch.cuda.synchronize()
+            times[-1] = times[-1] if host else events[0].elapsed_time(events[1])
     return median(times[2:])
 
 
@@ -91,13 +96,15 @@ def measure(n_images: int, n_views: int, size: int, device: str, repeats: int) -
     images = torch.randint(256, (n_images, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
     tiny = images[..., :4, :4].contiguous()
     small = pipelines(4, n_views, device)
+    ours = [views for name, views in pipelines(size, n_views, device).items() if name.startswith("ours")]
+    torch.testing.assert_close(*(views(images, (0,)) for views in ours), rtol=0, atol=1e-5)  # type: ignore[call-arg]
     rows = []
     for name, pipeline in pipelines(size, n_views, device).items():
         row: dict[str, Any] = {"pixels": size, "pipeline": name}
         row["ms"] = milliseconds(pipeline, images, 3 if "torchvision" in name else repeats)
         row["views/s"] = n_images * n_views / row["ms"] * 1000
         if "torchvision" not in name:
-            row["host ms"] = milliseconds(small[name], tiny, 3 * repeats)
+            row["host ms"] = milliseconds(small[name], tiny, 3 * repeats, host=True)
         if name in ("ours, eager", "Kornia, as documented", "Kornia, at its best"):
             with Tensors() as tensors:
                 pipeline(images)
@@ -134,15 +141,15 @@ def main(
         repeats: calls of which the median is taken.
         out: path without suffix of the two files; the device is appended.
     """
+    keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     rows = []
     for size in (32, 96, 224):
         fewer = n_images if device == "cuda" else max(8, n_images * 32**2 // size**2)
         rows += [{"N": fewer, **row} for row in measure(fewer, n_views, size, device, repeats)]
-    machine = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     about = {
-        "machine": f"{machine}, {threads} CPU thread(s)",
+        "machine": machine(device, threads),
         "date": str(date.today()),
         "versions": f"torch {torch.__version__}, kornia {kornia.__version__}, torchvision {torchvision.__version__}",
         "K": n_views,
@@ -154,7 +161,7 @@ def main(
     head = (
         f"# {n_views} views of N images, float32\n\n{about['machine']}; {about['versions']}; {about['date']}. "
         f"Median of {repeats} calls; `x` is stock Kornia as documented (its default crop, one call a view) divided by "
-        "the row. `python benchmarks/views.py`\n\n"
+        "the row; glibc keeps freed memory, for all rivals. `python benchmarks/views.py`\n\n"
     )
     path.with_suffix(".md").write_text(head + header + "\n".join(map(line, rows)) + "\n")
 

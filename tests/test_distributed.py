@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from msssl import BarlowTwins
 from msssl.distributed import check_equal_shapes, gather
 from msssl.losses import barlow_twins_loss, mmcr_loss, simclr_loss, spectral_contrastive_loss, vicreg_loss
 
@@ -103,6 +104,10 @@ def work(rank, world_size, folder):
     with pytest.raises(ValueError, match="every rank needs") as error:
         check_equal_shapes(torch.zeros(2, N + rank, D))
     found["unequal"] = str(error.value)
+    module = BarlowTwins(backbone=nn.Flatten(), feature_dim=12, proj_dim=D)
+    views = torch.randn(2, N + rank, 3, 2, 2)
+    with pytest.raises(ValueError, match="every rank needs"):
+        module.training_step({"views": views, "label": torch.zeros(N + rank)}, 0)
     found["all_reduce"] = under_ddp(barlow_twins_by_all_reduce, images(2, world_size), rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -173,6 +173,24 @@ def test_beta(kwargs, beta):
     assert torch.equal(module.compute_loss(z)["loss"], barlow_twins_loss(z, beta=beta)["loss"])
 
 
+class FixedBeta(BarlowTwins):
+    """Its own arguments have no beta."""
+
+    def __init__(self, **kwargs):
+        super().__init__(beta="auto", **kwargs)
+
+
+@pytest.mark.parametrize(("kind", "kwargs"), [(BarlowTwins, {}), (BarlowTwins, {"beta": 0.25}), (FixedBeta, {})])
+def test_beta_is_in_the_checkpoint(kind, kwargs, tmp_path):
+    module = kind(backbone=Small(), proj_dim=16, **kwargs)
+    trainer = fit(module, tmp_path)
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["hyper_parameters"]
+    assert saved.get("beta", module.beta) == module.beta == kwargs.get("beta", 5 / 16)
+    loaded = MultiViewModule.load_from_checkpoint(tmp_path / "saved.ckpt", backbone=Small())
+    assert loaded.beta == module.beta
+
+
 def test_vicreg_weights():
     z = torch.randn(3, 8, 16)
     default, other = VICReg(backbone=Small()), VICReg(backbone=Small(), sim_coeff=2.0, std_coeff=3.0, cov_coeff=4.0)

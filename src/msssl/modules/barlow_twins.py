@@ -27,6 +27,8 @@ class BarlowTwins(MultiViewModule):
         self.form: Form = form
         self.beta = 5 / self.proj_dim if beta == "auto" else float(beta)
         self._auto = beta == "auto"
+        if "beta" in self.hparams:  # a checkpoint keeps the number, whatever the rule becomes
+            self.hparams["beta"] = self.beta
 
     @override
     def on_fit_start(self) -> None:

@@ -74,5 +74,4 @@ def separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The map rows @ image @ columns^T of every channel: images (B, C, H, W), rows (B, h, H), columns (B, w, W)."""
     n, c, h, w = images.shape
     wide = torch.bmm(images.reshape(n, c * h, w), columns.mT).view(n, c, h, -1)
-    tall = torch.bmm(rows, wide.transpose(1, 2).reshape(n, h, -1))  # (B, h, C * w)
-    return tall.view(n, rows.shape[1], c, -1).transpose(1, 2)
+    return rows[:, None] @ wide

@@ -113,16 +113,16 @@ def _blend(images: Tensor, operation: Tensor, factors: Tensor) -> Tensor:
 def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Rotate the hue, without a detour through HSV: value and chroma stay.
 
-    With the hue h in sixths of a turn, channel i is value - chroma * clamp(2 - |k - 2|, 0, 1), k = (n_i + h) mod 6,
-    n = (5, 3, 1) for red, green, blue.
+    With the hue h in [0, 6), in sixths of a turn, channel i is value - chroma * clamp(2 - ||h - 2 i| - 3|, 0, 1).
     """
     red, green, blue = images.split(1, dim=1)
-    value = images.amax(dim=1, keepdim=True)
-    chroma = value - images.amin(dim=1, keepdim=True)
-    is_red, is_green = value == red, value == green
-    difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
-    sector = torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
-    hue = difference.div_(chroma.clamp(min=1e-9)).add_(sector).add_(6 * _per_row(turns, images))
-    offsets = 5 - 2 * torch.arange(3, device=images.device, dtype=images.dtype)[:, None, None]
-    k = (hue + offsets).remainder_(6)
-    return value - (2 - k.sub_(2).abs_()).clamp_(0, 1).mul_(chroma)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    is_red, is_green = (value == red).to(images.dtype), (value == green).to(images.dtype)
+    # lerp with weights 0 and 1 chooses exactly, and much faster than `where` on a CPU
+    sector = torch.lerp(torch.lerp(red - green, blue - red, is_green), green - blue, is_red)
+    start = (4 - 2 * is_green) * (1 - is_red)
+    hue = (sector / chroma.clamp(min=1e-9) + start).add_(6 * _per_row(turns, images)).remainder_(6)
+    channels = hue - 2 * torch.arange(3, device=images.device, dtype=images.dtype)[:, None, None]
+    shifted: Tensor = value - channels.abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma)
+    return shifted

@@ -125,16 +125,13 @@ class MultiView(nn.Module):
         if self.preset is not None and self.preset.size is not None:
             pixels = F.resize(pixels, [self.preset.resize or self.preset.size], antialias=True)
             pixels = F.center_crop(pixels, [self.preset.size, self.preset.size])
-        mean, std = self._statistics(images.device)
-        return (pixels - mean) / std
+        normalize = Normalize(self.mean, self.std)
+        return normalize.apply_transform(pixels, normalize.make_params(pixels, (0, 0)), {})
 
     def denormalize(self, views: Tensor) -> Tensor:
         """Normalised views or images (..., C, H, W) back in [0, 1], for pictures."""
-        mean, std = self._statistics(views.device)
+        mean, std = (constant(values, views.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return views * std + mean
-
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return constant(self.mean, device).view(-1, 1, 1), constant(self.std, device).view(-1, 1, 1)
 
     def _draw(
         self, steps: list[Any], images: Tensor, key: tuple[int, ...], rank: int, world_size: int
