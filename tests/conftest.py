@@ -79,3 +79,39 @@ def cifar10_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
     return tmp_path / "data"
+
+
+@pytest.fixture
+def cifar100_folder(tmp_path, monkeypatch):
+    """A stand-in for CIFAR-100 in its own file format: 40 training and 8 test images."""
+    from torchvision import datasets
+
+    folder = tmp_path / "data" / datasets.CIFAR100.base_folder
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(1)
+    for name, count in (("train", 40), ("test", 8)):
+        pixels = generator.integers(256, size=(count, 3072), dtype=np.uint8)
+        batch = {"data": pixels, "fine_labels": [i % 20 for i in range(count)]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    names = {"fine_label_names": [f"class{i}" for i in range(100)]}
+    (folder / datasets.CIFAR100.meta["filename"]).write_bytes(pickle.dumps(names))
+    monkeypatch.setattr(datasets.CIFAR100, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def stl10_folder(tmp_path, monkeypatch):
+    """A stand-in for STL-10 in its own file format: 40 images without labels, 20 + 10 with; image i is i everywhere."""
+    from torchvision import datasets
+
+    folder = tmp_path / "data" / datasets.STL10.base_folder
+    folder.mkdir(parents=True)
+    for name, count, start in (("unlabeled", 40, 0), ("train", 20, 100), ("test", 10, 200)):
+        pixels = np.repeat(np.arange(start, start + count, dtype=np.uint8), 3 * 96 * 96)
+        pixels.tofile(folder / f"{name}_X.bin")
+        if name != "unlabeled":
+            (np.arange(count, dtype=np.uint8) % 10 + 1).tofile(folder / f"{name}_y.bin")
+    (folder / "class_names.txt").write_text("\n".join(f"class{i}" for i in range(10)) + "\n")
+    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
+    return tmp_path / "data"

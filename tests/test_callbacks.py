@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, OnlineProbe
 from msssl.callbacks import BestCheckpoint, FeaturesWriter, ViewGrid
-from msssl.callbacks.view_grid import draw_views
+from msssl.callbacks.view_grid import add_caption, contact_sheet, draw_views
 
 COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]], dtype=torch.uint8)
 
@@ -257,6 +257,38 @@ def test_a_probe_that_is_off_keeps_the_state_of_the_checkpoint(tmp_path, saved):
     assert_equal_states(off.state_dict(), probe.state_dict())
 
 
+class TwoSets(MultiViewDataModule):
+    """Images without labels to pretrain on; labelled ones of their own for the probe, or none."""
+
+    def __init__(self, labelled, **kwargs):
+        super().__init__(batch_size=12, num_workers=0, views=MultiView(2, [K.RandomHorizontalFlip()]), **kwargs)
+        self.labelled = labelled
+
+    def dataset(self, split):
+        return {"train": relabelled(coloured(36), torch.full((36,), -1)), "val": coloured(15), "test": None}[split]
+
+    def probe_dataset(self):
+        return self.labelled
+
+
+def test_the_probe_learns_on_a_labelled_set_of_its_own(tmp_path):
+    probe = OnlineProbe(lr=0.1)
+    trainer = trainer_of(tmp_path, [probe], max_epochs=30)
+    trainer.fit(module_of(), TwoSets(coloured(18)))
+    assert trainer.callback_metrics["val/probe_top1"] > 0.9
+
+
+def test_the_labelled_set_leaves_no_trace_in_the_encoder(tmp_path):
+    """Neither in its weights, nor in BatchNorm's statistics, nor in the draws of dropout; modes stay as they were."""
+    states = []
+    for labelled in (coloured(18), None):
+        module = module_of(Encoder)
+        module.backbone.layers[1].eval()  # frozen by its user
+        trainer_of(tmp_path, [OnlineProbe()], max_epochs=2).fit(module, TwoSets(labelled))
+        states.append(module.state_dict())
+    assert_equal_states(*states)
+
+
 def test_without_labels_the_probe_is_off(tmp_path, caplog):
     probe = OnlineProbe()
     unlabelled = relabelled(coloured(36), torch.full((36,), -1))
@@ -289,21 +321,36 @@ def test_the_views_of_the_first_step_are_drawn_once(tmp_path):
     logger.experiment.flush()
 
     expected = draw_views([data.views.denormalize(first.views[:, :5])])
-    assert (png(tmp_path / "views.png") - expected * 255).abs().max() <= 0.51
+    drawn = png(tmp_path / "views.png")
+    height, width = expected.shape[1:]
+    # A caption of the operations stands below; a narrow grid has white to its right.
+    assert (drawn[:, :height, :width] - (expected * 255).byte()).abs().max() == 0
+    assert (drawn[:, :height, width:] == 255).all()
+    assert (drawn[:, height:] < 128).any()
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
-    (drawn,) = events.Images("views")
-    assert drawn.step == 0
-    assert (drawn.height, drawn.width) == expected.shape[1:]
+    (event,) = events.Images("views")
+    assert event.step == 0
+    assert (event.height, event.width) == drawn.shape[1:]
 
 
 def test_the_views_are_drawn_without_a_logger_too(tmp_path):
     fit(tmp_path, [ViewGrid()], data=data_of(views=MultiView(4)), max_steps=1)
-    assert png(tmp_path / "views.png").shape == (3, 8 * 66 + 2, 4 * 66 + 2)
+    assert png(tmp_path / "views.png").shape[1] > 8 * 66 + 2
 
 
 def test_a_run_that_goes_on_draws_no_other_views(tmp_path, saved):
     fit(tmp_path, [ViewGrid()], max_epochs=2, ckpt_path=saved[2])
     assert not (tmp_path / "views.png").exists()
+
+
+def test_the_caption_names_every_operation():
+    views, images = MultiView(2, "barlow"), torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
+    plain = draw_views([views.denormalize(views(images, (0,)))])
+    drawn = contact_sheet(views, views(images, (0,)), 2)
+    lines = ["2 views of 96 x 96:", *(f"  {step}" for step in views.steps((96, 96)))]
+    assert torch.equal(drawn, add_caption(plain, lines))
+    assert "p_blur=[1.0, 0.1], p_solarize=[0.0, 0.2]" in lines[-1]
+    assert not torch.equal(drawn, add_caption(plain, lines[:-1]))
 
 
 def test_a_row_is_an_image_and_a_column_a_view():

@@ -28,6 +28,7 @@ OVERLAYS = {
     "mmcr.yaml",
     "multicrop.yaml",
 }
+STAND_INS = {"cifar.yaml": "cifar10_folder", "cifar100.yaml": "cifar100_folder", "stl10.yaml": "stl10_folder"}
 ONE_STEP = ["--trainer.fast_dev_run=1", "--data.batch_size=4", "--data.num_workers=0"]
 
 
@@ -43,8 +44,10 @@ def write(path, text):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_shipped_config_takes_a_step(config, msssl, image_folder, cifar10_folder):
+def test_every_shipped_config_takes_a_step(config, msssl, image_folder, request):
     base = ["cifar.yaml", config] if config in OVERLAYS else [config]
+    if base[0] in STAND_INS:
+        request.getfixturevalue(STAND_INS[base[0]])
     args = [part for name in base for part in ("--config", name)]
     on_cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     if config != "multicrop.yaml":
@@ -308,6 +311,19 @@ def test_inspect_of_unlabelled_images_and_of_several_sizes(msssl, tmp_path):
     assert "64 x 64 pixels" in out
     assert "8 for each of 4 images a device: views.png" in out
     assert (tmp_path / "views.png").is_file()
+
+
+def test_stl10_pretrains_without_labels_and_probes_with(msssl, tmp_path, stl10_folder):
+    args = ["--config", "stl10.yaml", *NARROW, "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    args += ["--data.batch_size=8", "--data.num_workers=0", "--trainer.max_epochs=1", "--data.val_fraction=0.5"]
+    code, out, err = msssl("fit", *args)
+    assert code == 0, err
+    assert "images: 40 train, 10 probe, 10 val, 10 test" in err
+    assert re.search(r"0\.\d\d\d top-1 on validation images \(online linear probe", out)
+    code, out, err = msssl("probe", "--ckpt_path", "last")
+    assert code == 0, err
+    report = yaml.safe_load(next(tmp_path.glob("runs/*/probe.json")).read_text())
+    assert report["images"] == {"probe": 10, "val": 10, "test": 10}
 
 
 def test_stock_kornia_augmentations_in_yaml_train(msssl, tmp_path):

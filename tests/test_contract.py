@@ -68,42 +68,70 @@ def test_every_method_trains_by_one_flag(name, msssl, tmp_path):
     assert all(parameter.isfinite().all() for parameter in loaded.parameters())
 
 
-class Broken(package.MultiViewModule):
-    """A loss that breaks one rule, chosen by its name."""
+def spread(z):
+    """A loss that keeps every rule: the embeddings should vary in each dimension."""
+    return -z.var(dim=1).log().mean()
 
+
+def read_by_the_host(z):
+    return z.sum() if z.mean().item() > 1e9 else spread(z)
+
+
+CALLS = iter(range(1, 1_000_000))
+BROKEN = {  # a loss that breaks one rule, and what the contract says of it
+    "in place": (lambda z: spread(z.data.mul_(2)) + spread(z), "in place"),
+    "first view only": (lambda z: spread(z[:1]), "no gradient"),
+    "state": (lambda z: spread(z) * next(CALLS), "same embeddings"),
+    "order of views": (
+        lambda z: -(z.var(dim=1).log().mean(dim=1) * torch.arange(1, len(z) + 1)).sum(),
+        "order of the views",
+    ),
+    "order of images": (lambda z: spread(z * torch.arange(1, z.shape[1] + 1)[:, None]), "order of the images"),
+    "collapse to a point": (lambda z: z.var(dim=0).mean(), "collapse to a point"),
+    "collapse to a line": (lambda z: -z.sum(dim=-1).var(dim=1).mean(), "collapse to a line"),
+    "half precision": (lambda z: spread(z.bfloat16()), "autocast"),
+    "read by the host": (read_by_the_host, "item"),
+}
+
+
+class Broken(package.MultiViewModule):
     def __init__(self, rule, **kwargs):
         super().__init__(**kwargs)
         self.rule = rule
 
     def compute_loss(self, z):
-        if self.rule == "in place":
-            z.data.mul_(2)
-        if self.rule == "first view only":
-            return z[0].square().mean() - z.square().mean(dim=1).detach().sum()
-        if self.rule == "order of views":
-            return -(z.var(dim=1).log().mean(dim=1) * torch.arange(1, len(z) + 1)).sum()
-        if self.rule == "order of images":
-            z = z * torch.arange(1, z.shape[1] + 1)[:, None]
-        if self.rule == "half precision":
-            return -z.bfloat16().var(dim=1).log().mean()
-        if self.rule == "read by the host" and z.mean().item() > 1e9:
-            return z.sum()
-        return z.var(dim=0).mean() if self.rule == "collapse" else -z.var(dim=1).log().mean()
+        return BROKEN[self.rule][0](z)
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ("in place", "in place"),
-        ("first view only", "no gradient"),
-        ("order of views", "order of the views"),
-        ("order of images", "order of the images"),
-        ("collapse", "collapse to a point"),
-        ("half precision", "autocast"),
-        ("read by the host", "item"),
-    ],
-)
-def test_the_contract_finds_what_breaks_it(rule, message):
+class Forgetful(package.MultiViewModule):
+    """An argument that the checkpoint does not bring back."""
+
+    def __init__(self, weight=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = weight
+        self.hparams["weight"] = 1.0
+
+    def compute_loss(self, z):
+        return self.weight * package.losses.vicreg_loss(z)["loss"]
+
+
+class Frozen(package.VICReg):
+    """A parameter that does not train."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+
+def test_the_contract_finds_what_a_checkpoint_or_training_loses():
+    with pytest.raises(AssertionError, match="an argument was lost"):
+        testing.check_method(Forgetful, weight=2.0)
+    with pytest.raises(AssertionError, match="unused did not train"):
+        testing.check_method(Frozen)
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_the_contract_finds_what_breaks_it(rule):
     error = Exception if rule == "read by the host" else AssertionError
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=BROKEN[rule][1]):
         testing.check_method(Broken, rule=rule)

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from msssl import CIFAR10, ImageFolder, MultiView, MultiViewDataModule, Shapes
+from msssl import CIFAR10, CIFAR100, STL10, ImageFolder, MultiView, MultiViewDataModule, Shapes
 from msssl.data.images import Images
 from msssl.data.loaders import EvaluationLoader, TrainLoader
 from msssl.data.splits import choose, hold_out
@@ -687,6 +687,75 @@ def test_cifar10_without_files_and_network_says_what_to_fetch(tmp_path, monkeypa
         CIFAR10(str(tmp_path / "here")).prepare_data()
     assert str(tmp_path / "here") in str(error.value)
     assert not (tmp_path / "here").exists()
+
+
+def test_cifar100_gives_the_images_of_its_files_back(cifar100_folder):
+    data = CIFAR100(str(cifar100_folder), batch_size=4, num_workers=0, val_fraction=0.0)
+    data.prepare_data()
+    data.setup()
+    assert data.num_classes == 100
+    for split, name in (("probe", "train"), ("test", "test")):
+        part = pickle.loads((cifar100_folder / "cifar-100-python" / name).read_bytes())
+        batches = list(data.evaluation_dataloader(split))
+        assert torch.equal(
+            torch.cat([batch["image"] for batch in batches]), torch.from_numpy(part["data"]).view(-1, 3, 32, 32)
+        )
+        assert torch.cat([batch["label"] for batch in batches]).tolist() == part["fine_labels"]
+
+
+def values(batches):
+    """What the stand-in's images are filled with."""
+    return torch.cat([batch["image"] for batch in batches])[:, 0, 0, 0].tolist()
+
+
+def test_stl10_pretrains_without_labels_and_probes_with(stl10_folder):
+    data = STL10(str(stl10_folder), batch_size=8, num_workers=0, fraction=0.5, val_fraction=0.5)
+    data.prepare_data()
+    data.setup()
+    assert data.num_classes == 10
+    assert {name: len(images) for name, images in data.splits.items()} == {
+        "train": 20,  # half of 40
+        "probe": 10,  # one of the two of each class, whatever `fraction` is
+        "val": 10,
+        "test": 10,
+    }
+    probe, val, test = (list(data.evaluation_dataloader(split)) for split in ("probe", "val", "test"))
+    assert sorted(values(probe) + values(val)) == list(range(100, 120))
+    assert values(test) == list(range(200, 210))
+    for batches in (probe, val):
+        labels = torch.cat([batch["label"] for batch in batches])
+        assert labels.tolist() == [(value - 100) % 10 for value in values(batches)]
+        assert labels.unique(return_counts=True)[1].tolist() == [1] * 10
+    (first, second) = data.train_dataloader()
+    assert set(values([first, second])) <= set(range(40))
+    assert (first["label"] == -1).all()
+    seen = values([first["probe"], second["probe"]])
+    assert set(seen) == set(values(probe))  # 16 turns for 10 images: each has one
+    assert first["probe"]["label"].tolist() == [(value - 100) % 10 for value in seen[:8]]
+
+
+def test_stl10_batches_on_the_device(stl10_folder):
+    data = STL10(str(stl10_folder), batch_size=8, num_workers=0, views=MultiView(2, "stl10"))
+    data.setup()
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())))
+    assert set(batch) == {"views", "label", "index", "probe"}
+    assert batch["views"].shape == (2, 8, 3, 64, 64)
+    assert batch["probe"]["image"].shape == (8, 3, 64, 64)
+    filled = data.views.denormalize(batch["probe"]["image"])[:, 0, 0, 0] * 255
+    assert (filled.round().int() - 100).remainder(10).tolist() == batch["probe"]["label"].tolist()
+
+
+def test_probe_images_are_those_of_one_process_with_the_ranks_batches_together():
+    images = Images(TensorDataset(torch.zeros(24, 1), torch.zeros(24)), torch.arange(24), "train")
+    probe = Images(TensorDataset(torch.zeros(5, 1), torch.zeros(5)), torch.arange(5), "probe")
+    one = TrainLoader(images, 8, seed=3, epoch=lambda: 1, probe=probe).order(1)
+    ranks = [
+        TrainLoader(images, 4, seed=3, epoch=lambda: 1, probe=probe, rank=r, world_size=2).order(1) for r in (0, 1)
+    ]
+    assert [a + b for a, b in zip(*ranks, strict=True)] == one
+    alone = TrainLoader(images, 8, seed=3, epoch=lambda: 1).order(1)
+    assert [[row for row, _ in batch] for batch in one] == alone  # the probe images change nothing
+    assert sorted(row for batch in one for _, row in batch)[::5] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])

@@ -67,6 +67,19 @@ def test_byol_target_follows_each_optimizer_step(accumulate, tmp_path):
     assert not trained & {id(p) for p in module.target.parameters()}
 
 
+def test_byol_in_double_precision(tmp_path):
+    import lightning as L
+
+    images = torch.randint(256, (8, 3, 8, 8), dtype=torch.uint8)
+    data = MultiViewDataModule.from_datasets(
+        TensorDataset(images, torch.arange(8) % 2), batch_size=4, num_workers=0, val_fraction=0.0
+    )
+    trainer = L.Trainer(accelerator="cpu", precision="64-true", fast_dev_run=1, default_root_dir=tmp_path)
+    module = small_byol()
+    trainer.fit(module, data)
+    assert module._targets.dtype == torch.float64
+
+
 def test_byol_trains_by_one_flag_and_loads_again(msssl, tmp_path):
     (tmp_path / "byol.py").write_text((EXAMPLES / "byol.py").read_text())
     code, _, err = msssl(

@@ -32,7 +32,7 @@ def ks_distance(a, b):
 
 
 @pytest.mark.parametrize(
-    ("size_in", "size_out"), [((32, 32), (32, 32)), ((40, 24), (16, 20)), ((96, 96), (64, 64)), ((12, 9), (32, 32))]
+    ("size_in", "size_out"), [((32, 32), (32, 32)), ((40, 24), (16, 20)), ((96, 96), (64, 64)), ((33, 70), (32, 32))]
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_warp_is_torchvisions_antialiased_crop_and_flip(size_in, size_out, dtype, tolerance):
@@ -168,11 +168,11 @@ def test_alone_they_are_kornia_augmentations(make):
 
 
 def test_keypoints_follow_the_crop():
-    crop = AugmentationSequential(RandomResizedCropFlip((48, 48), scale=(0.5, 1.0)), data_keys=["input", "keypoints"])
+    crop = AugmentationSequential(RandomResizedCropFlip((32, 32), scale=(0.5, 1.0)), data_keys=["input", "keypoints"])
     x = torch.zeros(32, 1, 32, 32)
     x[:, :, 15:18, 15:18] = 1  # a blob around (16, 16)
     made, points = crop(x, torch.full((32, 1, 2), 16.0))
-    grid = torch.stack(torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="xy"))
+    grid = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="xy"))
     centre = (made * grid).sum(dim=(2, 3)) / made.sum(dim=(2, 3))
     assert_close(points[:, 0], centre, rtol=0, atol=0.3)  # within a third of a pixel
     restored, back = crop.inverse(made, points)
@@ -187,7 +187,13 @@ def test_keypoints_follow_the_crop():
         (lambda: RandomResizedCropFlip((8, 8), p_flip=1.5), "p_flip is 1.5"),
         (lambda: ColorJitterGrayscale(hue=0.6), "0.6"),
         (lambda: ColorJitterGrayscale(p_jitter=[0.5, -0.1]), r"p_jitter is \[0.5, -0.1\]"),
+        (lambda: RandomResizedCropFlip((8, 8), ratio=(0, 1)), r"ratio is \(0, 1\)"),
+        (lambda: RandomResizedCropFlip(8), "size is 8"),
+        (lambda: RandomResizedCropFlip((0, 8)), r"size is \(0, 8\)"),
+        (lambda: RandomResizedCropFlip((16, 16))(images(2, 32, 12)), "images are 32 x 12, smaller than .* 16 x 16"),
+        (lambda: ColorJitterGrayscale(float("nan")), "nan"),
         (lambda: BlurSolarize(4), "kernel_size is 4"),
+        (lambda: BlurSolarize(3, sigma=(0, 0)), r"sigma is \(0, 0\)"),
         (lambda: BlurSolarize(23)(images(2, 8, 8)), "kernel_size is 23"),
         (lambda: ColorJitterGrayscale(0.4)(torch.rand(2, 1, 8, 8)), "1 channels"),
     ],

@@ -279,10 +279,13 @@ class NaNAt(MeanSquare):
 
 @pytest.mark.parametrize("every", [1, 3, 50])
 def test_a_loss_that_is_not_finite_stops_the_run(every, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"batch 0 of epoch 1: loss nan, size 4; .*non_finite\.json"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 3 \(batch 0 of epoch 1\): loss nan, size 4; .*non_finite\.json"
+    ):
         fit(NaNAt(backbone=Small()), tmp_path, max_steps=-1, max_epochs=9, log_every_n_steps=every)
     found = json.loads((tmp_path / "non_finite.json").read_text())
-    assert (found["epoch"], found["batch"], found["terms"]) == (1, 0, {"loss": "nan", "size": "4.0"})
+    assert (found["step"], found["epoch"], found["batch"]) == (3, 1, 0)
+    assert found["terms"] == {"loss": "nan", "size": "4.0"}
     assert len(set(found["index"])) == 4
 
 
@@ -319,11 +322,18 @@ def test_losses_are_read_at_logging_steps_only(tmp_path, monkeypatch):
     read = NonFiniteGuard._read
 
     def count(self, trainer):
-        reads.append(trainer.global_step)
+        if self._steps:
+            reads.append(trainer.global_step)
         read(self, trainer)
 
     monkeypatch.setattr(NonFiniteGuard, "_read", count)
     fit(MeanSquare(backbone=Small()), tmp_path, n=40, max_steps=10, log_every_n_steps=4)
+    assert reads == [4, 8, 10]
+    reads.clear()
+    fit(MeanSquare(backbone=Small()), tmp_path, n=12, max_steps=10, log_every_n_steps=4)
+    assert reads == [3, 4, 6, 8, 9, 10]  # and at the ends of epochs of 3 steps
+    reads.clear()
+    fit(MeanSquare(backbone=Small()), tmp_path, n=96, max_steps=10, log_every_n_steps=4, accumulate_grad_batches=2)
     assert reads == [4, 8, 10]
 
 

@@ -6,10 +6,14 @@ import pytest
 import torch
 from kornia import augmentation as K
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torchvision.transforms import v2
 
 from msssl import MultiView
 from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, RandomResizedCropFlip
+from msssl.views._drawn import constant
 from msssl.views._steps import run
 from msssl.views.presets import PRESETS
 
@@ -227,6 +231,37 @@ def test_operations_do_not_depend_on_the_number_of_images_or_views():
     assert len(operations(2, 256)) == few == len(operations(8, 64))
 
 
+class Devices(TorchDispatchMode):
+    """Names of operations that read a value, or have a tensor off the GPU on their way in or out."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_iter((args, kwargs, out)) if isinstance(each, torch.Tensor)]
+        if any(each.device.type != "cuda" for each in tensors) or "_local_scalar_dense" in str(func):
+            self.waits.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("name", ["cifar", "imagenet", "simclr", "barlow", "vicreg"])
+def test_nothing_leaves_a_gpu(name):
+    """On tensors without data that say they are on one: neither drawing nor applying copies from or to the host."""
+    steps = MultiView(4, name).steps((224, 224))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        views = torch.empty(4 * 8, 3, 224, 224, device="cuda")
+        drawn = [torch.empty(4, 8, step.n_uniforms, device="cuda") for step in steps]
+        for step, uniforms in zip(steps, drawn, strict=True):
+            step.make_params(uniforms, (224, 224))  # its constants are copied once
+        with Devices() as devices:
+            for step, uniforms in zip(steps, drawn, strict=True):
+                views = step.apply_transform(views, step.make_params(uniforms, (224, 224)), step.flags)
+    constant.cache_clear()  # it now holds tensors without data
+    assert devices.waits == []
+
+
 def test_no_operation_waits_for_the_device():
     waits = ("_local_scalar_dense", "item", "nonzero", "equal", "masked_select", "unique", "is_same_size", "tolist")
     assert not [name for name in operations(4, 8) if name.split(".")[1] in waits]
@@ -235,10 +270,17 @@ def test_no_operation_waits_for_the_device():
 def test_compiled_views_are_the_eager_ones(monkeypatch):
     whole = torch.compile(run, dynamic=False, fullgraph=True, backend="aot_eager")
     monkeypatch.setattr("msssl.views.multi_view.compiled_run", lambda: whole)
-    images = some_images(8)
+    images, views = some_images(8), full(compile=True)
     for key in range(3):
-        compiled = full(compile=True)(images, (key,))
-        torch.testing.assert_close(compiled, full(compile=False)(images, (key,)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(views(images, (key,)), full(compile=False)(images, (key,)), rtol=0, atol=1e-5)
+    assert views.compile_views is True  # where it fails, it is switched off
+
+
+@pytest.mark.slow
+def test_views_compiled_by_inductor_are_the_eager_ones():
+    images, views = some_images(8), full(compile=True)
+    torch.testing.assert_close(views(images, (0,)), full(compile=False)(images, (0,)), rtol=0, atol=1e-5)
+    assert views.compile_views is True
 
 
 def test_without_a_compiler_views_are_made_eagerly_and_that_is_said_once(monkeypatch, caplog):
@@ -278,11 +320,63 @@ def test_presets(name):
     assert views.denormalize(made).max() < 1 + 1e-4
 
 
-def test_evaluation_of_a_preset_with_a_size_takes_the_central_square():
-    images = torch.zeros(1, 3, 292, 292, dtype=torch.uint8)
-    images[:, :, 18:274, 18:274] = 255  # 256 of 292 pixels
-    views = MultiView(2, "imagenet100")
-    assert (views.denormalize(views.evaluate(images)) > 0.99).float().mean() > 0.95  # 146 -> the central 128
+@pytest.mark.parametrize(
+    ("name", "resize", "size"), [("imagenet100", 146, 128), ("imagenet", 256, 224), ("stl10", 64, 64)]
+)
+def test_evaluation_of_a_preset_with_a_size_takes_the_central_square(name, resize, size):
+    images = torch.randint(256, (2, 3, 300, 340), dtype=torch.uint8)
+    views = MultiView(2, name)
+    whole = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
+    torch.testing.assert_close(views.denormalize(views.evaluate(images)), whole(images), rtol=0, atol=1e-5)
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+JITTER = "ColorJitterGrayscale(brightness={}, contrast={}, saturation={}, hue={}, p_jitter=0.8, p_grayscale={})"
+CROP = "RandomResizedCropFlip(size=({0}, {0}), scale=({1}, 1.0), ratio=(0.75, 1.3333333333333333), p_flip=0.5)"
+BLUR = "BlurSolarize(kernel_size={}, sigma=(0.1, 2.0), p_blur={}, p_solarize={}, threshold=0.5)"
+RECIPES = {  # of images of 224 pixels, or 32: the steps, mean, std
+    ("cifar", 32): (
+        [CROP.format(32, 0.08), JITTER.format(0.4, 0.4, 0.4, 0.0, 0.2)],
+        ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ),
+    ("stl10", 224): (
+        [CROP.format(64, 0.2), JITTER.format(0.4, 0.4, 0.4, 0.0, 0.1)],
+        ((113.9112 / 255, 112.1515 / 255, 103.6948 / 255), (57.16 / 255, 56.48 / 255, 57.10 / 255)),
+    ),
+    ("imagenet100", 224): (
+        [CROP.format(128, 0.08), JITTER.format(0.4, 0.4, 0.4, 0.1, 0.2), BLUR.format(23, 0.0, 0.2)],
+        IMAGENET,
+    ),
+    ("imagenet", 224): (
+        [CROP.format(224, 0.08), JITTER.format(0.4, 0.4, 0.4, 0.1, 0.2), BLUR.format(23, 0.0, 0.2)],
+        IMAGENET,
+    ),
+    ("grayscale", 32): (
+        [CROP.format(32, 0.2), JITTER.format(0.4, 0.4, 0.0, 0.0, 0.0)],
+        ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    ),
+    ("simclr", 224): (
+        [CROP.format(224, 0.08), JITTER.format(0.8, 0.8, 0.8, 0.2, 0.2), BLUR.format(23, 0.5, 0.0)],
+        IMAGENET,
+    ),
+    ("simclr", 32): ([CROP.format(32, 0.08), JITTER.format(0.4, 0.4, 0.4, 0.1, 0.2)], IMAGENET),
+    ("barlow", 224): (
+        [CROP.format(224, 0.08), JITTER.format(0.4, 0.4, 0.2, 0.1, 0.2), BLUR.format(23, [1.0, 0.1], [0.0, 0.2])],
+        IMAGENET,
+    ),
+    ("vicreg", 224): (
+        [CROP.format(224, 0.08), JITTER.format(0.4, 0.4, 0.2, 0.1, 0.2), BLUR.format(23, 0.5, 0.1)],
+        IMAGENET,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "size"), RECIPES)
+def test_recipes_are_the_published_ones(name, size):
+    steps, (mean, std) = RECIPES[name, size]
+    views = MultiView(2, name)
+    assert [str(step) for step in views.steps((size, size))] == steps
+    assert (views.mean, views.std) == (pytest.approx(mean, abs=1e-4), pytest.approx(std, abs=1e-4))
 
 
 def test_an_image_smaller_than_the_views_of_a_preset():
@@ -304,6 +398,8 @@ def test_multi_crop():
     assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
     equal = MultiCrop([MultiView(2, [RandomResizedCropFlip((16, 16))]) for _ in range(2)])(one_image(4), (0,))
     assert equal_rows(*equal) == 0  # the groups draw their own
+    mixed = MultiCrop([MultiView(2, [], mean=(0.5,) * 3, std=(0.25,) * 3), MultiView(2, [])])(one_image(4), (0,))
+    assert torch.equal(*mixed)  # one mean and std for all
     with pytest.raises(ValueError, match="groups is empty"):
         MultiCrop([])
 
@@ -313,6 +409,8 @@ def test_multi_crop():
     [
         (lambda: MultiView(1), "n_views is 1"),
         (lambda: MultiView(augmentations="cifr"), "'cifr'.*'cifar'"),
+        (lambda: MultiView(mean=(0.5,)), r"mean is \(0.5,\)"),
+        (lambda: MultiView(std=(0.2, 0.0, 0.2)), r"std \(0.2, 0.0, 0.2\)"),
         (lambda: MultiView()(torch.rand(4, 3, 8, 8)), r"torch.float32 \(4, 3, 8, 8\)"),
         (lambda: MultiView()(some_images()[0]), r"torch.uint8 \(3, 16, 16\)"),
         (lambda: MultiView()(some_images()[:, :2]), r"\(4, 2, 16, 16\): expected uint8 \(N, 3, H, W\)"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msssl import MultiViewModule
-from msssl.distributed import gather
+from msssl.distributed import check_equal_shapes, gather
 
 
 class BYOL(MultiViewModule):
@@ -47,7 +47,10 @@ class BYOL(MultiViewModule):
         if isinstance(views, list):
             raise ValueError(f"views come in {len(views)} sizes: this BYOL takes one")
         with torch.no_grad():
-            self._targets = gather(self.target(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
+            targets = self.target(views.flatten(0, 1).to(self.dtype)).unflatten(0, views.shape[:2])
+            if batch_idx == 0:  # the base class checks only after this gather
+                check_equal_shapes(targets)
+            self._targets = gather(targets if targets.dtype == torch.float64 else targets.float())
         return super().training_step(batch, batch_idx)
 
     def compute_loss(self, z: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ _HOME = {
     "MMCR": "modules",
     "MultiViewDataModule": "data",
     "CIFAR10": "data",
+    "CIFAR100": "data",
+    "STL10": "data",
     "ImageFolder": "data",
     "Shapes": "data",
     "MultiView": "views",
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from msssl.backbones import ResNet as ResNet
     from msssl.callbacks import OnlineProbe as OnlineProbe
     from msssl.data import CIFAR10 as CIFAR10
+    from msssl.data import CIFAR100 as CIFAR100
+    from msssl.data import STL10 as STL10
     from msssl.data import ImageFolder as ImageFolder
     from msssl.data import MultiViewDataModule as MultiViewDataModule
     from msssl.data import Shapes as Shapes

@@ -21,7 +21,7 @@ def check_method(method: type[MultiViewModule], **kwargs: Any) -> None:
         **kwargs: its arguments, but for the backbone.
 
     Raises:
-        AssertionError: naming what does not hold.
+        AssertionError: naming what does not hold; what breaks `torch.compile` raises its own error.
 
     >>> from msssl import BarlowTwins
     >>> check_method(BarlowTwins, beta=0.1)
@@ -49,6 +49,16 @@ def check_every_embedding_gets_a_gradient(method: type[MultiViewModule], **kwarg
         assert torch.equal(z, before), "compute_loss changed z in place"
         assert gradient.isfinite().all(), f"K = {n_views}: the gradient is not finite"
         assert (gradient.abs().sum(dim=-1) > 0).all(), f"K = {n_views}: an embedding gets no gradient"
+
+
+def check_the_loss_is_a_function_of_the_embeddings(method: type[MultiViewModule], **kwargs: Any) -> None:
+    """Nothing else: so that ranks, which all see the gathered embeddings, agree with one process."""
+    module, z = _build(method, kwargs), embeddings(3)
+    first = _loss(module, z)
+    torch.rand(1)  # another state of the generator
+    message = "the same embeddings have another loss the second time"
+    assert_close(_loss(module, z), first, rtol=0, atol=0, msg=message)
+    assert_close(_loss(module.eval(), z), first, rtol=0, atol=0, msg=message)
 
 
 def check_order_does_not_matter(method: type[MultiViewModule], **kwargs: Any) -> None:
@@ -121,6 +131,7 @@ def check_checkpoint(method: type[MultiViewModule], **kwargs: Any) -> None:
 
 CHECKS = (
     check_every_embedding_gets_a_gradient,
+    check_the_loss_is_a_function_of_the_embeddings,
     check_order_does_not_matter,
     check_collapse_is_punished,
     check_half_precision,

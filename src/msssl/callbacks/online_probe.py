@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 class OnlineProbe(Callback):
     """Trains BatchNorm1d(affine=False) + Linear on the detached features of all views; logs `val/probe_top1`.
 
+    Where the batch brings labelled images of another set (`"probe"`, as for STL-10), it learns on those instead.
+
     It has its own optimizer and never sends a gradient into the encoder. Labels of -1 are left out. Under DDP every
     rank takes the same step on the features of all ranks, so the probes stay equal. Head and optimizer are in the
     checkpoint. Without labels it turns itself off, with one line in the log.
@@ -60,8 +62,9 @@ class OnlineProbe(Callback):
     ) -> None:
         if self.head is None:
             return
-        features = gather(outputs["features"]).float()  # (K, W*N, F)
-        label = gather(outputs["label"].view(1, -1, 1)).flatten()
+        found = outputs.get("probe", outputs)  # a labelled set of its own, or all views
+        features = gather(found["features"]).float()  # (K, W*N, F)
+        label = gather(found["label"].view(1, -1, 1)).flatten()
         self.head.train()
         logits = self.head(features.flatten(0, 1))
         # A mean over the labelled rows that stays 0, not NaN, where there are none.

@@ -51,11 +51,10 @@ def contact_sheet(views_of: MultiView, views: Tensor | list[Tensor], n_images: i
     """The first images' normalised views (K, N, 3, H, W), or a list of such, with the operations that made them."""
     groups = views if isinstance(views, list) else [views]
     makers: list[Any] = list(views_of.groups) if isinstance(views_of, MultiCrop) else [views_of]
-    size = (groups[0].shape[-2], groups[0].shape[-1])
     lines = []
     for maker, group in zip(makers, groups, strict=True):
         lines.append(f"{len(group)} views of {group.shape[-2]} x {group.shape[-1]}:")
-        lines += [f"  {step}" for step in maker.steps(size)]
+        lines += [f"  {step}" for step in maker.steps((group.shape[-2], group.shape[-1]))]
     return add_caption(draw_views([views_of.denormalize(group[:, :n_images]) for group in groups]), lines)
 
 

@@ -83,7 +83,8 @@ class MultiViewCLI(LightningCLI):
             sys.exit(0)
         if self.config.subcommand == "inspect":
             config = self.config.inspect
-            seed = seed_everything(config.seed_everything, verbose=False)
+            given = config.seed_everything
+            seed = seed_everything(given if type(given) is int else None, verbose=False)
             only_data = Namespace(data=config.data)  # type: ignore[no-untyped-call]
             data = self.inspect_parser.instantiate(only_data).data
             inspect(data, seed, config.out)

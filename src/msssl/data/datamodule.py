@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
 from msssl.checkpoint import Reloadable
 from msssl.data.images import Images, labels_of
 from msssl.data.loaders import EvaluationLoader, TrainLoader
-from msssl.data.splits import choose, hold_out
+from msssl.data.splits import make_splits
 from msssl.views import MultiView
 
 Split = Literal["train", "val", "test"]
@@ -74,6 +73,14 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         `labels`, one integer an image, as torchvision has them; without these it counts as unlabelled.
         """
 
+    def probe_dataset(self) -> Dataset[Any] | None:
+        """Labelled set for the probes where it is not the one to pretrain on, as for STL-10.
+
+        Training batches then carry some of its images, `"probe": {"image": (N, C, H, W), "label": (N,)}`, clean and
+        normalised; `val_fraction` is held out of it, and `fraction` leaves it whole.
+        """
+        return None
+
     @classmethod
     def from_datasets(  # type: ignore[override]
         cls,
@@ -88,7 +95,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     @property
     def num_classes(self) -> int | None:
         """Number of classes of the labels, or None if there are none; known after `setup`."""
-        labels = labels_of(self.splits["train"].dataset) if self.splits else None
+        labels = labels_of(self.splits["probe"].dataset) if self.splits else None
         return None if labels is None or labels.max() < 0 else int(labels.max()) + 1
 
     @override
@@ -102,20 +109,18 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         train, val, test = (self.dataset(split) for split in ("train", "val", "test"))
         if train is None or len(train) == 0:  # type: ignore[arg-type]
             raise ValueError(f"{type(self).__name__} in {self.data_dir} has no training images")
-        labels = labels_of(train)
-        groups = torch.full((len(train),), -1) if labels is None else labels  # type: ignore[arg-type]
-        kept, held_out = hold_out(groups, 0.0 if val is not None else self.val_fraction, self.split_seed)
-        pretrained = kept[choose(groups[kept], self.fraction, self.split_seed)]
-        images = {"train": Images(train, pretrained, "train"), "probe": Images(train, kept, "train")}
-        if val is not None:
-            images["val"] = _whole(val, "val")
-        elif len(held_out):
-            images["val"] = Images(train, held_out, "train")
-        if test is not None:
-            images["test"] = _whole(test, "test")
-        counts = ", ".join(f"{len(part)} {name}" for name, part in images.items() if name != "probe")
-        log.info("images: %s", counts)
-        return images
+        splits = make_splits(
+            train,
+            val,
+            test,
+            self.probe_dataset(),
+            fraction=self.fraction,
+            val_fraction=self.val_fraction,
+            seed=self.split_seed,
+        )
+        told = {name: part for name, part in splits.items() if name in ("train", "val", "test", part.name)}
+        log.info("images: %s", ", ".join(f"{len(part)} {name}" for name, part in told.items()))
+        return splits
 
     @override
     def train_dataloader(self) -> TrainLoader:
@@ -124,6 +129,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             self.batch_size,
             seed=self.seed,
             epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
+            probe=None if self.splits["probe"].dataset is self.splits["train"].dataset else self.splits["probe"],
             **self._shard(),
         )
 
@@ -155,13 +161,16 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         }
 
     @override
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
         image = batch["image"]
-        kept = {name: batch[name] for name in ("label", "index")}
+        kept: dict[str, Any] = {name: batch[name] for name in ("label", "index")}
         if "epoch" not in batch:
             return {"image": self.views.evaluate(image), **kept}
         key = (self.seed, batch["epoch"], batch["batch"])
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if "probe" in batch:
+            probe = batch["probe"]
+            kept["probe"] = {"image": self.views.evaluate(probe["image"]), "label": probe["label"]}
         return {"views": self.views(image, key, rank, world_size), **kept}
 
     @override
@@ -189,7 +198,3 @@ class FromDatasets(MultiViewDataModule):
     @override
     def dataset(self, split: Split) -> Dataset[Any] | None:
         return self.datasets[split]
-
-
-def _whole(dataset: Dataset[Any], name: str) -> Images:
-    return Images(dataset, torch.arange(len(dataset)), name)  # type: ignore[arg-type]

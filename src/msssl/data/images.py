@@ -48,6 +48,18 @@ class Images(Dataset[dict[str, Any]]):
         )
 
 
+class Paired(Dataset[dict[str, Any]]):
+    """Rows (row, probe row) of two sets: an item of the first, with `"probe": {"image", "label"}` of the second."""
+
+    def __init__(self, images: Images, probe: Images) -> None:
+        self.images = images
+        self.probe = probe
+
+    def __getitem__(self, rows: tuple[int, int]) -> dict[str, Any]:
+        probe = self.probe[rows[1]]
+        return {**self.images[rows[0]], "probe": {"image": probe["image"], "label": probe["label"]}}
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image in 8-bit RGB; ValueError for more bits, which a plain conversion would cut off."""
     if image.mode.startswith(("I", "F")):

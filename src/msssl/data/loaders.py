@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from msssl.data.images import Images
+from msssl.data.images import Images, Paired
 from msssl.seeding import derive_seed
 
 
@@ -29,6 +30,7 @@ class TrainLoader:
         world_size: W.
         num_workers: processes that read ahead.
         pin_memory: for the copy to a GPU.
+        probe: labelled images that travel along, as many as N, in an order of their own.
 
     Raises:
         ValueError: if a global batch is larger than the set.
@@ -45,6 +47,7 @@ class TrainLoader:
         world_size: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
+        probe: Images | None = None,
     ) -> None:
         if len(images) < batch_size * world_size:
             devices = f" on each of {world_size} devices" if world_size > 1 else ""
@@ -57,8 +60,10 @@ class TrainLoader:
         self.world_size = world_size
         self._position = {"epoch": -1, "batch": 0}  # batches handed out of that epoch
         self._resume_at: dict[str, int] | None = None
-        self._batches: list[list[int]] = []
-        self._loader = _loader(images, self._batches, num_workers, pin_memory)
+        self.probe = probe
+        self._batches: list[list[Any]] = []
+        read = images if probe is None else Paired(images, probe)
+        self._loader = _loader(read, self._batches, num_workers, pin_memory)
 
     def __len__(self) -> int:
         return len(self.images) // (self.batch_size * self.world_size)
@@ -73,11 +78,17 @@ class TrainLoader:
             self._position = {"epoch": epoch, "batch": batch_index + 1}
             yield {**batch, "epoch": epoch, "batch": batch_index}
 
-    def order(self, epoch: int) -> list[list[int]]:
-        """Rows of this rank's batches in an epoch."""
-        generator = torch.Generator().manual_seed(derive_seed("order", self.seed, epoch))
-        permutation = torch.randperm(len(self.images), generator=generator)
-        whole = permutation[: len(self) * self.world_size * self.batch_size]
+    def order(self, epoch: int) -> list[list[Any]]:
+        """Rows of this rank's batches in an epoch; pairs of rows where probe images travel along."""
+        batches = self._shard(_permutation("order", self.seed, epoch, len(self.images)))
+        if self.probe is None:
+            return batches
+        probe = _permutation("probe order", self.seed, epoch, len(self.probe))
+        probe_batches = self._shard(probe[torch.arange(len(self.images)) % len(probe)])
+        return [list(zip(*both, strict=True)) for both in zip(batches, probe_batches, strict=True)]
+
+    def _shard(self, rows: Tensor) -> list[list[int]]:
+        whole = rows[: len(self) * self.world_size * self.batch_size]
         # Lists: each tensor would travel to a worker through a file descriptor of its own.
         batches: list[list[int]] = whole.view(len(self), self.world_size, self.batch_size)[:, self.rank].tolist()
         return batches
@@ -122,7 +133,14 @@ class EvaluationLoader:
         return iter(self._loader)
 
 
-def _loader(images: Images, batches: list[list[int]], num_workers: int, pin_memory: bool) -> DataLoader[dict[str, Any]]:
+def _permutation(purpose: str, seed: int, epoch: int, length: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(purpose, seed, epoch))
+    return torch.randperm(length, generator=generator)
+
+
+def _loader(
+    images: Dataset[Any], batches: list[list[Any]], num_workers: int, pin_memory: bool
+) -> DataLoader[dict[str, Any]]:
     return DataLoader(
         images,
         batch_sampler=batches,

@@ -17,6 +17,9 @@ N_PIXELS_OF = 1000  # images that mean and std are computed from
 def inspect(data: MultiViewDataModule, seed: int, out: str) -> None:
     """Draw the first images of a run's first step with their views, and print a summary of its data.
 
+    The views are drawn on the CPU for one process: on a GPU, or with more processes, the run draws others from the
+    same recipe.
+
     Args:
         data: the data module of the run.
         seed: of the run.

@@ -10,7 +10,7 @@ from msssl.modules.module import MultiViewModule
 
 
 class MMCR(MultiViewModule):
-    """MMCR for K >= 2 views; the loss is `msssl.losses.mmcr_loss`.
+    """MMCR for K >= 2 views; the loss is `msssl.losses.mmcr_loss`. Its singular values make a GPU's step wait.
 
     Args:
         local_coeff: weight of the spread of an image's views.

@@ -60,6 +60,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self.decay_bias_and_norm = decay_bias_and_norm
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
+        self._shapes_checked = False
 
     @abstractmethod
     def compute_loss(self, z: Tensor) -> Tensor | dict[str, Tensor]:
@@ -92,18 +93,33 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         groups = views if isinstance(views, list) else [views]
         features = torch.cat([self(group.flatten(0, 1)).unflatten(0, group.shape[:2]) for group in groups])
         z = self.projector(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-        if batch_idx == 0:
+        if not self._shapes_checked:  # once: it waits for all ranks
             check_equal_shapes(z)
+            self._shapes_checked = True
         terms = self.terms(z)
         detached = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
         for name, value in detached.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=z.shape[1])
-        return {
+        outputs = {
             "loss": terms["loss"],
             "terms": detached,
             "features": features.detach(),  # (K, N, F)
             "label": batch["label"],
         }
+        if "probe" in batch:
+            probe = batch["probe"]
+            outputs["probe"] = {"features": self._clean_features(probe["image"])[None], "label": probe["label"]}
+        return outputs
+
+    @torch.no_grad()
+    def _clean_features(self, images: Tensor) -> Tensor:
+        """Features in evaluation mode: BatchNorm's statistics never see these images."""
+        training = {module for module in self.backbone.modules() if module.training}
+        self.backbone.eval()
+        features: Tensor = self(images)
+        for module in training:
+            module.training = True
+        return features
 
     @override
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """What the fused augmentations share: parameters made of uniform numbers, so that a batch draws once for all."""
 
 import functools
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Probability = float | list[float]
+Probability = float | Sequence[float]
 
 
 class Drawn:
@@ -53,12 +54,14 @@ def happens(uniforms: Tensor, p: Probability) -> Tensor:
     """
     if isinstance(p, float | int):
         return uniforms < p
-    return uniforms < constant(tuple(p), uniforms.device)[torch.arange(len(uniforms)) % len(p), None]
+    of_views = tuple(p[k % len(p)] for k in range(len(uniforms)))
+    return uniforms < constant(of_views, uniforms.device)[:, None]
 
 
 def check_probability(name: str, p: Probability) -> Probability:
     """Return p, or raise ValueError naming it."""
-    if not all(0 <= each <= 1 for each in (p if isinstance(p, list) else [p])) or p == []:
+    each = (p,) if isinstance(p, float | int) else tuple(p)
+    if not each or not all(0 <= value <= 1 for value in each):
         raise ValueError(f"{name} is {p}: a probability is between 0 and 1, or a list of those of the views")
     return p
 

@@ -40,10 +40,14 @@ class Normalize(Drawn):
         self.flags: dict[str, Any] = {}
 
     def make_params(self, uniforms: Tensor, size: tuple[int, int]) -> Params:
-        """Factor and offset, on the device: 1 / std and -mean / std."""
+        """Those of the device."""
+        return self.constants(uniforms.device)
+
+    def constants(self, device: torch.device) -> Params:
+        """Factor and offset: 1 / std and -mean / std."""
         offsets = tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
         values = {"factor": tuple(1 / std for std in self.std), "offset": offsets}
-        return {name: constant(value, uniforms.device).view(-1, 1, 1) for name, value in values.items()}
+        return {name: constant(value, device).view(-1, 1, 1) for name, value in values.items()}
 
     def apply_transform(self, input: Tensor, params: Params, flags: dict[str, Any]) -> Tensor:
         """The normalised views; in the layout that convolutions are fastest in."""

@@ -43,6 +43,8 @@ class BlurSolarize(Drawn, IntensityAugmentationBase2D):
         super().__init__(p=1.0, same_on_batch=same_on_batch, keepdim=keepdim)
         if kernel_size % 2 == 0 or kernel_size < 1:
             raise ValueError(f"kernel_size is {kernel_size}: expected an odd number of pixels")
+        if not 0 < sigma[0] <= sigma[1]:
+            raise ValueError(f"sigma is {tuple(sigma)}: expected 0 < smallest <= largest, in pixels")
         self.kernel_size = kernel_size
         self.sigma = sigma
         self.p_blur = check_probability("p_blur", p_blur)
@@ -51,6 +53,8 @@ class BlurSolarize(Drawn, IntensityAugmentationBase2D):
 
     @override
     def make_params(self, uniforms: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        if self.p_blur and min(size) <= self.kernel_size // 2:
+            raise ValueError(f"kernel_size is {self.kernel_size}: too large for images of {size[0]} x {size[1]}")
         sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * uniforms[..., 0]
         return {
             "sigma": sigma.flatten(),
@@ -64,10 +68,6 @@ class BlurSolarize(Drawn, IntensityAugmentationBase2D):
     ) -> Tensor:
         images = input
         if self.p_blur:
-            if min(input.shape[-2:]) <= self.kernel_size // 2:
-                raise ValueError(
-                    f"kernel_size is {self.kernel_size}: too large for images of {tuple(input.shape[-2:])}"
-                )
             offsets = torch.arange(self.kernel_size, device=input.device) - self.kernel_size // 2
             kernel = torch.exp(-0.5 * (offsets / params["sigma"][:, None]).square())
             kernel = torch.where(params["blur"][:, None], kernel / kernel.sum(dim=1, keepdim=True), offsets == 0)

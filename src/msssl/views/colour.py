@@ -1,5 +1,6 @@
 """Colour jitter and grayscale, in one pass."""
 
+import math
 from itertools import permutations
 from typing import Any
 
@@ -47,7 +48,7 @@ class ColorJitterGrayscale(Drawn, IntensityAugmentationBase2D):
         keepdim: bool = False,
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, keepdim=keepdim)
-        if min(brightness, contrast, saturation) < 0 or not 0 <= hue <= 0.5:
+        if not all(0 <= each < math.inf for each in (brightness, contrast, saturation)) or not 0 <= hue <= 0.5:
             raise ValueError(
                 f"brightness, contrast, saturation, hue are {brightness}, {contrast}, {saturation}, {hue}: "
                 "expected numbers of at least 0, and hue of at most 0.5"

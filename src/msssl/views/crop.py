@@ -46,8 +46,12 @@ class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
         keepdim: bool = False,
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, keepdim=keepdim)
+        if isinstance(size, int) or len(size) != 2 or min(size) < 1:
+            raise ValueError(f"size is {size}: expected (height, width) in pixels")
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"scale is {tuple(scale)}: expected 0 < smallest <= largest <= 1, fractions of the area")
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"ratio is {tuple(ratio)}: expected 0 < smallest <= largest, of width / height")
         self.scale = scale
         self.ratio = ratio
         self.p_flip = check_probability("p_flip", p_flip)
@@ -56,6 +60,12 @@ class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
     @override
     def make_params(self, uniforms: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         height, width = size
+        if height < self.flags["size"][0] or width < self.flags["size"][1]:
+            wanted = " x ".join(map(str, self.flags["size"]))
+            raise ValueError(
+                f"images are {height} x {width}, smaller than the crops' size of {wanted}: take a smaller size, or "
+                "larger images (data.image_size, or kornia.augmentation.Resize before the crop)"
+            )
         areas, ratios, rest = uniforms.split([_TRIES, _TRIES, 3], dim=-1)
         area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * areas)
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])

@@ -31,6 +31,8 @@ class MultiCrop(MultiView):
             raise ValueError("groups is empty: expected a MultiView for each size")
         super().__init__(sum(group.n_views for group in groups), [], groups[0].mean, groups[0].std)
         self.preset = groups[0].preset
+        for group in groups:
+            group.mean, group.std = self.mean, self.std
         self.groups = nn.ModuleList(groups)
 
     @override

@@ -24,9 +24,9 @@ class MultiView(nn.Module):
     """K augmented, normalised views per image, all K*N of them as one batch, without gradient.
 
     The views are a function of the images and the key alone: a fresh process that is asked for the same step makes
-    the same bits, and so do W ranks with N images each and one process with W*N. Their parameters are drawn on the
-    device, for the whole global batch, and each rank applies its own. Stock Kornia modules cannot be drawn for like
-    this: their draws also depend on the rank. The global random state is left as it was.
+    the same bits. Their parameters are drawn on the device, for the whole global batch, and each rank applies its own:
+    W ranks with N images each make the views of one process with W*N, to rounding. Stock Kornia modules cannot be
+    drawn for like this: their draws also depend on the rank. The global random state is left as it was.
 
     Args:
         n_views: K, at least 2.
@@ -66,6 +66,8 @@ class MultiView(nn.Module):
             self.preset = PRESETS[augmentations]
         self.mean = tuple(mean or (self.preset.mean if self.preset else IMAGENET_MEAN))
         self.std = tuple(std or (self.preset.std if self.preset else IMAGENET_STD))
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(f"mean is {self.mean} and std {self.std}: expected one of each a channel, std above 0")
         self.compile_views = compile
         self._calls = 0
 
@@ -126,7 +128,7 @@ class MultiView(nn.Module):
             pixels = F.resize(pixels, [self.preset.resize or self.preset.size], antialias=True)
             pixels = F.center_crop(pixels, [self.preset.size, self.preset.size])
         normalize = Normalize(self.mean, self.std)
-        return normalize.apply_transform(pixels, normalize.make_params(pixels, (0, 0)), {})
+        return normalize.apply_transform(pixels, normalize.constants(images.device), {})
 
     def denormalize(self, views: Tensor) -> Tensor:
         """Normalised views or images (..., C, H, W) back in [0, 1], for pictures."""
@@ -152,6 +154,8 @@ class MultiView(nn.Module):
         if self.compile_views is True or (self.compile_views == "auto" and views.is_cuda):
             try:
                 return compiled_run()(views, steps, params)
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:  # no compiler, or one that fails: many kinds
                 log.warning("views: not compiled, slower but the same: %s", str(error).partition("\n")[0])
                 self.compile_views = False

@@ -64,9 +64,17 @@ def _simclr(size: Size) -> list[nn.Module]:
     return recipe if small else [*recipe, BlurSolarize(_tenth(size), p_blur=0.5)]
 
 
+def _barlow(size: Size) -> list[nn.Module]:
+    return [*_byol(size), BlurSolarize(_tenth(size), p_blur=[1.0, 0.1], p_solarize=[0.0, 0.2])]
+
+
+def _vicreg(size: Size) -> list[nn.Module]:
+    return [*_byol(size), BlurSolarize(_tenth(size), p_blur=0.5, p_solarize=0.1)]
+
+
 def _byol(size: Size) -> list[nn.Module]:
     jitter = ColorJitterGrayscale(0.4, 0.4, 0.2, 0.1, p_jitter=0.8, p_grayscale=0.2)
-    return [RandomResizedCropFlip(size), jitter, BlurSolarize(_tenth(size), p_blur=[1.0, 0.1], p_solarize=[0.0, 0.2])]
+    return [RandomResizedCropFlip(size), jitter]
 
 
 def _tenth(size: Size) -> int:
@@ -84,6 +92,6 @@ PRESETS = {
     "imagenet100": Preset(_imagenet, size=128, resize=146),
     "grayscale": Preset(_grayscale, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),  # one-channel originals
     "simclr": Preset(_simclr),  # Chen et al. 2020, appendix A; B.9 below 64 pixels
-    "barlow": Preset(_byol),  # Zbontar et al. 2021, section 2.2: those of BYOL (Grill et al. 2020, table 6)
-    "vicreg": Preset(_byol),  # Bardes et al. 2022, appendix C.1: the same
+    "barlow": Preset(_barlow),  # Zbontar et al. 2021, section 2.2: those of BYOL (Grill et al. 2020, table 6)
+    "vicreg": Preset(_vicreg),  # Bardes et al. 2022: the same for all views
 }
