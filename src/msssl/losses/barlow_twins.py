@@ -4,7 +4,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from msssl.losses._common import check_embeddings, off_diagonal_energy
 
@@ -63,7 +62,9 @@ def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float
 
 def _standardise(z: Tensor, eps: float) -> Tensor:
     """Each view by its own mean and biased variance: batch norm with K D channels, one kernel each way."""
-    h: Tensor = F.batch_norm(z.transpose(0, 1).flatten(1), None, None, training=True, eps=eps)  # (N, K D)
+    rows = z.transpose(0, 1).flatten(1)  # (N, K D)
+    # not through `F`, which refuses eps = 0: the arguments are weight, bias, running statistics, training, momentum
+    h = torch.batch_norm(rows, None, None, None, None, True, 0.0, eps, False)
     return h.view(-1, z.shape[0], z.shape[2]).transpose(0, 1)
 
 

@@ -27,7 +27,7 @@ class NonFiniteGuard(Callback):
 
     def __init__(self) -> None:
         self._steps: list[dict[str, Any]] = []
-        self._read_at = -1
+        self._read_at = 0
 
     @override
     def on_train_batch_end(
@@ -39,7 +39,8 @@ class NonFiniteGuard(Callback):
         terms = outputs.get("terms") or {"loss": outputs["loss"]}
         self._steps.append({**place, "terms": terms, "index": batch.get("index")})
         every = min(trainer.log_every_n_steps or _MOST, _MOST)  # type: ignore[attr-defined]
-        logs = trainer.global_step % every == 0 and trainer.global_step != self._read_at
+        # Equal steps are batches whose gradients accumulate.
+        logs = trainer.global_step % every == 0 and trainer.global_step > self._read_at
         if logs or trainer.is_last_batch or len(self._steps) >= _MOST:
             self._read_at = trainer.global_step
             self._read(trainer)
