@@ -20,7 +20,8 @@ import lightly
 import torch
 from jsonargparse import auto_cli
 from lightly.loss import BarlowTwinsLoss, FroSSLLoss, VICRegLoss
-from tensors import Tensors, keep_freed_memory, machine
+from machine import keep_freed_memory, machine
+from tensors import Tensors
 from torch import Tensor
 
 from msssl.losses import barlow_twins_loss, vicreg_loss

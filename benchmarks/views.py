@@ -21,7 +21,8 @@ import torch
 import torchvision
 from jsonargparse import auto_cli
 from kornia import augmentation as K
-from tensors import Tensors, keep_freed_memory, machine
+from machine import keep_freed_memory, machine
+from tensors import Tensors
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -100,11 +101,12 @@ def measure(n_images: int, n_views: int, size: int, device: str, repeats: int) -
     images = torch.randint(256, (n_images, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
     tiny = images[..., :4, :4].contiguous()
     small = pipelines(4, n_views, device)
-    ours = [views for name, views in pipelines(size, n_views, device).items() if name.startswith("ours")]
+    rivals = pipelines(size, n_views, device)
+    ours: list[Any] = [views for name, views in rivals.items() if name.startswith("ours")]
     torch.testing.assert_close(*(views(images, (0,)) for views in ours), rtol=0, atol=1e-5)
     assert ours[1].compile_views is True, "nothing was compiled"
     rows = []
-    for name, pipeline in pipelines(size, n_views, device).items():
+    for name, pipeline in rivals.items():
         row: dict[str, Any] = {"pixels": size, "pipeline": name}
         row["ms"] = milliseconds(pipeline, images, 3 if "torchvision" in name else repeats)
         row["views/s"] = n_images * n_views / row["ms"] * 1000

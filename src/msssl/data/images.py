@@ -79,3 +79,9 @@ def labels_of(dataset: Dataset[Any]) -> Tensor | None:
         if isinstance(labels, Tensor | np.ndarray | Sequence):
             return torch.as_tensor(labels, dtype=torch.long)
     return None
+
+
+def labels_or_minus_one(dataset: Dataset[Any]) -> Tensor:
+    """Label of each image (n,), -1 for all where the data set has none."""
+    labels = labels_of(dataset)
+    return torch.full((len(dataset),), -1) if labels is None else labels  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msssl.data.images import Images, labels_of
+from msssl.data.images import Images, labels_or_minus_one
 
 
 def make_splits(
@@ -31,11 +31,11 @@ def make_splits(
         seed: of both.
     """
     source = train if labelled is None else labelled
-    kept, held_out = hold_out(_groups(source), 0.0 if val is not None else val_fraction, seed)
+    kept, held_out = hold_out(labels_or_minus_one(source), 0.0 if val is not None else val_fraction, seed)
     available = kept if labelled is None else torch.arange(_length(train))
     name = "train" if labelled is None else "probe"
     images = {
-        "train": Images(train, available[choose(_groups(train)[available], fraction, seed)], "train"),
+        "train": Images(train, available[choose(labels_or_minus_one(train)[available], fraction, seed)], "train"),
         "probe": Images(source, kept, name),
     }
     if val is not None:
@@ -69,12 +69,6 @@ def choose(labels: Tensor, fraction: float, seed: int) -> Tensor:
         order = torch.randperm(len(positions), generator=generator)
         chosen.append(positions[order[: round(fraction * len(positions))]])
     return torch.cat(chosen).sort().values
-
-
-def _groups(dataset: Dataset[Any]) -> Tensor:
-    """Label of each image, -1 for all where there are none."""
-    labels = labels_of(dataset)
-    return torch.full((_length(dataset),), -1) if labels is None else labels
 
 
 def _length(dataset: Dataset[Any]) -> int:

@@ -8,7 +8,7 @@ from torchvision.utils import save_image
 
 from msssl.callbacks.view_grid import contact_sheet
 from msssl.data import MultiViewDataModule
-from msssl.data.images import Images, labels_of
+from msssl.data.images import Images, labels_or_minus_one
 
 N_IMAGES = 8  # rows of the picture
 N_PIXELS_OF = 1000  # images that mean and std are computed from
@@ -46,8 +46,7 @@ def inspect(data: MultiViewDataModule, seed: int, out: str) -> None:
 
 
 def _counts(images: Images) -> tuple[str, str, str, str]:
-    labels = labels_of(images.dataset)
-    labels = torch.full((len(images),), -1) if labels is None else labels[images.indices]
+    labels = labels_or_minus_one(images.dataset)[images.indices]
     counts = labels[labels >= 0].bincount()
     counts = counts[counts > 0]
     if not len(counts):

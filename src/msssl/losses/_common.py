@@ -1,4 +1,4 @@
-"""What the losses share: the check of their input and energies of Gram matrices."""
+"""What the losses share: the check of their input, products of pairs and energies of Gram matrices."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,16 @@ def check_embeddings(z: Tensor) -> Tensor:
             f"embeddings have shape {tuple(z.shape)}: expected (K, N, D) with K >= 2 views of N >= 2 images"
         )
     return z if z.dtype == torch.float64 else z.float()
+
+
+def mean_pair_product(x: Tensor) -> Tensor:
+    """Mean of x_kn . x_ln over images n and ordered pairs k != l, for x (K, N, D), without a loop over pairs.
+
+    >>> mean_pair_product(torch.tensor([[[1.0, 0.0]], [[3.0, 4.0]], [[0.0, 1.0]]]))  # (3 + 0 + 4) / 3
+    tensor(2.3333)
+    """
+    others = (x.sum(dim=0) - x) / (len(x) - 1)
+    return (x * others).sum(dim=-1).mean()
 
 
 def energy(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msssl.losses._common import check_embeddings
+from msssl.losses._common import check_embeddings, mean_pair_product
 
 
 def simclr_loss(z: Tensor, *, temperature: float = 0.15) -> dict[str, Tensor]:
@@ -35,11 +35,9 @@ def simclr_loss(z: Tensor, *, temperature: float = 0.15) -> dict[str, Tensor]:
     {'loss': 0.5514, 'similarity': 1.0, 'partition': 1.5514}
     """
     z = check_embeddings(z)
-    n_views = len(z)
     with torch.autocast(z.device.type, enabled=False):
         unit = F.normalize(z, dim=-1)
-        total = unit.sum(dim=0)
-        similarity = (unit * (total - unit)).sum(dim=-1).mean() / (n_views - 1)
+        similarity = mean_pair_product(unit)
         rows = unit.flatten(0, 1)
         itself = torch.eye(len(rows), dtype=torch.bool, device=z.device)
         logits = (rows @ rows.T / temperature).masked_fill(itself, float("-inf"))

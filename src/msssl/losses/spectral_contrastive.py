@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from msssl.losses._common import check_embeddings, energy
+from msssl.losses._common import check_embeddings, energy, mean_pair_product
 
 
 def spectral_contrastive_loss(z: Tensor) -> dict[str, Tensor]:
@@ -38,8 +38,7 @@ def spectral_contrastive_loss(z: Tensor) -> dict[str, Tensor]:
     z = check_embeddings(z)
     n_views, n_images, _ = z.shape
     with torch.autocast(z.device.type, enabled=False):
-        others = (z.sum(dim=0) - z) / (n_views - 1)
-        alignment = (z * others).sum(dim=-1).mean()
+        alignment = mean_pair_product(z)
         within = energy(z.transpose(0, 1)).sum()
         repulsion = (energy(z.flatten(0, 1)) - within) / (n_views**2 * n_images * (n_images - 1))
         return {"loss": repulsion - 2 * alignment, "alignment": alignment, "repulsion": repulsion}
