@@ -505,7 +505,7 @@ def test_every_mode_and_format_becomes_rgb(tmp_path):
     save(tmp_path / "train" / "6.jpg", (90, 90, 90), mode="L")
     images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
     for row, colour in enumerate([RED] * 5 + [(90, 90, 90)] * 2):
-        image = images[row]["image"].long()
+        image = images[[row]]["image"][0].long()
         assert image.shape == (3, 12, 12)
         # JPEG rounds colours.
         assert (image - torch.tensor(colour).view(3, 1, 1)).abs().max() <= (3 if row in (3, 4, 6) else 0)
@@ -520,15 +520,16 @@ def test_images_are_cropped_to_the_centre_square(tmp_path):
     stripes.rotate(90, expand=True).save(tmp_path / "train" / "tall.png")
     images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
     for row in (0, 1):
-        assert torch.equal(images[row]["image"].long(), torch.tensor(GREEN).view(3, 1, 1).expand(3, 8, 8))
+        assert torch.equal(images[[row]]["image"][0].long(), torch.tensor(GREEN).view(3, 1, 1).expand(3, 8, 8))
 
 
 @pytest.mark.parametrize(("size", "expected"), [((12, 20), 12), ((90, 40), 40), ((100, 90), 64)])
-def test_the_default_size_is_that_of_the_first_image_up_to_64(tmp_path, size, expected):
+def test_the_default_size_is_the_median_short_side_up_to_64(tmp_path, size, expected):
     save(tmp_path / "train" / "0.png", size=size)
     save(tmp_path / "train" / "1.png", size=(5, 7))
+    save(tmp_path / "train" / "2.png", size=(1000, 900))
     images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
-    assert [tuple(images[row]["image"].shape) for row in (0, 1)] == [(3, expected, expected)] * 2
+    assert images[[0, 1, 2]]["image"].shape == (3, 3, expected, expected)
 
 
 def test_a_flat_train_folder_is_unlabelled(tmp_path):
@@ -560,7 +561,7 @@ def test_a_missing_val_folder_is_carved_out_of_train(tmp_path):
 
 
 def no_folder(root):
-    return root / "train"
+    return root
 
 
 def empty_folder(root):
@@ -583,13 +584,13 @@ def other_classes_in_val(root):
     two_classes(root / "train")
     save(root / "val" / "ape" / "0.png")
     save(root / "val" / "cat" / "0.png")
-    return root / "val"
+    return f"{root}: train has no images of the class 'cat'"
 
 
 def flat_test(root):
     two_classes(root / "train")
     save(root / "test" / "0.png")
-    return root / "test"
+    return f"{root}: test has no images of the class 'ape'"
 
 
 def empty_val(root):
@@ -748,14 +749,13 @@ def test_stl10_batches_on_the_device(stl10_folder):
 def test_probe_images_are_those_of_one_process_with_the_ranks_batches_together():
     images = Images(TensorDataset(torch.zeros(24, 1), torch.zeros(24)), torch.arange(24), "train")
     probe = Images(TensorDataset(torch.zeros(5, 1), torch.zeros(5)), torch.arange(5), "probe")
-    one = TrainLoader(images, 8, seed=3, epoch=lambda: 1, probe=probe).order(1)
-    ranks = [
-        TrainLoader(images, 4, seed=3, epoch=lambda: 1, probe=probe, rank=r, world_size=2).order(1) for r in (0, 1)
-    ]
-    assert [a + b for a, b in zip(*ranks, strict=True)] == one
-    alone = TrainLoader(images, 8, seed=3, epoch=lambda: 1).order(1)
-    assert [[row for row, _ in batch] for batch in one] == alone  # the probe images change nothing
-    assert sorted(row for batch in one for _, row in batch)[::5] == [0, 1, 2, 3, 4]
+    one = TrainLoader(images, 8, seed=3, epoch=lambda: 1, probe=probe)
+    ranks = [TrainLoader(images, 4, seed=3, epoch=lambda: 1, probe=probe, rank=r, world_size=2) for r in (0, 1)]
+    assert [a + b for a, b in zip(*(rank.order(1) for rank in ranks), strict=True)] == one.order(1)
+    assert [a + b for a, b in zip(*(rank.probe_order(1) for rank in ranks), strict=True)] == one.probe_order(1)
+    alone = TrainLoader(images, 8, seed=3, epoch=lambda: 1)
+    assert one.order(1) == alone.order(1)  # the probe images change nothing
+    assert sorted(row for batch in one.probe_order(1) for row in batch)[::5] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])
@@ -765,14 +765,14 @@ def test_more_than_8_bits_are_refused_not_cut_off(mode, tmp_path):
         pixels = np.arange(256, dtype=np.uint16 if mode == "I;16" else np.float32).reshape(16, 16) * 256
         Image.fromarray(pixels).save(tmp_path / "train" / name / "x.tiff")
     with pytest.raises(ValueError, match=r"x\.tiff cannot be read as an image: it has more than 8 bits"):
-        ImageFolder(tmp_path, num_workers=0).setup()
+        read_folder(tmp_path).train_dataloader()
 
 
 def test_grey_tensors_are_repeated_and_other_channel_counts_refused():
     grey = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8)
-    item = Images(TensorDataset(grey, torch.zeros(20)), torch.arange(20), "train")[3]
-    assert item["image"].shape == (3, 8, 8)
-    assert all(torch.equal(channel, grey[3, 0]) for channel in item["image"])
+    item = Images(TensorDataset(grey, torch.zeros(20)), torch.arange(20), "train")[[3]]
+    assert item["image"].shape == (1, 3, 8, 8)
+    assert all(torch.equal(channel, grey[3, 0]) for channel in item["image"][0])
     four = TensorDataset(torch.zeros(20, 4, 8, 8, dtype=torch.uint8), torch.zeros(20))
     with pytest.raises(ValueError, match=r"uint8 \(4, 8, 8\)"):
-        _ = Images(four, torch.arange(20), "train")[0]
+        _ = Images(four, torch.arange(20), "train")[[0]]

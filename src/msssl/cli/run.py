@@ -87,8 +87,7 @@ class MultiViewCLI(LightningCLI):
             seed = seed_everything(given if type(given) is int else None, verbose=False)
             only_data = Namespace(data=config.data)  # type: ignore[no-untyped-call]
             data = self.inspect_parser.instantiate(only_data).data
-            inspect(data, seed, config.out)
-            sys.exit(0)
+            sys.exit(1 if inspect(data, seed, config.out) else 0)
 
     @override
     def _parse_ckpt_path(self) -> None:

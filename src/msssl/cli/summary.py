@@ -35,7 +35,8 @@ def print_summary(trainer: Trainer, run_dir: Path) -> None:
     if any(run_dir.glob("events.*")):
         lines["watch"] = f"tensorboard --logdir {run_dir.parent}"
     if last.is_file():
-        lines["next"] = f"msssl probe --ckpt_path {last}"
+        labelled = getattr(getattr(trainer, "datamodule", None), "num_classes", None) is not None
+        lines["next"] = f"msssl {'probe' if labelled else 'predict'} --ckpt_path {last}"
     for name, text in lines.items():
         Console(soft_wrap=True, highlight=False, markup=False).print(f"{name:<12}{text}")
 

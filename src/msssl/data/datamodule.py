@@ -1,22 +1,25 @@
 """The data module: splits, loaders, and views made on the device."""
 
-import logging
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
 from msssl.checkpoint import Reloadable
 from msssl.data.images import Images, labels_of
 from msssl.data.loaders import EvaluationLoader, TrainLoader
+from msssl.data.skipped import find_skipped
 from msssl.data.splits import make_splits
+from msssl.data.statistics import mean_and_std
+from msssl.data.storage import Storage, StorageKind
 from msssl.views import MultiView
 
 Split = Literal["train", "val", "test"]
-log = logging.getLogger(__name__)
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore[misc]  # as in modules
@@ -30,11 +33,16 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     Args:
         data_dir: folder of the images.
         batch_size: N, images per device.
-        num_workers: processes per device that read images.
+        num_workers: processes per device that read images, at most the cores; 0 for none.
         views: how training images become views.
         fraction: share of the pretraining images to use, per class, in (0, 1]; nested: 0.25 is inside 0.5.
         val_fraction: share of the training images held out for validation where the set has no such split.
         split_seed: of `fraction` and `val_fraction`; not the seed of the run, so that runs share their splits.
+        storage: where decoded images are kept. `memory`: decoded once, on the GPU where they take no more than a
+            quarter of it; `cached`: a memory-mapped file, kept between runs; `stream`: decoded each time; `auto`:
+            the first of these that fits. Images, order and views are the same.
+        cache_dir: folder of the mapped files; by default `.msssl` in `data_dir`.
+        on_error: what an unreadable image does: `stop` the run with its path, or be left out (`skip`).
     """
 
     def __init__(
@@ -46,6 +54,9 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         fraction: float = 1.0,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        storage: StorageKind = "auto",
+        cache_dir: str | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
@@ -62,8 +73,13 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.fraction = fraction
         self.val_fraction = val_fraction
         self.split_seed = split_seed
+        self.storage = storage
+        self.cache_dir = cache_dir
+        self.on_error = on_error
         self.seed = 0
         self.splits: dict[str, Images] = {}
+        self.skipped: dict[str, dict[int, str]] = {}  # why, by data set and position
+        self.pretrained_on: Tensor | None = None  # positions in `dataset("train")` that the checkpoint's run saw
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Any] | None:
@@ -88,8 +104,10 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         val_dataset: Dataset[Any] | None = None,
         test_dataset: Dataset[Any] | None = None,
         **kwargs: Any,
-    ) -> "FromDatasets":
+    ) -> "MultiViewDataModule":
         """A data module on data sets of one's own; `kwargs` are those of `MultiViewDataModule`."""
+        from msssl.data.from_datasets import FromDatasets  # a subclass of this one
+
         return FromDatasets(train_dataset, val_dataset, test_dataset, **kwargs)
 
     @property
@@ -102,34 +120,37 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def setup(self, stage: str | None = None) -> None:
         if self.trainer is not None:  # ranks are seeded alike only if the user seeds them
             self.seed = self.trainer.strategy.broadcast(torch.initial_seed())
-        if not self.splits:
-            self.splits = self._make_splits()
-
-    def _make_splits(self) -> dict[str, Images]:
-        train, val, test = (self.dataset(split) for split in ("train", "val", "test"))
-        if train is None or len(train) == 0:  # type: ignore[arg-type]
+        if self.splits:
+            return
+        cache_dir, skip = self.cache_dir or f"{self.data_dir}/.msssl", self.on_error == "skip"
+        self.opened = Storage(self.storage, cache_dir, parallel=self.num_workers > 0, skip=skip, trainer=self.trainer)
+        given: dict[str, Dataset[Any] | None] = {split: self.dataset(split) for split in SPLITS}
+        given["probe"] = self.probe_dataset()
+        datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
+        if "train" not in datasets or len(datasets["train"]) == 0:  # type: ignore[arg-type]
             raise ValueError(f"{type(self).__name__} in {self.data_dir} has no training images")
-        splits = make_splits(
-            train,
-            val,
-            test,
-            self.probe_dataset(),
-            fraction=self.fraction,
-            val_fraction=self.val_fraction,
-            seed=self.split_seed,
-        )
-        told = {name: part for name, part in splits.items() if name in ("train", "val", "test", part.name)}
-        log.info("images: %s", ", ".join(f"{len(part)} {name}" for name, part in told.items()))
-        return splits
+        self.skipped = find_skipped(datasets, self.opened, **self._shard()) if skip else {}
+        choice = {"fraction": self.fraction, "val_fraction": self.val_fraction}
+        self.splits = make_splits(datasets, self.skipped, **choice, seed=self.split_seed)
+        if self.views.automatic and self.pretrained_on is None:
+            self.views.normalize_by(*mean_and_std(self.images("train")))
+
+    def images(self, split: str) -> Images:
+        """The images of `train`, `val`, `test` or `probe`, in their storage."""
+        if split not in self.splits:
+            raise ValueError(f"{type(self).__name__} in {self.data_dir} has no {split} images")
+        part = self.splits[split]
+        return Images(self.opened.open(part.dataset, part.name), part.indices, part.name)
 
     @override
     def train_dataloader(self) -> TrainLoader:
+        labelled_apart = self.splits["probe"].dataset is not self.splits["train"].dataset
         return TrainLoader(
-            self.splits["train"],
+            self.images("train"),
             self.batch_size,
             seed=self.seed,
             epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
-            probe=None if self.splits["probe"].dataset is self.splits["train"].dataset else self.splits["probe"],
+            probe=self.images("probe") if labelled_apart else None,
             **self._shard(),
         )
 
@@ -143,22 +164,15 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
 
     @override
     def predict_dataloader(self) -> EvaluationLoader:
-        return self.evaluation_dataloader("test")
+        return self.evaluation_dataloader("test" if "test" in self.splits else "probe")
 
     def evaluation_dataloader(self, split: str) -> EvaluationLoader:
         """Clean images of `val`, `test` or `probe` (the labelled training images, whatever `fraction` is)."""
-        if split not in self.splits:
-            raise ValueError(f"{type(self).__name__} in {self.data_dir} has no {split} images")
-        return EvaluationLoader(self.splits[split], self.batch_size, **self._shard())
+        return EvaluationLoader(self.images(split), self.batch_size, **self._shard())
 
     def _shard(self) -> dict[str, Any]:
-        trainer = self.trainer
-        return {
-            "rank": trainer.global_rank if trainer else 0,
-            "world_size": trainer.world_size if trainer else 1,
-            "num_workers": self.num_workers,
-            "pin_memory": torch.cuda.is_available(),
-        }
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return {"rank": rank, "world_size": world_size, "num_workers": self.num_workers}
 
     @override
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
@@ -167,34 +181,20 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         if "epoch" not in batch:
             return {"image": self.views.evaluate(image), **kept}
         key = (self.seed, batch["epoch"], batch["batch"])
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if "probe" in batch:
             probe = batch["probe"]
             kept["probe"] = {"image": self.views.evaluate(probe["image"]), "label": probe["label"]}
-        return {"views": self.views(image, key, rank, world_size), **kept}
+        shard = self._shard()
+        return {"views": self.views(image, key, shard["rank"], shard["world_size"]), **kept}
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"seed": self.seed, **super().state_dict()}
+        seen = self.splits["train"].indices.int() if self.splits else self.pretrained_on
+        statistics = {"mean": list(self.views.mean), "std": list(self.views.std)}
+        return {"seed": self.seed, "pretrained_on": seen, **statistics, **super().state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seed = state_dict["seed"]  # a resumed run keeps its order and views
-
-
-class FromDatasets(MultiViewDataModule):
-    """Data sets of one's own; made by `MultiViewDataModule.from_datasets`."""
-
-    def __init__(
-        self,
-        train_dataset: Dataset[Any],
-        val_dataset: Dataset[Any] | None = None,
-        test_dataset: Dataset[Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.datasets = {"train": train_dataset, "val": val_dataset, "test": test_dataset}
-
-    @override
-    def dataset(self, split: Split) -> Dataset[Any] | None:
-        return self.datasets[split]
+        self.pretrained_on = state_dict["pretrained_on"]
+        self.views.normalize_by(state_dict["mean"], state_dict["std"])

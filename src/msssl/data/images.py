@@ -1,4 +1,4 @@
-"""What a data module reads from: any data set of (image, label), as tensors, with its index."""
+"""What a data module reads from: some rows of any data set of (image, label), as batches of tensors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,45 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision.transforms.v2 import functional as F
 
+from msssl.data.files import to_rgb
 
-class Images(Dataset[dict[str, Any]]):
-    """Some rows of a data set of (PIL image or uint8 tensor, label), each `{"image", "label", "index"}`.
+_UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
+
+
+class UnreadableImageError(ValueError):
+    """An image that its data set could not give."""
+
+
+class Decoded(Dataset[tuple[Tensor, Tensor]]):
+    """A whole data set as tensors: in memory, on the GPU, or mapped from a file.
 
     Args:
-        dataset: any map-style data set.
+        images: uint8, shape (n, 3, H, W).
+        targets: labels, int64, shape (n,), on the same device.
+        unreadable: why an image could not be read, by its position; it is black.
+        mapped: whether the images are in a file, and reading them may wait for the disk.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor, unreadable: dict[int, str], mapped: bool) -> None:
+        self.images = images
+        self.targets = targets
+        self.unreadable = unreadable
+        self.mapped = mapped
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        if self.images.is_cuda:  # pinned, so that the host does not wait for the copy
+            index = index.pin_memory().to(self.images.device, non_blocking=True)
+        return self.images[index], self.targets[index]
+
+
+class Images(Dataset[dict[str, Tensor]]):
+    """Some rows of a data set of (PIL image or uint8 tensor, label), read in batches.
+
+    Args:
+        dataset: any map-style data set, or one that is `Decoded`.
         indices: the rows to show; `index` is their position in `dataset`.
         name: how messages call it.
     """
@@ -28,43 +61,72 @@ class Images(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        index = int(self.indices[row])
-        item = self.dataset[index]
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise ValueError(f"item {index} of {self.name} is a {type(item).__name__}: expected (image, label)")
-        image, label = item
-        return {"image": self._to_tensor(image, index), "label": int(label), "index": index}
+    def describe(self, index: int) -> str:
+        """The path of an image, or its position where there is none."""
+        paths = getattr(self.dataset, "paths", None)
+        return str(paths[index]) if paths else f"image {index} of {self.name}"
 
-    def _to_tensor(self, image: Any, index: int) -> Tensor:
-        if isinstance(image, Image.Image):
-            tensor: Tensor = F.pil_to_tensor(to_rgb(image))
-            return tensor
-        if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) in (1, 3):
-            return image.expand(3, -1, -1)  # grey repeated
-        found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+    def __getitem__(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """A batch `{"image": (N, 3, H, W) uint8, "label": (N,) int64, "index": (N,) int64}`."""
+        index = self.indices[torch.as_tensor(rows)]
+        if isinstance(self.dataset, Decoded):
+            images, labels = self.dataset[index]
+            return {"image": images, "label": labels, "index": index}
+        items = [read(self.dataset, position, self.name) for position in index.tolist()]
+        first = items[0][0].shape
+        for position, (image, _) in zip(index.tolist(), items, strict=True):
+            if image.shape != first:
+                check_size(image, (first[1], first[2]), position, self.name)
+        return {
+            "image": torch.stack([image for image, _ in items]),
+            "label": torch.tensor([label for _, label in items]),
+            "index": index,
+        }
+
+
+def read(dataset: Dataset[Any], index: int, name: str) -> tuple[Tensor, int]:
+    """Image (3, H, W), uint8, and label of one item.
+
+    Raises:
+        UnreadableImageError: the data set could not read it.
+        ValueError: the item is not a pair of an image and an integer.
+    """
+    try:
+        item = dataset[index]
+    except UnreadableImageError:
+        raise
+    except _UNREADABLE as error:
+        raise UnreadableImageError(f"image {index} of {name} cannot be read: {error}") from error
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise ValueError(f"item {index} of {name} is a {type(item).__name__}: expected (image, label)")
+    try:
+        label = int(item[1])
+        whole = label == float(item[1])
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(f"label of image {index} of {name} is {item[1]!r}: expected an integer, -1 for none")
+    return _to_tensor(item[0], index, name), label
+
+
+def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> None:
+    """Raise ValueError where an image (3, H, W) has not the size (H, W) of the others."""
+    found = (image.shape[1], image.shape[2])
+    if found != size:
         raise ValueError(
-            f"image {index} of {self.name} is {found}: expected a PIL image or a uint8 tensor (1 or 3, H, W)"
+            f"image {index} of {name} is {found[0]} x {found[1]} pixels, others are {size[0]} x {size[1]}: "
+            "a data set gives images of one size (ImageFolder makes them so)"
         )
 
 
-class Paired(Dataset[dict[str, Any]]):
-    """Rows (row, probe row) of two sets: an item of the first, with `"probe": {"image", "label"}` of the second."""
-
-    def __init__(self, images: Images, probe: Images) -> None:
-        self.images = images
-        self.probe = probe
-
-    def __getitem__(self, rows: tuple[int, int]) -> dict[str, Any]:
-        probe = self.probe[rows[1]]
-        return {**self.images[rows[0]], "probe": {"image": probe["image"], "label": probe["label"]}}
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image in 8-bit RGB; ValueError for more bits, which a plain conversion would cut off."""
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"it has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits first")
-    return image.convert("RGB")
+def _to_tensor(image: Any, index: int, name: str) -> Tensor:
+    if isinstance(image, Image.Image):
+        tensor: Tensor = F.pil_to_tensor(to_rgb(image))
+        return tensor
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) in (1, 3):
+        return image.expand(3, -1, -1)  # grey repeated
+    found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+    raise ValueError(f"image {index} of {name} is {found}: expected a PIL image or a uint8 tensor (1 or 3, H, W)")
 
 
 def labels_of(dataset: Dataset[Any]) -> Tensor | None:
@@ -77,8 +139,17 @@ def labels_of(dataset: Dataset[Any]) -> Tensor | None:
     for name in ("targets", "labels"):
         labels = getattr(dataset, name, None)
         if isinstance(labels, Tensor | np.ndarray | Sequence):
-            return torch.as_tensor(labels, dtype=torch.long)
+            return _integers(labels, f"{type(dataset).__name__}.{name}", len(dataset))  # type: ignore[arg-type]
     return None
+
+
+def _integers(labels: Any, name: str, n_images: int) -> Tensor:
+    if len(labels) != n_images:
+        raise ValueError(f"{name} has {len(labels)} labels for {n_images} images")
+    for position, label in enumerate([] if isinstance(labels, Tensor | np.ndarray) else labels):
+        if isinstance(label, str) or label is None or label != int(label):
+            raise ValueError(f"{name}[{position}] is {label!r}: expected an integer, -1 for none")
+    return torch.as_tensor(labels).long()
 
 
 def labels_or_minus_one(dataset: Dataset[Any]) -> Tensor:

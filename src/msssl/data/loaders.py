@@ -1,13 +1,15 @@
 """Which images a batch holds: the order of an epoch, its shards over ranks, and the place where it was left."""
 
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from msssl.data.images import Images, Paired
+from msssl.data.decode import usable_cores
+from msssl.data.images import Decoded, Images
 from msssl.seeding import derive_seed
 
 
@@ -29,7 +31,6 @@ class TrainLoader:
         rank: of this process, below `world_size`.
         world_size: W.
         num_workers: processes that read ahead.
-        pin_memory: for the copy to a GPU.
         probe: labelled images that travel along, as many as N, in an order of their own.
 
     Raises:
@@ -46,12 +47,13 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
-        pin_memory: bool = False,
         probe: Images | None = None,
     ) -> None:
         if len(images) < batch_size * world_size:
             devices = f" on each of {world_size} devices" if world_size > 1 else ""
-            raise ValueError(f"batch_size is {batch_size}{devices}, but {images.name} has {len(images)} images")
+            raise ValueError(
+                f"batch_size is {batch_size}{devices}, but {images.name} has {len(images)} images: lower it"
+            )
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
@@ -61,9 +63,10 @@ class TrainLoader:
         self._position = {"epoch": -1, "batch": 0}  # batches handed out of that epoch
         self._resume_at: dict[str, int] | None = None
         self.probe = probe
-        self._batches: list[list[Any]] = []
-        read = images if probe is None else Paired(images, probe)
-        self._loader = _loader(read, self._batches, num_workers, pin_memory)
+        self._batches: list[list[int]] = []
+        self._probe_batches: list[list[int]] = []
+        self._loader = _loader(images, self._batches, num_workers)
+        self._probe_loader = probe and _loader(probe, self._probe_batches, num_workers)
 
     def __len__(self) -> int:
         return len(self.images) // (self.batch_size * self.world_size)
@@ -74,18 +77,23 @@ class TrainLoader:
         # Lightning also loads a position saved at an epoch's end: it belongs to another epoch.
         start = resume_at["batch"] if resume_at and resume_at["epoch"] == epoch else 0
         self._batches[:] = self.order(epoch)[start:]
-        for batch_index, batch in enumerate(self._loader, start):
+        self._probe_batches[:] = self.probe_order(epoch)[start:]
+        probe_batches = self._probe_loader or repeat(None)
+        for batch_index, (batch, probe) in enumerate(zip(self._loader, probe_batches, strict=False), start):
             self._position = {"epoch": epoch, "batch": batch_index + 1}
-            yield {**batch, "epoch": epoch, "batch": batch_index}
+            extra = {} if probe is None else {"probe": {"image": probe["image"], "label": probe["label"]}}
+            yield {**batch, **extra, "epoch": epoch, "batch": batch_index}
 
-    def order(self, epoch: int) -> list[list[Any]]:
-        """Rows of this rank's batches in an epoch; pairs of rows where probe images travel along."""
-        batches = self._shard(_permutation("order", self.seed, epoch, len(self.images)))
+    def order(self, epoch: int) -> list[list[int]]:
+        """Rows of this rank's batches in an epoch."""
+        return self._shard(_permutation("order", self.seed, epoch, len(self.images)))
+
+    def probe_order(self, epoch: int) -> list[list[int]]:
+        """Rows of the probe images that travel along; none without them."""
         if self.probe is None:
-            return batches
-        probe = _permutation("probe order", self.seed, epoch, len(self.probe))
-        probe_batches = self._shard(probe[torch.arange(len(self.images)) % len(probe)])
-        return [list(zip(*both, strict=True)) for both in zip(batches, probe_batches, strict=True)]
+            return []
+        rows = _permutation("probe order", self.seed, epoch, len(self.probe))
+        return self._shard(rows[torch.arange(len(self.images)) % len(rows)])
 
     def _shard(self, rows: Tensor) -> list[list[int]]:
         whole = rows[: len(self) * self.world_size * self.batch_size]
@@ -116,7 +124,6 @@ class EvaluationLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
-        pin_memory: bool = False,
     ) -> None:
         per_rank = -(-len(images) // world_size)
         n_batches = -(-per_rank // batch_size)
@@ -124,7 +131,7 @@ class EvaluationLoader:
             raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
         rows = torch.arange(rank, len(images), world_size)
         batches = [batch.tolist() for batch in rows.tensor_split(n_batches)]
-        self._loader = _loader(images, batches, num_workers, pin_memory)
+        self._loader = _loader(images, batches, num_workers)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -138,12 +145,16 @@ def _permutation(purpose: str, seed: int, epoch: int, length: int) -> Tensor:
     return torch.randperm(length, generator=generator)
 
 
-def _loader(
-    images: Dataset[Any], batches: list[list[Any]], num_workers: int, pin_memory: bool
-) -> DataLoader[dict[str, Any]]:
+def _loader(images: Images, batches: list[list[int]], num_workers: int) -> DataLoader[dict[str, Tensor]]:
+    num_workers = min(num_workers, usable_cores())
+    pin_memory = torch.cuda.is_available()
+    if isinstance(images.dataset, Decoded):
+        pin_memory &= not images.dataset.images.is_cuda
+        num_workers = num_workers if images.dataset.mapped else 0  # memory is read faster than it is handed over
     return DataLoader(
         images,
-        batch_sampler=batches,
+        batch_size=None,  # `Images` reads whole batches
+        sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,

@@ -1,5 +1,7 @@
 """Seeded, class-balanced, nested choices of images."""
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,12 +10,13 @@ from torch.utils.data import Dataset
 
 from msssl.data.images import Images, labels_or_minus_one
 
+N_LISTED = 20  # classes whose counts are logged one by one
+log = logging.getLogger(__name__)
+
 
 def make_splits(
-    train: Dataset[Any],
-    val: Dataset[Any] | None,
-    test: Dataset[Any] | None,
-    labelled: Dataset[Any] | None,
+    datasets: dict[str, Dataset[Any]],
+    unreadable: dict[str, dict[int, str]],
     *,
     fraction: float,
     val_fraction: float,
@@ -21,40 +24,66 @@ def make_splits(
 ) -> dict[str, Images]:
     """The images of `train`, `probe` and, where there are any, `val` and `test`.
 
+    Without a `val` set some images are held out of the set to probe with, and not pretrained on either. Where a data
+    set has `groups`, one name an image, a group is held out as a whole.
+
     Args:
-        train: to pretrain on, and to probe with where `labelled` is None.
-        val: for choices; where None they are held out of the set to probe with, and not pretrained on either.
-        test: reported on.
-        labelled: to probe with.
+        datasets: `train` to pretrain on, `probe` to probe with where that is another set, `val` for choices and
+            `test` to report on.
+        unreadable: positions to leave out, for each data set.
         fraction: share of the pretraining images to keep.
         val_fraction: share to hold out.
         seed: of both.
+
+    Raises:
+        ValueError: a class would be left without training images.
     """
-    source = train if labelled is None else labelled
-    kept, held_out = hold_out(labels_or_minus_one(source), 0.0 if val is not None else val_fraction, seed)
-    available = kept if labelled is None else torch.arange(_length(train))
-    name = "train" if labelled is None else "probe"
+    usable = {name: _usable(dataset, unreadable.get(name, {})) for name, dataset in datasets.items()}
+    source = "probe" if "probe" in usable else "train"
+    labelled, rows = datasets[source], usable[source]
+    labels = labels_or_minus_one(labelled)
+    groups = getattr(labelled, "groups", None)
+    kept, held_out = hold_out(
+        labels[rows],
+        0.0 if "val" in usable else val_fraction,
+        seed,
+        groups and [groups[row] for row in rows.tolist()],
+    )
+    _check_classes(labels[rows], labels[rows][kept], f"val_fraction {val_fraction}")
+    if val_fraction and "val" not in usable and not len(held_out):
+        log.warning("val_fraction %g holds out none of %d images: there is no validation", val_fraction, len(rows))
+    available = rows[kept] if source == "train" else usable["train"]
+    train_labels = labels_or_minus_one(datasets["train"])[available]
+    chosen = choose(train_labels, fraction, seed)
+    _check_classes(train_labels, train_labels[chosen], f"fraction {fraction}")
     images = {
-        "train": Images(train, available[choose(labels_or_minus_one(train)[available], fraction, seed)], "train"),
-        "probe": Images(source, kept, name),
+        "train": Images(datasets["train"], available[chosen], "train"),
+        "probe": Images(labelled, rows[kept], source),
     }
-    if val is not None:
-        images["val"] = Images(val, torch.arange(_length(val)), "val")
+    if "val" in usable:
+        images["val"] = Images(datasets["val"], usable["val"], "val")
     elif len(held_out):
-        images["val"] = Images(source, held_out, name)
-    if test is not None:
-        images["test"] = Images(test, torch.arange(_length(test)), "test")
+        images["val"] = Images(labelled, rows[held_out], source)
+    if "test" in usable:
+        images["test"] = Images(datasets["test"], usable["test"], "test")
+    told = {name: part for name, part in images.items() if name != "probe" or source == "probe"}
+    log.info("images: %s", ", ".join(f"{len(part)} {name}" for name, part in told.items()))
+    if fraction < 1:
+        log.info("fraction %g: %d of %d images; %s", fraction, len(chosen), len(available), counts(images["train"]))
     return images
 
 
-def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def hold_out(labels: Tensor, fraction: float, seed: int, groups: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     """Positions kept and held out, each sorted; of every class the same fraction (rounded) is held out.
+
+    With groups whole ones are held out, each counted to the class of most of its images, as near to the fraction as
+    they allow.
 
     >>> kept, held_out = hold_out(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
     >>> len(kept), len(held_out)
     (6, 2)
     """
-    chosen = choose(labels, fraction, seed)
+    chosen = choose(labels, fraction, seed) if groups is None else _choose_groups(labels, fraction, seed, groups)
     mask = torch.ones(len(labels), dtype=torch.bool)
     mask[chosen] = False
     return mask.nonzero().flatten(), chosen
@@ -71,5 +100,44 @@ def choose(labels: Tensor, fraction: float, seed: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _length(dataset: Dataset[Any]) -> int:
-    return len(dataset)  # type: ignore[arg-type]  # a map-style data set has one
+def _choose_groups(labels: Tensor, fraction: float, seed: int, groups: Sequence[str]) -> Tensor:
+    """Sorted positions of whole groups, about a fraction of the images of each class; nested."""
+    names = sorted(set(groups))
+    number = {name: i for i, name in enumerate(names)}
+    group = torch.tensor([number[name] for name in groups])
+    classes, which = labels.unique(return_inverse=True)
+    table = (group * len(classes) + which).bincount(minlength=len(names) * len(classes)).view(len(names), -1)
+    label, sizes = table.argmax(dim=1), table.sum(dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for each in label.unique():
+        members = (label == each).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        filled = torch.cat([torch.zeros(1, dtype=torch.long), sizes[members].cumsum(0)])
+        nearest = int((filled - fraction * filled[-1]).abs().argmin())
+        chosen.append(members[:nearest])
+    return torch.isin(group, torch.cat(chosen)).nonzero().flatten()
+
+
+def counts(images: Images) -> str:
+    """How many images there are of each class, in words."""
+    labels = labels_or_minus_one(images.dataset)[images.indices]
+    of_class = labels[labels >= 0].bincount()
+    if not len(of_class):
+        return "without labels"
+    if len(of_class) > N_LISTED:
+        return f"{int(of_class.min())} to {int(of_class.max())} of each of {len(of_class)} classes"
+    return "by class: " + " ".join(str(int(count)) for count in of_class)
+
+
+def _usable(dataset: Dataset[Any], unreadable: dict[int, str]) -> Tensor:
+    rows = torch.ones(len(dataset), dtype=torch.bool)  # type: ignore[arg-type]  # a map-style data set has one
+    rows[list(unreadable)] = False
+    return rows.nonzero().flatten()
+
+
+def _check_classes(before: Tensor, after: Tensor, what: str) -> None:
+    for label in before.unique().tolist():
+        if not (after == label).any():
+            name = f"class {label}" if label >= 0 else "the images without a label"
+            raise ValueError(f"{what} leaves none of {name}: there are {int((before == label).sum())}")

@@ -1,48 +1,65 @@
 """`msssl inspect`: what a run will see, before it is paid for."""
 
-import torch
+import hashlib
+from itertools import combinations
+
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torchvision.utils import save_image
 
 from msssl.callbacks.view_grid import contact_sheet
 from msssl.data import MultiViewDataModule
 from msssl.data.images import Images, labels_or_minus_one
+from msssl.data.statistics import N_IMAGES, mean_and_std
+from msssl.progress import with_bar
 
-N_IMAGES = 8  # rows of the picture
-N_PIXELS_OF = 1000  # images that mean and std are computed from
+N_ROWS = 8  # of the picture
+N_LISTED = 10  # unreadable images
 
 
-def inspect(data: MultiViewDataModule, seed: int, out: str) -> None:
+def inspect(data: MultiViewDataModule, seed: int, out: str) -> list[str]:
     """Draw the first images of a run's first step with their views, and print a summary of its data.
 
     The views are drawn on the CPU for one process: on a GPU, or with more processes, the run draws others from the
-    same recipe.
+    same recipe. Reads every image.
 
     Args:
         data: the data module of the run.
         seed: of the run.
         out: the picture to write.
+
+    Returns:
+        What is wrong: images that cannot be read, unless `on_error` is `skip`, and images that are in two splits.
     """
+    stops, data.on_error = data.on_error == "stop", "skip"
     data.prepare_data()
     data.setup()
     data.seed = seed
     table = Table("split", "images", "labelled", "classes", "images per class", caption="images that the run reads")
     for name, images in data.splits.items():
+        if name == "probe" and data.num_classes is None:
+            continue
         table.add_row("train, for the probe" if name == "probe" else name, *_counts(images))
     Console(markup=False).print(table)
-    sizes, mean, std = _pixels(data.splits["train"])
-    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())))
-    save_image(contact_sheet(data.views, batch["views"], N_IMAGES), out)
+    problems = _unreadable(data) if stops else []
+    problems += _leaks(data)
+    batch = next(iter(data.train_dataloader()))
+    views = data.on_after_batch_transfer(batch)["views"]
+    save_image(contact_sheet(data.views, views, N_ROWS), out)
+    mean, std = mean_and_std(data.images("train"))
     lines = {
-        "size": f"{sizes} pixels",
-        "mean": f"{mean}, of {min(N_PIXELS_OF, len(data.splits['train'])):,} training images",
-        "std": f"{std}; views are normalised by mean {_rounded(data.views.mean)}, std {_rounded(data.views.std)}",
+        "size": f"{batch['image'].shape[-2]} x {batch['image'].shape[-1]} pixels",
+        **{f"storage of {name}": told for name, told in data.opened.told.items()},
+        "mean": f"{_rounded(mean)}, of {min(N_IMAGES, len(data.splits['train'])):,} training images",
+        "std": f"{_rounded(std)}; views are normalised by mean {_rounded(data.views.mean)}, "
+        f"std {_rounded(data.views.std)}",
         "views": f"{data.views.n_views} for each of {data.batch_size} images a device: {out}",
     }
     for name, text in lines.items():
-        Console(soft_wrap=True, highlight=False, markup=False).print(f"{name:<8}{text}")
+        _print(f"{name:<18}{text}")
+    for problem in problems:
+        _print(f"problem: {problem}")
+    return problems
 
 
 def _counts(images: Images) -> tuple[str, str, str, str]:
@@ -56,14 +73,32 @@ def _counts(images: Images) -> tuple[str, str, str, str]:
     return f"{len(images):,}", f"{int(counts.sum()):,}", str(len(counts)), spread
 
 
-def _pixels(images: Images) -> tuple[str, str, str]:
-    """Sizes, and mean and std of the channels in [0, 1] pooled over pixels, of at most `N_PIXELS_OF` images."""
-    rows = torch.linspace(0, len(images) - 1, min(N_PIXELS_OF, len(images))).long().tolist()
-    read = [images[row]["image"] for row in track(rows, description="Reading images", transient=True)]
-    sizes = sorted({(image.shape[-2], image.shape[-1]) for image in read})
-    pixels = torch.cat([image.flatten(1) for image in read], dim=1).double() / 255
-    return ", ".join(f"{h} x {w}" for h, w in sizes), _rounded(pixels.mean(dim=1)), _rounded(pixels.std(dim=1))
+def _unreadable(data: MultiViewDataModule) -> list[str]:
+    reasons = [f"{name}: {reason}" for name, found in data.skipped.items() for reason in found.values()]
+    if len(reasons) > N_LISTED:
+        return [*reasons[:N_LISTED], f"{len(reasons) - N_LISTED} more images cannot be read"]
+    return reasons
 
 
-def _rounded(values: torch.Tensor | tuple[float, ...]) -> str:
-    return " ".join(f"{float(value):.3f}" for value in values)
+def _leaks(data: MultiViewDataModule) -> list[str]:
+    """Images whose pixels are also those of an image of another split."""
+    seen: dict[str, dict[bytes, str]] = {}
+    for split, part in data.splits.items():
+        found = seen.setdefault("train" if split == "probe" else split, {})
+        for batch in with_bar(data.evaluation_dataloader(split), f"Comparing {split}"):
+            for image, index in zip(batch["image"].numpy(), batch["index"].tolist(), strict=True):
+                found[hashlib.blake2b(image.tobytes(), digest_size=16).digest()] = part.describe(index)
+    leaks = []
+    for (one, of_one), (other, of_other) in combinations(seen.items(), 2):
+        if both := sorted(of_one.keys() & of_other.keys(), key=of_one.__getitem__):
+            such = f"{of_one[both[0]]} and {of_other[both[0]]}"
+            leaks.append(f"{len(both)} images of {one} are also in {other}, such as {such}")
+    return leaks
+
+
+def _rounded(values: list[float] | tuple[float, ...]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _print(line: str) -> None:
+    Console(soft_wrap=True, highlight=False, markup=False).print(line)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +15,7 @@ from msssl.checkpoint import find, read
 from msssl.data import MultiViewDataModule
 from msssl.metrics import linear_probe
 from msssl.modules import MultiViewModule
+from msssl.progress import with_bar
 
 WEIGHT_DECAYS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 PIXEL_SIZE = 32
@@ -34,7 +34,7 @@ def probe(ckpt_path: str) -> None:
     path = find(ckpt_path)
     checkpoint = read(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = MultiViewDataModule.from_hyperparameters(checkpoint)
+    data = MultiViewDataModule.load_from_checkpoint(path)
     data.prepare_data()
     data.setup()
     if data.num_classes is None:
@@ -48,13 +48,14 @@ def probe(ckpt_path: str) -> None:
         raise ValueError(f"{path}: its data has neither a test split nor, with val_fraction 0, validation images")
     splits: list[str] = [name for name in ("probe", "val", "test") if name in data.splits]
     rows = []
-    for name, encoder in track(encoders.items(), description="Linear probes", transient=True):
+    for name, encoder in with_bar(encoders.items(), "Linear probes"):
         features: dict[str, Split] = {split: extract(encoder, data, split, device) for split in splits}
         rows.append({"features": name, "dim": features["probe"][0].shape[1], **evaluate(features, data.num_classes)})
     report = {
         "checkpoint": str(path),
         "epoch": checkpoint["epoch"],
         "images": {split: len(data.splits[split]) for split in splits},
+        "pretrained_on": None if data.pretrained_on is None else len(data.pretrained_on),
         "protocol": protocol(splits),
         "rows": rows,
     }

@@ -1,5 +1,7 @@
 """Views of several sizes."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -31,9 +33,15 @@ class MultiCrop(MultiView):
             raise ValueError("groups is empty: expected a MultiView for each size")
         super().__init__(sum(group.n_views for group in groups), [], groups[0].mean, groups[0].std)
         self.preset = groups[0].preset
-        for group in groups:
-            group.mean, group.std = self.mean, self.std
+        self.automatic = groups[0].automatic
         self.groups = nn.ModuleList(groups)
+        self.normalize_by(self.mean, self.std)
+
+    @override
+    def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().normalize_by(mean, std)
+        for group in getattr(self, "groups", []):
+            group.normalize_by(mean, std)
 
     @override
     def forward(  # type: ignore[override]

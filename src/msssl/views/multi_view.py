@@ -32,7 +32,8 @@ class MultiView(nn.Module):
         n_views: K, at least 2.
         augmentations: a preset's name (`cifar`, `stl10`, `imagenet`, `imagenet100`, `grayscale`, `simclr`, `barlow`,
             `vicreg`), or modules in order, of `msssl.views` or Kornia; they see float images in [0, 1].
-        mean: of the channels, in [0, 1]; the preset's, or ImageNet's for a list.
+        mean: of the channels, in [0, 1]; by default the preset's, or ImageNet's for a list. `auto`: that of the
+            training images, and their standard deviation, found by the data module.
         std: likewise.
         compile: whether `torch.compile` fuses the augmentations of `msssl.views`; `auto` is yes on CUDA.
 
@@ -49,8 +50,8 @@ class MultiView(nn.Module):
         self,
         n_views: int = 4,
         augmentations: str | list[nn.Module] = "cifar",
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | Literal["auto"] | None = None,
+        std: Sequence[float] | Literal["auto"] | None = None,
         compile: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
@@ -64,12 +65,22 @@ class MultiView(nn.Module):
                 nearest = difflib.get_close_matches(augmentations, PRESETS, n=1, cutoff=0)[0]
                 raise ValueError(f"augmentations {augmentations!r} is not a preset; did you mean {nearest!r}?")
             self.preset = PRESETS[augmentations]
-        self.mean = tuple(mean or (self.preset.mean if self.preset else IMAGENET_MEAN))
-        self.std = tuple(std or (self.preset.std if self.preset else IMAGENET_STD))
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ValueError(f"mean is {self.mean} and std {self.std}: expected one of each a channel, std above 0")
+        self.automatic = "auto" in (mean, std)  # whether statistics are still to come, of the training images
+        if self.automatic and not all(given in ("auto", None) for given in (mean, std)):
+            raise ValueError(f"mean is {mean} and std {std}: auto is for both")
+        known = (self.preset.mean, self.preset.std) if self.preset else (IMAGENET_MEAN, IMAGENET_STD)
+        given = [
+            value if value and value != "auto" else default for value, default in zip((mean, std), known, strict=True)
+        ]
+        self.normalize_by(*given)
         self.compile_views = compile
         self._calls = 0
+
+    def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the statistics of the channels, in [0, 1]; ValueError unless there are as many, std above 0."""
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"mean is {mean} and std {std}: expected one of each a channel, std above 0")
+        self.mean, self.std = tuple(mean), tuple(std)
 
     @torch.no_grad()
     def forward(self, images: Tensor, key: tuple[int, ...] | None = None, rank: int = 0, world_size: int = 1) -> Tensor:

@@ -1,0 +1,26 @@
+"""Data sets of one's own."""
+
+from typing import Any
+
+from torch.utils.data import Dataset
+from typing_extensions import override
+
+from msssl.data.datamodule import MultiViewDataModule, Split
+
+
+class FromDatasets(MultiViewDataModule):
+    """Data sets of one's own; made by `MultiViewDataModule.from_datasets`."""
+
+    def __init__(
+        self,
+        train_dataset: Dataset[Any],
+        val_dataset: Dataset[Any] | None = None,
+        test_dataset: Dataset[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.datasets = {"train": train_dataset, "val": val_dataset, "test": test_dataset}
+
+    @override
+    def dataset(self, split: Split) -> Dataset[Any] | None:
+        return self.datasets[split]

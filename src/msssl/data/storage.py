@@ -1,0 +1,133 @@
+"""Where decoded images are kept: in memory, in a mapped file, or nowhere."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import Trainer
+from torch.utils.data import Dataset
+
+from msssl.data import cache
+from msssl.data.decode import Chunk, decode, image_size, usable_cores
+from msssl.data.images import Decoded, UnreadableImageError
+
+StorageKind = Literal["auto", "memory", "cached", "stream"]
+MEMORY_LIMIT = 8 << 30  # of `auto`, in bytes: what is decoded anew at each start
+SHARE = 0.25  # of the machine's or the GPU's memory that images may take
+log = logging.getLogger(__name__)
+
+
+class Storage:
+    """Opens data sets, each once, in the storage that was asked for.
+
+    Args:
+        kind: `memory` decodes once, to a tensor on the GPU where it takes no more than a quarter of it, else on the
+            host; `cached` maps a file that is kept between runs; `stream` reads and decodes each time; `auto` is the
+            first of these that fits.
+        cache_dir: folder of the caches.
+        parallel: whether to decode on all cores.
+        skip: whether unreadable images are left out.
+        trainer: of the run, for its device.
+
+    Attributes:
+        folder: of the run, where this process writes there.
+        told: what was chosen and why, by data set.
+    """
+
+    def __init__(
+        self, kind: StorageKind, cache_dir: str, *, parallel: bool, skip: bool, trainer: Trainer | None
+    ) -> None:
+        self.kind = kind
+        self.cache_dir = Path(cache_dir)
+        self.parallel = parallel
+        self.skip = skip
+        self.device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        self.n_devices = trainer.num_devices if trainer else 1
+        self.folder = Path(trainer.default_root_dir) if trainer and trainer.is_global_zero else None
+        self.told: dict[str, str] = {}
+        self._opened: dict[int, tuple[Dataset[Any], Dataset[Any]]] = {}
+
+    def open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
+        """The data set itself, or `Decoded`; logs which and why."""
+        if id(dataset) not in self._opened:
+            self._opened[id(dataset)] = dataset, self._open(dataset, name)  # both, so that no other gets its id
+        return self._opened[id(dataset)][1]
+
+    def _open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
+        size = image_size(dataset, name, self.skip)
+        n_bytes = len(dataset) * 3 * size[0] * size[1]  # type: ignore[arg-type]
+        kind, reason = self.choose(n_bytes, dataset)
+        self.told[name] = f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}"
+        log.info("storage of %s: %s", name, self.told[name])
+        if kind == "stream":
+            return dataset
+        opened = self._cached(dataset, name, size) if kind == "cached" else self._in_memory(dataset, name, size)
+        if opened.unreadable and not self.skip:
+            raise UnreadableImageError(next(iter(opened.unreadable.values())))
+        return opened
+
+    def choose(self, n_bytes: int, dataset: Dataset[Any]) -> tuple[StorageKind, str]:
+        """The kind, and why."""
+        if self.kind != "auto":
+            return self.kind, "as asked for"
+        limit = min(MEMORY_LIMIT, int(SHARE * _physical_memory())) // self.n_devices
+        if n_bytes <= limit:
+            return "memory", f"it fits into {readable(limit)}"
+        too_large = f"it does not fit into {readable(limit)} of memory"
+        if cache.fingerprint(dataset) is None:
+            return "stream", f"{too_large}, and a {type(dataset).__name__} without a fingerprint cannot be cached"
+        free = shutil.disk_usage(_existing(self.cache_dir)).free
+        if n_bytes > 0.9 * free:
+            return "stream", f"{too_large} nor on the disk of {self.cache_dir} ({readable(free)} free)"
+        return "cached", f"{too_large}; in {self.cache_dir}"
+
+    def _cached(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Decoded:
+        content = cache.fingerprint(dataset)
+        if content is None:
+            raise ValueError(
+                f"storage: cached needs to tell whether {name} is what was cached: give {type(dataset).__name__} an "
+                "attribute `fingerprint`, a string that names its content, or take storage: memory or stream"
+            )
+        folder = cache.path_in(self.cache_dir, content, size)
+        return cache.load_or_build(folder, len(dataset), size, self._decode(dataset, name, size))  # type: ignore[arg-type]
+
+    def _in_memory(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Decoded:
+        images = torch.empty(len(dataset), 3, *size, dtype=torch.uint8)  # type: ignore[arg-type]
+        targets = torch.empty(len(images), dtype=torch.long)
+        unreadable: dict[int, str] = {}
+        start = 0
+        for chunk in self._decode(dataset, name, size):
+            end = start + len(chunk.images)
+            images[start:end], targets[start:end] = chunk.images, chunk.targets
+            unreadable.update(chunk.unreadable)
+            start = end
+        if self.device.type == "cuda" and images.nbytes <= SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            log.info("storage of %s: on %s", name, self.device)
+            images, targets = images.to(self.device), targets.to(self.device)
+        return Decoded(images, targets, unreadable, mapped=False)
+
+    def _decode(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Iterator[Chunk]:
+        num_workers = max(1, usable_cores() // self.n_devices) if self.parallel else 0
+        return decode(dataset, name, size, num_workers, self.skip)
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _existing(folder: Path) -> Path:
+    return next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+
+
+def readable(n_bytes: int) -> str:
+    """Bytes in the nearest unit.
+
+    >>> readable(184_320_000)
+    '184 MB'
+    """
+    power = min(3, (len(str(n_bytes)) - 1) // 3)
+    return f"{n_bytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
