@@ -2,10 +2,12 @@ import importlib.util
 import logging
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 torch.set_num_threads(1)  # the tests share the cores, and sums do not depend on their number
@@ -61,6 +63,21 @@ def image_folder(tmp_path):
                 pixels = generator.integers(256, size=(20 + i, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return tmp_path / "images"
+
+
+@pytest.fixture
+def imagenet_folder(tmp_path):
+    """A stand-in for the classes of imagenet100.yaml, and one more: 2 training images and 1 test image each."""
+    config = yaml.safe_load((Path(__file__).parents[1] / "configs" / "imagenet100.yaml").read_text())
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 2), ("test", 1)):
+        for name in [*config["data"]["init_args"]["classes"], "n99999999"]:
+            folder = tmp_path / "imagenet" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(256, size=(20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.JPEG")
+    return tmp_path / "imagenet"
 
 
 @pytest.fixture

@@ -27,9 +27,11 @@ OVERLAYS = {
     "spectral_contrastive.yaml",
     "mmcr.yaml",
     "multicrop.yaml",
+    "ffcv.yaml",
 }
 STAND_INS = {"cifar.yaml": "cifar10_folder", "cifar100.yaml": "cifar100_folder", "stl10.yaml": "stl10_folder"}
-ONE_STEP = ["--trainer.fast_dev_run=1", "--data.batch_size=4", "--data.num_workers=0"]
+LARGE = {"stl10.yaml", "imagenet100.yaml", "multicrop.yaml"}  # images
+THREE_STEPS = ["--trainer.fast_dev_run=3", "--data.batch_size=4", "--data.num_workers=0"]
 
 
 def readme_block(text):
@@ -44,7 +46,7 @@ def write(path, text):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_shipped_config_takes_a_step(config, msssl, image_folder, request):
+def test_every_shipped_config_takes_three_steps(config, msssl, image_folder, request):
     base = ["cifar.yaml", config] if config in OVERLAYS else [config]
     if config == "multicrop.yaml":  # its views are larger than CIFAR's images
         base = ["demo.yaml", config]
@@ -55,9 +57,16 @@ def test_every_shipped_config_takes_a_step(config, msssl, image_folder, request)
     on_cpu += ["--data.image_size=64"] if config == "multicrop.yaml" else ["--data.views.n_views=2"]
     if config == "imagefolder.yaml":
         on_cpu += ["--data.data_dir", image_folder]
+    if config == "imagenet100.yaml":
+        on_cpu += ["--data.data_dir", request.getfixturevalue("imagenet_folder"), "--data.val_fraction=0.5"]
+    if config == "ffcv.yaml":
+        pytest.importorskip("ffcv")
+        assert msssl("write-beton", "--config", base[0], "--data.num_workers=0")[0] == 0
+    if base[0] in LARGE or config in LARGE:
+        on_cpu += NARROW
     if config == "ddp.yaml":  # two ranks have a test of their own
         on_cpu += ["--trainer.devices=1", "--trainer.strategy=auto"]
-    code, _, err = msssl("fit", *args, *on_cpu, *ONE_STEP)
+    code, _, err = msssl("fit", *args, *on_cpu, *THREE_STEPS)
     assert code == 0, err
 
 

@@ -415,7 +415,7 @@ def test_arguments_out_of_range_are_a_value_error(kwargs, message):
 
 
 def test_no_training_images_are_a_value_error():
-    with pytest.raises(ValueError, match="no training images"):
+    with pytest.raises(ValueError, match="no train images"):
         from_datasets(None, dataset_of(8))
 
 

@@ -18,6 +18,7 @@ _HOME = {
     "CIFAR100": "data",
     "STL10": "data",
     "ImageFolder": "data",
+    "Beton": "data",
     "Shapes": "data",
     "MultiView": "views",
     "OnlineProbe": "callbacks",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from msssl.data import CIFAR10 as CIFAR10
     from msssl.data import CIFAR100 as CIFAR100
     from msssl.data import STL10 as STL10
+    from msssl.data import Beton as Beton
     from msssl.data import ImageFolder as ImageFolder
     from msssl.data import MultiViewDataModule as MultiViewDataModule
     from msssl.data import Shapes as Shapes

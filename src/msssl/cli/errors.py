@@ -32,11 +32,11 @@ def user_message(error: BaseException) -> str | None:
     message = str(root)
     if "Original Traceback" in message:  # from a worker: the last line is `Type: message`
         message = message.strip().splitlines()[-1].partition(": ")[2]
-    return " ".join(message.split())
+    return message if isinstance(root, ImportError) else " ".join(message.split())
 
 
 def _is_ours(error: BaseException) -> bool:
-    if not isinstance(error, ValueError | OSError | MisconfigurationException):
+    if not isinstance(error, ValueError | OSError | ImportError | MisconfigurationException):
         return False
     files = re.findall(r'File "(.+?)", line', str(error)) or [
         frame.filename for frame in traceback.extract_tb(error.__traceback__)

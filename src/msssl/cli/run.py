@@ -1,8 +1,10 @@
 """LightningCLI, with a folder for each run and a summary at its end."""
 
 import sys
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer, seed_everything
@@ -18,9 +20,11 @@ from msssl.cli.parser import COMMANDS, Parser
 from msssl.cli.run_folder import discard, new_run_folder
 from msssl.cli.summary import log_start, print_summary
 from msssl.data import MultiViewDataModule
+from msssl.data.write_beton import write_beton
 from msssl.evaluation import inspect
 from msssl.modules import MultiViewModule
 
+DATA_COMMANDS: dict[str, Callable[..., Any]] = {"inspect": inspect, "write-beton": write_beton}
 LOG_EVERY_N_STEPS = 50  # Lightning's default
 
 
@@ -57,13 +61,14 @@ class MultiViewCLI(LightningCLI):
     @override
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         super().setup_parser(*args, **kwargs)
-        about = "Draw what a run will see, and summarise its data."
-        self.inspect_parser = self.init_parser(description=about)
-        self._add_arguments(self.inspect_parser)  # those of a fit, so that its configs can be inspected
-        self.inspect_parser.add_argument("--out", type=str, default="views.png", help="the picture to write")
-        self.parser.commands.add_subcommand(  # type: ignore[attr-defined]  # ours, in `Parser`
-            "inspect", self.inspect_parser, help=about
-        )
+        self.data_parsers = {}
+        for name, function in DATA_COMMANDS.items():
+            parser = self.data_parsers[name] = self.init_parser(description=(function.__doc__ or "").partition("\n")[0])
+            self._add_arguments(parser)  # those of a fit, so that its configs can be given
+            parser.add_function_arguments(function, skip={"data"})
+            self.parser.commands.add_subcommand(  # type: ignore[attr-defined]  # ours, in `Parser`
+                name, parser, help=parser.description
+            )
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -81,13 +86,18 @@ class MultiViewCLI(LightningCLI):
         if self.config.subcommand in COMMANDS:
             COMMANDS[self.config.subcommand](**self.config[self.config.subcommand])
             sys.exit(0)
-        if self.config.subcommand == "inspect":
-            config = self.config.inspect
-            given = config.seed_everything
-            seed = seed_everything(given if type(given) is int else None, verbose=False)
-            only_data = Namespace(data=config.data)  # type: ignore[no-untyped-call]
-            data = self.inspect_parser.instantiate(only_data).data
-            sys.exit(1 if inspect(data, seed, config.out) else 0)
+        if self.config.subcommand in DATA_COMMANDS:
+            self._run_on_data(self.config.subcommand)
+
+    def _run_on_data(self, command: str) -> NoReturn:
+        """Run a command on the data module of a config; what it returns is wrong with the data."""
+        config, function = self.config[command], DATA_COMMANDS[command]
+        only_data = Namespace(data=config.data)  # type: ignore[no-untyped-call]
+        data = self.data_parsers[command].instantiate(only_data).data
+        given = config.seed_everything
+        data.seed = seed_everything(given if type(given) is int else None, verbose=False)
+        options = {name: config[name] for name in signature(function).parameters if name != "data"}
+        sys.exit(1 if function(data, **options) else 0)
 
     @override
     def _parse_ckpt_path(self) -> None:

@@ -1,5 +1,6 @@
 """Image sets: one class each, on the batches, order and splits that they share."""
 
+from msssl.data.beton import Beton as Beton
 from msssl.data.cifar import CIFAR10 as CIFAR10
 from msssl.data.cifar import CIFAR100 as CIFAR100
 from msssl.data.datamodule import MultiViewDataModule as MultiViewDataModule

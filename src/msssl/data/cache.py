@@ -5,10 +5,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -50,7 +50,13 @@ def path_in(cache_dir: Path, content: str, size: tuple[int, int]) -> Path:
     return cache_dir / key
 
 
-def load_or_build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[Chunk]) -> Decoded:
+def load_or_build(
+    folder: Path,
+    n_images: int,
+    size: tuple[int, int],
+    chunks: Iterable[Chunk],
+    still_unreadable: Callable[[int], bool],
+) -> Decoded:
     """Map a cache, after building it where there is none.
 
     One process builds while the others wait; it writes beside and renames, so that what has the final name is whole.
@@ -60,22 +66,32 @@ def load_or_build(folder: Path, n_images: int, size: tuple[int, int], chunks: It
         n_images: n.
         size: (H, W).
         chunks: all images in order; only consumed to build.
+        still_unreadable: whether an image that could not be read when the cache was built still cannot; else it is
+            built anew.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; nothing is left behind.
+        OSError: the folder cannot be written, or the disk is full (nothing is left behind), or what is there is
+            damaged.
     """
     try:
-        if not folder.is_dir():
+        if not _is_current(folder, still_unreadable):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder.parent / "lock", folder):
-                if not folder.is_dir():
+                if not _is_current(folder, still_unreadable):
                     _build(folder, n_images, size, chunks)
     except OSError as error:
         raise OSError(
-            f"the cache {folder} cannot be written: {error.strerror}; "
+            f"the cache {folder} cannot be written: {error.strerror or error}; "
             "say where with cache_dir, or read without one: storage: stream"
         ) from error
-    return _load(folder)
+    try:
+        return _load(folder)
+    except (OSError, ValueError) as error:
+        raise OSError(f"the cache {folder} is damaged ({error}): delete it") from error
+
+
+def _is_current(folder: Path, still_unreadable: Callable[[int], bool]) -> bool:
+    return folder.is_dir() and all(map(still_unreadable, _unreadable(folder)))
 
 
 def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[Chunk]) -> None:
@@ -83,18 +99,19 @@ def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[
     shutil.rmtree(growing, ignore_errors=True)  # of a process that was killed
     growing.mkdir()
     try:
-        targets, unreadable = [], {}
-        with (growing / "images.npy").open("wb") as file:  # not mapped: a full disk must raise, not kill
-            header = {"descr": "|u1", "fortran_order": False, "shape": (n_images, 3, *size)}
-            np.lib.format.write_array_header_1_0(file, header)
+        targets = np.empty(n_images, dtype="<i8")
+        unreadable: dict[int, str] = {}
+        with _durably(growing / "images.npy", "|u1", (n_images, 3, *size)) as file:
+            start = 0
             for chunk in chunks:
                 file.write(chunk.images.numpy().data)
-                targets.append(chunk.targets)
+                targets[start : start + len(chunk.targets)] = chunk.targets
+                start += len(chunk.targets)
                 unreadable.update(chunk.unreadable)
-            file.flush()
-            os.fsync(file.fileno())
-        np.save(growing / "targets.npy", torch.cat(targets).numpy())
+        with _durably(growing / "targets.npy", "<i8", targets.shape) as file:
+            file.write(targets.data)
         (growing / "unreadable.json").write_text(json.dumps(unreadable))
+        shutil.rmtree(folder, ignore_errors=True)  # one that had images that can be read now
         growing.rename(folder)
     except BaseException:
         shutil.rmtree(growing, ignore_errors=True)
@@ -104,9 +121,22 @@ def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[
 def _load(folder: Path) -> Decoded:
     images = np.load(folder / "images.npy", mmap_mode="c")  # read only; "r" makes torch warn
     targets = torch.from_numpy(np.load(folder / "targets.npy"))
-    unreadable = json.loads((folder / "unreadable.json").read_text())
-    reasons = {int(index): reason for index, reason in unreadable.items()}
-    return Decoded(torch.from_numpy(images), targets, reasons, mapped=True)
+    return Decoded(torch.from_numpy(images), targets, _unreadable(folder), mapped=True)
+
+
+def _unreadable(folder: Path) -> dict[int, str]:
+    return {int(index): reason for index, reason in json.loads((folder / "unreadable.json").read_text()).items()}
+
+
+@contextmanager
+def _durably(path: Path, kind: str, shape: tuple[int, ...]) -> Iterator[IO[bytes]]:
+    """An array's file, to append its bytes to. It is not mapped: a full disk must raise, not kill."""
+    with path.open("wb") as file:
+        header = {"descr": kind, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from msssl.checkpoint import Reloadable
+from msssl.data.checks import check_arguments, check_datasets
 from msssl.data.images import Images, labels_of
 from msssl.data.loaders import EvaluationLoader, TrainLoader
 from msssl.data.skipped import find_skipped
@@ -60,12 +61,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction is {fraction}: expected a share in (0, 1]")
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction is {val_fraction}: expected a share in [0, 1)")
-        if batch_size < 2:
-            raise ValueError(f"batch_size is {batch_size}: the losses compare at least 2 images")
+        check_arguments(batch_size, num_workers, fraction, val_fraction, storage, on_error)
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -126,14 +122,13 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.opened = Storage(self.storage, cache_dir, parallel=self.num_workers > 0, skip=skip, trainer=self.trainer)
         given: dict[str, Dataset[Any] | None] = {split: self.dataset(split) for split in SPLITS}
         given["probe"] = self.probe_dataset()
-        datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
-        if "train" not in datasets or len(datasets["train"]) == 0:  # type: ignore[arg-type]
-            raise ValueError(f"{type(self).__name__} in {self.data_dir} has no training images")
-        self.skipped = find_skipped(datasets, self.opened, **self._shard()) if skip else {}
+        self.datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
+        check_datasets(self.datasets, f"{type(self).__name__} in {self.data_dir}")
+        self.skipped = find_skipped(self.datasets, self.opened, **self._shard()) if skip else {}
         choice = {"fraction": self.fraction, "val_fraction": self.val_fraction}
-        self.splits = make_splits(datasets, self.skipped, **choice, seed=self.split_seed)
+        self.splits = make_splits(self.datasets, self.skipped, **choice, seed=self.split_seed)
         if self.views.automatic and self.pretrained_on is None:
-            self.views.normalize_by(*mean_and_std(self.images("train")))
+            self.views.normalize_by(*mean_and_std(self.images("train"), self.num_workers))
 
     def images(self, split: str) -> Images:
         """The images of `train`, `val`, `test` or `probe`, in their storage."""

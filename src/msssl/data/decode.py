@@ -64,6 +64,15 @@ def image_size(dataset: Dataset[Any], name: str, skip: bool) -> tuple[int, int]:
     raise ValueError(f"none of the {_length(dataset)} images of {name} can be read")
 
 
+def is_readable(dataset: Dataset[Any], index: int, name: str) -> bool:
+    """Whether an image can be read now."""
+    try:
+        read(dataset, index, name)
+    except UnreadableImageError:
+        return False
+    return True
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

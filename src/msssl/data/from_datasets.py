@@ -19,8 +19,8 @@ class FromDatasets(MultiViewDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.datasets = {"train": train_dataset, "val": val_dataset, "test": test_dataset}
+        self._given = {"train": train_dataset, "val": val_dataset, "test": test_dataset}
 
     @override
     def dataset(self, split: Split) -> Dataset[Any] | None:
-        return self.datasets[split]
+        return self._given[split]

@@ -46,6 +46,8 @@ class ImageFolder(MultiViewDataModule):
         self.image_size = image_size
         self.manifest = manifest
         self.classes = _read_names(classes) if isinstance(classes, str) else classes
+        if self.classes == []:
+            raise ValueError(f"classes is {classes!r}, without a name: leave it out for all classes")
         self.window = window
         self._listed: dict[str, list[Row]] = {}
         self._class_names: list[str] = []
@@ -69,12 +71,11 @@ class ImageFolder(MultiViewDataModule):
     def _list(self) -> dict[str, list[Row]]:
         if self.manifest is None:
             return list_folders(self.data_dir, self.classes)
-        listed = read_manifest(self.manifest, self.data_dir)
-        wanted = self.classes
-        return {split: [row for row in rows if not wanted or row.label in wanted] for split, rows in listed.items()}
+        return read_manifest(self.manifest, self.data_dir, self.classes)
 
 
 def _read_names(path: str) -> list[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"classes {path} is not a file")
-    return Path(path).read_text().split()
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip()]

@@ -99,14 +99,7 @@ def read(dataset: Dataset[Any], index: int, name: str) -> tuple[Tensor, int]:
         raise UnreadableImageError(f"image {index} of {name} cannot be read: {error}") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise ValueError(f"item {index} of {name} is a {type(item).__name__}: expected (image, label)")
-    try:
-        label = int(item[1])
-        whole = label == float(item[1])
-    except (TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise ValueError(f"label of image {index} of {name} is {item[1]!r}: expected an integer, -1 for none")
-    return _to_tensor(item[0], index, name), label
+    return _to_tensor(item[0], index, name), _integer(item[1], f"label of image {index} of {name}")
 
 
 def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> None:
@@ -114,17 +107,22 @@ def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> N
     found = (image.shape[1], image.shape[2])
     if found != size:
         raise ValueError(
-            f"image {index} of {name} is {found[0]} x {found[1]} pixels, others are {size[0]} x {size[1]}: "
+            f"image {index} of {name} is {found[0]} x {found[1]} pixels, another {size[0]} x {size[1]}: "
             "a data set gives images of one size (ImageFolder makes them so)"
         )
 
 
 def _to_tensor(image: Any, index: int, name: str) -> Tensor:
     if isinstance(image, Image.Image):
-        tensor: Tensor = F.pil_to_tensor(to_rgb(image))
+        try:
+            tensor: Tensor = F.pil_to_tensor(to_rgb(image))
+        except ValueError as error:
+            raise ValueError(f"image {index} of {name}: {error}") from error
         return tensor
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) in (1, 3):
-        return image.expand(3, -1, -1)  # grey repeated
+    pixels = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.numel() > 0
+    if pixels and len(image) in (1, 3):
+        grey_repeated: Tensor = image.expand(3, -1, -1)
+        return grey_repeated
     found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise ValueError(f"image {index} of {name} is {found}: expected a PIL image or a uint8 tensor (1 or 3, H, W)")
 
@@ -135,7 +133,7 @@ def labels_of(dataset: Dataset[Any]) -> Tensor | None:
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        return dataset.tensors[1].long()
+        return _integers(dataset.tensors[1], "labels", len(dataset))
     for name in ("targets", "labels"):
         labels = getattr(dataset, name, None)
         if isinstance(labels, Tensor | np.ndarray | Sequence):
@@ -146,10 +144,21 @@ def labels_of(dataset: Dataset[Any]) -> Tensor | None:
 def _integers(labels: Any, name: str, n_images: int) -> Tensor:
     if len(labels) != n_images:
         raise ValueError(f"{name} has {len(labels)} labels for {n_images} images")
-    for position, label in enumerate([] if isinstance(labels, Tensor | np.ndarray) else labels):
-        if isinstance(label, str) or label is None or label != int(label):
-            raise ValueError(f"{name}[{position}] is {label!r}: expected an integer, -1 for none")
-    return torch.as_tensor(labels).long()
+    if getattr(labels, "ndim", 1) != 1:
+        raise ValueError(f"{name} has shape {tuple(labels.shape)}: expected an integer an image")
+    listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+    return torch.tensor([_integer(label, f"{name}[{position}]") for position, label in enumerate(listed)])
+
+
+def _integer(label: Any, name: str) -> int:
+    try:
+        number = int(label)
+        valid = number == label and number >= -1
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid:
+        raise ValueError(f"{name} is {label!r}: expected an integer, -1 for none")
+    return number
 
 
 def labels_or_minus_one(dataset: Dataset[Any]) -> Tensor:

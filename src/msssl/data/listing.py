@@ -61,7 +61,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
                 told = f"{stat.st_size} {stat.st_mtime_ns}"
             except OSError:  # a link that leads nowhere
                 told = ""
-            content.update(f"{path[root:]} {told} {label}\n".encode())
+            content.update(f"{path[root:]} {told} {label}\n".encode(errors="surrogateescape"))
         return content.hexdigest()
 
     def _default_size(self) -> int:
@@ -130,6 +130,8 @@ def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: 
     """
     of_split = {split: {row.label for row in rows} - {""} for split, rows in listed.items()}
     names = set().union(*of_split.values())
+    if len(names) == 1:
+        raise ValueError(f"{source} has one class, {names.pop()!r}: labels need two; without labels leave them empty")
     if missing := sorted(set(wanted or []) - names):
         raise ValueError(f"{source} has no images of the class {missing[0]!r}, which `classes` lists")
     for split, found in of_split.items():

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from msssl.data.beton_file import BetonBatches, BetonFile
 from msssl.data.decode import usable_cores
 from msssl.data.images import Decoded, Images
 from msssl.seeding import derive_seed
+
+Batches = DataLoader[dict[str, Tensor]] | BetonBatches
 
 
 class TrainLoader:
@@ -54,6 +57,8 @@ class TrainLoader:
             raise ValueError(
                 f"batch_size is {batch_size}{devices}, but {images.name} has {len(images)} images: lower it"
             )
+        if isinstance(images.dataset, BetonFile) and images.dataset.quasi_random and world_size > 1:
+            raise ValueError("order: quasi_random is for one device; the exact order is for any number")
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
@@ -65,8 +70,8 @@ class TrainLoader:
         self.probe = probe
         self._batches: list[list[int]] = []
         self._probe_batches: list[list[int]] = []
-        self._loader = _loader(images, self._batches, num_workers)
-        self._probe_loader = probe and _loader(probe, self._probe_batches, num_workers)
+        self._loader = batches_of(images, self._batches, num_workers)
+        self._probe_loader = probe and batches_of(probe, self._probe_batches, num_workers)
 
     def __len__(self) -> int:
         return len(self.images) // (self.batch_size * self.world_size)
@@ -86,6 +91,10 @@ class TrainLoader:
 
     def order(self, epoch: int) -> list[list[int]]:
         """Rows of this rank's batches in an epoch."""
+        file = self.images.dataset
+        if isinstance(file, BetonFile) and file.quasi_random:
+            seed = derive_seed("quasi-random order", self.seed, epoch)
+            return self._shard(file.quasi_random_order(self.images.indices, self.batch_size, seed))
         return self._shard(_permutation("order", self.seed, epoch, len(self.images)))
 
     def probe_order(self, epoch: int) -> list[list[int]]:
@@ -131,7 +140,7 @@ class EvaluationLoader:
             raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
         rows = torch.arange(rank, len(images), world_size)
         batches = [batch.tolist() for batch in rows.tensor_split(n_batches)]
-        self._loader = _loader(images, batches, num_workers)
+        self._loader = batches_of(images, batches, num_workers)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -145,8 +154,11 @@ def _permutation(purpose: str, seed: int, epoch: int, length: int) -> Tensor:
     return torch.randperm(length, generator=generator)
 
 
-def _loader(images: Images, batches: list[list[int]], num_workers: int) -> DataLoader[dict[str, Tensor]]:
+def batches_of(images: Images, batches: list[list[int]], num_workers: int) -> Batches:
+    """Batches of images, by their rows, read ahead by as many processes (threads, for FFCV)."""
     num_workers = min(num_workers, usable_cores())
+    if isinstance(images.dataset, BetonFile):
+        return BetonBatches(images.dataset, images.indices, batches, num_workers)
     pin_memory = torch.cuda.is_available()
     if isinstance(images.dataset, Decoded):
         pin_memory &= not images.dataset.images.is_cuda

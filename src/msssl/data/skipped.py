@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from msssl.data.beton_file import BetonFile
 from msssl.data.decode import check
 from msssl.data.images import Decoded
 from msssl.data.storage import Storage
@@ -26,7 +27,7 @@ def find_skipped(
     skipped = {}
     for name, dataset in datasets.items():
         opened = storage.open(dataset, name)
-        if isinstance(opened, Decoded):
+        if isinstance(opened, Decoded | BetonFile):
             skipped[name] = opened.unreadable
             continue
         rows = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
@@ -43,6 +44,6 @@ def find_skipped(
 def _write(skipped: dict[str, dict[int, str]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [(name, index, reason) for name, found in skipped.items() for index, reason in found.items()]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([("data set", "index", "reason"), *rows])
     log.warning("skipped images: listed in %s", path)

@@ -40,6 +40,7 @@ def make_splits(
     """
     usable = {name: _usable(dataset, unreadable.get(name, {})) for name, dataset in datasets.items()}
     source = "probe" if "probe" in usable else "train"
+    _check_labels(datasets, usable, source)
     labelled, rows = datasets[source], usable[source]
     labels = labels_or_minus_one(labelled)
     groups = getattr(labelled, "groups", None)
@@ -134,6 +135,15 @@ def _usable(dataset: Dataset[Any], unreadable: dict[int, str]) -> Tensor:
     rows = torch.ones(len(dataset), dtype=torch.bool)  # type: ignore[arg-type]  # a map-style data set has one
     rows[list(unreadable)] = False
     return rows.nonzero().flatten()
+
+
+def _check_labels(datasets: dict[str, Dataset[Any]], usable: dict[str, Tensor], source: str) -> None:
+    """Raise ValueError where unreadable images take a class away, or a split has a class that cannot be learnt."""
+    labels = {name: labels_or_minus_one(dataset) for name, dataset in datasets.items()}
+    for name, each in labels.items():
+        _check_classes(each, each[usable[name]], f"on_error: skip in {name}")
+        if labels[source].max() >= 0 and len(new := each[~torch.isin(each, labels[source]) & (each >= 0)]):
+            raise ValueError(f"{name} has the label {int(new[0])}, which {source} has not")
 
 
 def _check_classes(before: Tensor, after: Tensor, what: str) -> None:

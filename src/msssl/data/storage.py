@@ -12,7 +12,8 @@ from lightning import Trainer
 from torch.utils.data import Dataset
 
 from msssl.data import cache
-from msssl.data.decode import Chunk, decode, image_size, usable_cores
+from msssl.data.beton_file import BetonFile
+from msssl.data.decode import Chunk, decode, image_size, is_readable, usable_cores
 from msssl.data.images import Decoded, UnreadableImageError
 
 StorageKind = Literal["auto", "memory", "cached", "stream"]
@@ -58,6 +59,10 @@ class Storage:
         return self._opened[id(dataset)][1]
 
     def _open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
+        if isinstance(dataset, BetonFile):
+            self.told[name] = f"FFCV, {dataset.path}"
+            log.info("storage of %s: %s", name, self.told[name])
+            return dataset
         size = image_size(dataset, name, self.skip)
         n_bytes = len(dataset) * 3 * size[0] * size[1]  # type: ignore[arg-type]
         kind, reason = self.choose(n_bytes, dataset)
@@ -93,7 +98,9 @@ class Storage:
                 "attribute `fingerprint`, a string that names its content, or take storage: memory or stream"
             )
         folder = cache.path_in(self.cache_dir, content, size)
-        return cache.load_or_build(folder, len(dataset), size, self._decode(dataset, name, size))  # type: ignore[arg-type]
+        chunks = self._decode(dataset, name, size)
+        n_images = len(dataset)  # type: ignore[arg-type]
+        return cache.load_or_build(folder, n_images, size, chunks, lambda index: not is_readable(dataset, index, name))
 
     def _in_memory(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Decoded:
         images = torch.empty(len(dataset), 3, *size, dtype=torch.uint8)  # type: ignore[arg-type]

@@ -17,15 +17,16 @@ N_ROWS = 8  # of the picture
 N_LISTED = 10  # unreadable images
 
 
-def inspect(data: MultiViewDataModule, seed: int, out: str) -> list[str]:
-    """Draw the first images of a run's first step with their views, and print a summary of its data.
+def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
+    """Draw what a run will see, and summarise its data.
+
+    The picture has the first images of the first step with their views.
 
     The views are drawn on the CPU for one process: on a GPU, or with more processes, the run draws others from the
     same recipe. Reads every image.
 
     Args:
         data: the data module of the run.
-        seed: of the run.
         out: the picture to write.
 
     Returns:
@@ -34,7 +35,6 @@ def inspect(data: MultiViewDataModule, seed: int, out: str) -> list[str]:
     stops, data.on_error = data.on_error == "stop", "skip"
     data.prepare_data()
     data.setup()
-    data.seed = seed
     table = Table("split", "images", "labelled", "classes", "images per class", caption="images that the run reads")
     for name, images in data.splits.items():
         if name == "probe" and data.num_classes is None:
@@ -46,7 +46,7 @@ def inspect(data: MultiViewDataModule, seed: int, out: str) -> list[str]:
     batch = next(iter(data.train_dataloader()))
     views = data.on_after_batch_transfer(batch)["views"]
     save_image(contact_sheet(data.views, views, N_ROWS), out)
-    mean, std = mean_and_std(data.images("train"))
+    mean, std = mean_and_std(data.images("train"), data.num_workers)
     lines = {
         "size": f"{batch['image'].shape[-2]} x {batch['image'].shape[-1]} pixels",
         **{f"storage of {name}": told for name, told in data.opened.told.items()},

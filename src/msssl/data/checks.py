@@ -1,0 +1,35 @@
+"""What a data module refuses before it reads an image."""
+
+from typing import Any, get_args
+
+from torch.utils.data import Dataset
+
+from msssl.data.storage import StorageKind
+
+
+def check_arguments(
+    batch_size: int, num_workers: int, fraction: float, val_fraction: float, storage: str, on_error: str
+) -> None:
+    """Raise ValueError naming the first argument that is out of range; see `MultiViewDataModule`."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction}: expected a share in (0, 1]")
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction is {val_fraction}: expected a share in [0, 1)")
+    if batch_size < 2:
+        raise ValueError(f"batch_size is {batch_size}: the losses compare at least 2 images")
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}: expected a number of processes, 0 for none")
+    for name, value, known in (("storage", storage, get_args(StorageKind)), ("on_error", on_error, ("stop", "skip"))):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}: expected one of {', '.join(known)}")
+
+
+def check_datasets(datasets: dict[str, Dataset[Any]], owner: str) -> None:
+    """Raise ValueError where there are no training images, or a data set is empty or not map-style."""
+    if "train" not in datasets:
+        raise ValueError(f"{owner} has no train images")
+    for name, dataset in datasets.items():
+        if not hasattr(dataset, "__len__"):
+            raise ValueError(f"{name} of {owner} is a {type(dataset).__name__}: expected a data set with a length")
+        if len(dataset) == 0:
+            raise ValueError(f"{owner} has no {name} images")

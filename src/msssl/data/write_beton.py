@@ -1,0 +1,84 @@
+"""`msssl write-beton`: a data module's images as files for FFCV."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from msssl.data.beton_file import FIELDS, import_ffcv
+from msssl.data.datamodule import MultiViewDataModule
+from msssl.data.decode import image_size, usable_cores
+from msssl.data.images import UnreadableImageError, read
+
+log = logging.getLogger(__name__)
+
+
+def write_beton(
+    data: MultiViewDataModule,
+    out: str = "beton",
+    write_mode: Literal["raw", "jpg", "proportion"] = "raw",
+    max_side: int | None = None,
+    quality: int = 90,
+    jpg_share: float = 0.5,
+) -> None:
+    """Write the images of every split as `.beton` files for FFCV, decoded and resized as the data module has them.
+
+    Images that the data module skips are left out. A file gets its name when it is whole.
+
+    Args:
+        data: the images to write.
+        out: folder of the files.
+        write_mode: `raw` pixels; `jpg`, smaller and slower to read; or `proportion`, some of each.
+        max_side: larger images are reduced to this side in pixels.
+        quality: of JPEGs, up to 100.
+        jpg_share: with `proportion`, the share of JPEGs.
+    """
+    ffcv = import_ffcv()
+    data.prepare_data()
+    data.setup()
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for name, dataset in data.datasets.items():
+        path = Path(out, f"{name}.beton")
+        unfinished = path.with_suffix(".tmp")
+        image = ffcv.fields.RGBImageField(
+            write_mode=write_mode, max_resolution=max_side, jpeg_quality=quality, compress_probability=jpg_share
+        )
+        fields = dict(zip(FIELDS, (image, ffcv.fields.IntField()), strict=True))
+        skipped = data.skipped.get(name, {})
+        rows = _Rows(dataset, name, [row for row in range(len(dataset)) if row not in skipped])  # type: ignore[arg-type]
+        try:
+            ffcv.writer.DatasetWriter(str(unfinished), fields, num_workers=usable_cores()).from_indexed_dataset(rows)
+            rows.check()
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        log.info("%s: %d images, %.3g MB", path, len(rows), path.stat().st_size / 1e6)
+
+
+class _Rows(Dataset[Any]):
+    """Pixels (H, W, 3) and label of some rows; a row that fails is black and remembered: FFCV's writer would hang."""
+
+    def __init__(self, dataset: Dataset[Any], name: str, rows: list[int]) -> None:
+        self.dataset, self.name, self.rows = dataset, name, rows
+        self.size = image_size(dataset, name, skip=True)
+        self.failed: Tensor = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray[Any, Any], int]:
+        try:
+            image, label = read(self.dataset, self.rows[row], self.name)
+        except Exception:  # raised again by `check`, in the main process
+            self.failed[row] = True
+            return np.zeros((*self.size, 3), dtype=np.uint8), -1
+        return image.permute(1, 2, 0).contiguous().numpy(), label
+
+    def check(self) -> None:
+        for row in self.failed.nonzero().flatten().tolist():
+            read(self.dataset, self.rows[row], self.name)
+            raise UnreadableImageError(f"image {self.rows[row]} of {self.name} could not be read at first")

@@ -1,0 +1,215 @@
+"""`.beton` files: written whole or not at all, refused when broken. That their order is ours is in test_storage.py."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from msssl import Beton, ImageFolder, MultiViewDataModule
+from msssl.data.beton_file import import_ffcv
+from msssl.data.write_beton import write_beton
+
+needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
+
+
+def images(n=12, size=8, seed=0, **kwargs):
+    pixels = torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    kwargs = {"batch_size": 2, "num_workers": 0, "val_fraction": 0.0, **kwargs}
+    return MultiViewDataModule.from_datasets(TensorDataset(pixels, torch.arange(n) % 3), **kwargs)
+
+
+def read(folder, **kwargs):
+    data = Beton(str(folder), **{"batch_size": 4, "num_workers": 0, "val_fraction": 0.0, **kwargs})
+    data.setup()
+    return data
+
+
+def test_a_missing_ffcv_says_how_to_install_it(msssl, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ffcv", None)
+    (tmp_path / "train.beton").write_bytes(b"")
+    code, _, err = msssl("fit", "--config", "cifar.yaml", "--config", "ffcv.yaml", "--data.data_dir", tmp_path, *NARROW)
+    assert code == 2, err
+    lines = err.strip().splitlines()
+    assert "  apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++" in lines
+    assert "  pip install 'msssl[ffcv]'" in lines
+    assert "storage: cached" in lines[-1]
+    assert "Traceback" not in err
+
+
+@needs_ffcv
+def test_jpegs_are_near_and_a_proportion_of_them_is_nearer(tmp_path):
+    data = images(n=40, size=32)
+    smooth = torch.nn.functional.interpolate(torch.rand(40, 3, 4, 4), 32, mode="bicubic").clamp(0, 1) * 255
+    data.setup()
+    pixels = data.datasets["train"].tensors[0].copy_(smooth)
+    exact = {}
+    for mode in ("raw", "jpg", "proportion"):
+        write_beton(data, str(tmp_path / mode), mode)
+        batches = list(read(tmp_path / mode).evaluation_dataloader("probe"))
+        found = torch.cat([batch["image"] for batch in batches])
+        assert (found.int() - pixels).abs().float().mean() < 4
+        exact[mode] = sum(torch.equal(one, other) for one, other in zip(found, pixels, strict=True))
+    assert exact["raw"] == 40
+    assert exact["jpg"] == 0
+    assert 4 < exact["proportion"] < 36  # exceeded once in ten million
+
+
+@needs_ffcv
+def test_large_images_are_reduced(tmp_path):
+    write_beton(images(size=32), str(tmp_path), max_side=20)
+    assert next(iter(read(tmp_path).train_dataloader()))["image"].shape == (4, 3, 20, 20)
+
+
+@needs_ffcv
+def test_torch_and_the_global_random_state_are_left_alone(tmp_path):
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(3)
+    try:
+        write_beton(images(), str(tmp_path))
+        list(read(tmp_path, num_workers=2).train_dataloader())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@needs_ffcv
+@pytest.mark.parametrize("skip", [False, True])
+def test_an_unreadable_image_stops_the_writing_or_is_left_out(tmp_path, skip):
+    for i in range(8):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / "train" / f"{i}.png")
+    (tmp_path / "train" / "5.png").write_bytes(b"not an image")
+    data = ImageFolder(str(tmp_path), batch_size=2, num_workers=0, on_error="skip" if skip else "stop")
+    if not skip:
+        with pytest.raises(ValueError, match=r"train/5\.png cannot be read"):
+            write_beton(data, str(tmp_path / "beton"))
+        assert not list((tmp_path / "beton").iterdir())
+        return
+    write_beton(data, str(tmp_path / "beton"))
+    (batch,) = read(tmp_path / "beton", batch_size=8).evaluation_dataloader("probe")
+    assert batch["image"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 6, 7]
+    assert batch["index"].tolist() == list(range(7))
+
+
+def cut_header(path):
+    path.write_bytes(path.read_bytes()[:10])
+
+
+def cut_metadata(path):
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def cut_images(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_table(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def something_else(path):
+    path.write_bytes(b"PK" * 5000)
+
+
+def other_fields(path):
+    ffcv = import_ffcv()
+    fields = {"covariate": ffcv.fields.NDArrayField(np.dtype("float32"), (3,)), "label": ffcv.fields.IntField()}
+    ffcv.writer.DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset([(np.zeros(3, "float32"), 0)] * 3)
+
+
+def mixed_sizes(path):
+    ffcv = import_ffcv()
+    fields = {"image": ffcv.fields.RGBImageField(), "label": ffcv.fields.IntField()}
+    mixed = [(np.zeros((8, width, 3), np.uint8), 0) for width in (8, 9)]
+    ffcv.writer.DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(mixed)
+
+
+def another_size_in_val(path):
+    write_beton(images(size=10), str(path.parent / "other"))
+    (path.parent / "other" / "train.beton").rename(path.parent / "val.beton")
+
+
+def missing(path):
+    path.unlink()
+
+
+@needs_ffcv
+@pytest.mark.parametrize(
+    ("damage", "fragment"),
+    [
+        (cut_header, "no beton or cut short"),
+        (cut_metadata, "cut short"),
+        (cut_images, "cut short"),
+        (cut_table, "cut short"),
+        (empty, "no beton or cut short"),
+        (something_else, "no beton or cut short"),
+        (other_fields, "fields covariate, label"),
+        (mixed_sizes, "images of 8 to 8 x 8 to 9 pixels"),
+        (another_size_in_val, "(10, 10)"),
+        (missing, "write-beton"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, damage, fragment):
+    write_beton(images(), str(tmp_path))
+    damage(tmp_path / "train.beton")
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        read(tmp_path)
+    assert str(tmp_path) in str(raised.value)
+    assert fragment in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@needs_ffcv
+def test_quasi_random_is_an_order_of_all_images_for_one_device(tmp_path):
+    write_beton(images(n=30), str(tmp_path))
+    data = read(tmp_path, order="quasi_random", batch_size=5)
+    loader = data.train_dataloader()
+    orders = [loader.order(epoch) for epoch in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    for order in orders:
+        assert sorted(row for batch in order for row in batch) == list(range(30))
+    pixels = data.datasets["train"]
+    assert len(pixels) == 30
+    exact = {
+        int(i): image
+        for batch in read(tmp_path).train_dataloader()
+        for i, image in zip(batch["index"], batch["image"], strict=True)
+    }
+    for batch in loader:
+        for index, image in zip(batch["index"].tolist(), batch["image"], strict=True):
+            assert index not in exact or torch.equal(image, exact[index])
+    from msssl.data.loaders import TrainLoader
+
+    with pytest.raises(ValueError, match="one device"):
+        TrainLoader(data.images("train"), 5, seed=0, epoch=lambda: 0, world_size=2)
+
+
+@pytest.mark.parametrize("kwargs", [{"storage": "memory"}, {"on_error": "skip"}])
+def test_options_of_other_sets_are_refused(kwargs):
+    with pytest.raises(ValueError, match="not for Beton"):
+        Beton("data", **kwargs)
+
+
+@needs_ffcv
+def test_a_labelled_set_of_its_own_is_written_and_probed_with(msssl, tmp_path, stl10_folder):
+    code, _, err = msssl("write-beton", "--config", "stl10.yaml", "--data.num_workers=0")
+    assert code == 0, err
+    assert {path.name for path in (tmp_path / "beton").iterdir()} == {"train.beton", "probe.beton", "test.beton"}
+    args = ["--config", "stl10.yaml", "--config", "ffcv.yaml", *NARROW, "--trainer.accelerator=cpu"]
+    args += ["--trainer.precision=32-true", "--trainer.max_epochs=1", "--data.batch_size=8", "--data.val_fraction=0.5"]
+    code, out, err = msssl("fit", *args)
+    assert code == 0, err
+    assert "images: 40 train, 10 probe, 10 val, 10 test" in err
+    code, out, err = msssl("probe", "--ckpt_path", "last")
+    assert code == 0, err
+    assert "pretrained encoder" in out

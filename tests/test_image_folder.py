@@ -1,0 +1,341 @@
+"""A user's own images: formats, orientation, manifests, classes; and what `msssl inspect` finds in them."""
+
+import csv
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW
+from PIL import Image
+
+from msssl import ImageFolder, MultiView, MultiViewDataModule
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
+QUADRANTS = np.zeros((32, 32, 3), dtype=np.uint8)
+QUADRANTS[:16, :16], QUADRANTS[:16, 16:], QUADRANTS[16:, :16], QUADRANTS[16:, 16:] = RED, GREEN, BLUE, WHITE
+
+
+def read(root, **kwargs):
+    data = ImageFolder(str(root), **{"batch_size": 2, "num_workers": 0, "val_fraction": 0.0, **kwargs})
+    data.setup()
+    return data
+
+
+def image_of(root, **kwargs):
+    """The first of the images, (H, W, 3)."""
+    batch = next(iter(read(root, **kwargs).evaluation_dataloader("probe")))
+    return batch["image"][0].permute(1, 2, 0).numpy()
+
+
+def two(root, save):
+    root.mkdir(exist_ok=True)
+    for i in range(2):
+        save(root / str(i))
+
+
+# Files.
+
+
+def rgba(image):
+    """Colours as they are, and a transparent lower half over a colour of its own."""
+    array = np.dstack([np.asarray(image), np.full((32, 32), 255, np.uint8)])
+    array[16:] = (9, 9, 9, 0)
+    return Image.fromarray(array)
+
+
+FORMATS = {
+    "png": lambda image, path: image.save(f"{path}.PNG"),
+    "webp": lambda image, path: image.save(f"{path}.webp", lossless=True),
+    "bmp": lambda image, path: image.save(f"{path}.bmp"),
+    "tiff": lambda image, path: image.save(f"{path}.tif"),
+    "ppm": lambda image, path: image.save(f"{path}.ppm"),
+    "palette": lambda image, path: image.quantize(8).save(f"{path}.png"),
+    "first frame": lambda image, path: image.quantize(8).save(
+        f"{path}.gif", save_all=True, append_images=[Image.new("RGB", (32, 32), RED)]
+    ),
+    "first page": lambda image, path: image.save(
+        f"{path}.tiff", save_all=True, append_images=[Image.new("RGB", (32, 32), RED)]
+    ),
+    "cmyk": lambda image, path: image.convert("CMYK").save(f"{path}.tiff"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_read(tmp_path, name):
+    two(tmp_path / "train", lambda path: FORMATS[name](Image.fromarray(QUADRANTS), path))
+    assert np.array_equal(image_of(tmp_path), QUADRANTS)
+
+
+def test_jpegs_of_every_kind_are_read(tmp_path):
+    for mode, options in (("RGB", {}), ("RGB", {"progressive": True}), ("CMYK", {})):
+        two(
+            tmp_path / "train",
+            lambda path, mode=mode, options=options: (
+                Image.fromarray(QUADRANTS).convert(mode).save(f"{path}.jpeg", quality=100, subsampling=0, **options)
+            ),
+        )
+        assert np.abs(image_of(tmp_path).astype(int) - QUADRANTS).max() <= 4  # rounding, but for the edges' none
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGBA webp", "LA", "P"])
+def test_transparent_parts_are_white(tmp_path, mode):
+    image = rgba(Image.fromarray(QUADRANTS))
+    if mode == "P":
+        image = image.convert("RGB").quantize(8)
+        image.info["transparency"] = image.getpixel((0, 31))
+    if mode == "LA":
+        image = image.convert(mode)
+    two(tmp_path / "train", lambda path: image.save(f"{path}.{'webp' if 'webp' in mode else 'png'}", lossless=True))
+    found = image_of(tmp_path)
+    assert (found[16:] == 255).all()
+    if mode != "LA":
+        assert np.array_equal(found[:16], QUADRANTS[:16])
+    else:
+        assert np.array_equal(found[:16, :, 0], np.asarray(Image.fromarray(QUADRANTS).convert("L"))[:16])
+
+
+# What a camera writes (Exif 2.3, tag 0x112) and how to turn an upright image so that it needs that.
+ORIENTATIONS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_images_are_turned_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    stored = np.ascontiguousarray(ORIENTATIONS[orientation](QUADRANTS))
+    two(tmp_path / "train", lambda path: Image.fromarray(stored).save(f"{path}.png", exif=exif))
+    assert np.array_equal(image_of(tmp_path), QUADRANTS)
+
+
+@pytest.mark.parametrize("kind", ["I;16 png", "I;16 tiff", "F tiff"])
+def test_a_window_scales_more_than_8_bits(tmp_path, kind):
+    mode, suffix = kind.split()
+    values = np.linspace(500, 5500, 64).reshape(8, 8).astype(np.uint16 if mode == "I;16" else np.float32)
+    two(tmp_path / "train", lambda path: Image.fromarray(values).save(f"{path}.{suffix}"))
+    expected = np.clip((values.astype(float) - 1000) / 4000, 0, 1) * 255
+    found = image_of(tmp_path, window=(1000, 5000))
+    assert np.abs(found - np.rint(expected)[..., None]).max() <= 1e-9
+    assert found.min() == 0
+    assert found.max() == 255
+
+
+def test_large_jpegs_are_read_at_a_lower_resolution_that_looks_the_same(tmp_path):
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(256, size=(12, 16, 3), dtype=np.uint8)).resize((1600, 1200), 3)
+    two(tmp_path / "train", lambda path: image.save(f"{path}.jpg", quality=95))
+    whole = image.crop((200, 0, 1400, 1200)).resize((64, 64), Image.Resampling.BILINEAR)
+    difference = np.abs(image_of(tmp_path, image_size=64).astype(int) - np.asarray(whole))
+    assert difference.mean() < 1
+    assert difference.max() < 10  # at the crop's edge, where the whole image would be seen beyond it
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 40), (40, 90), (41, 40), (40, 40), (3, 900)])
+def test_the_square_is_the_centre(tmp_path, width, height):
+    """A ramp along the longer side: the centre square's mean is the ramp's middle, whatever the size."""
+    long = np.linspace(0, 255, max(width, height))
+    ramp = np.tile(long, (height, 1)) if width >= height else np.tile(long[:, None], (1, width))
+    image = Image.fromarray(np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8))
+    two(tmp_path / "train", lambda path: image.save(f"{path}.png"))
+    found = image_of(tmp_path, image_size=10)
+    assert found.shape == (10, 10, 3)
+    assert abs(found.mean() - 127) < 1.5
+    assert found.max() - found.min() <= min(width, height) / max(width, height) * 255 + 2
+
+
+# Which files.
+
+
+def test_a_folder_of_photographs_is_a_training_set_without_labels(tmp_path, caplog):
+    two(tmp_path / "photos", lambda path: Image.fromarray(QUADRANTS).save(f"{path}.png"))
+    (tmp_path / "photos" / "._0.png").write_bytes(b"what macOS leaves on other disks")
+    (tmp_path / "photos" / ".thumbnails").mkdir()
+    (tmp_path / "photos" / ".thumbnails" / "0.png").write_bytes(b"")
+    (tmp_path / "photos" / "2025" / "May").mkdir(parents=True)
+    with caplog.at_level(logging.INFO, logger="msssl"), pytest.raises(ValueError, match="one class folder, '2025'"):
+        read(tmp_path / "photos")
+    (tmp_path / "photos" / "2025" / "May").rmdir()
+    (tmp_path / "photos" / "2025").rmdir()
+    with caplog.at_level(logging.INFO, logger="msssl"):
+        data = read(tmp_path / "photos")
+    assert len(data.splits["train"]) == 2
+    assert data.num_classes is None
+    assert "holds no folder train" in caplog.text
+
+
+def write_manifest(path, rows, header=("path", "label", "split", "group")):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """60 images of 20 patients, 3 each; every pixel is the image's number. Every fourth patient is of class 'sick'."""
+    (tmp_path / "scans").mkdir()
+    rows = []
+    for i in range(60):
+        Image.new("L", (8, 8), i).save(tmp_path / "scans" / f"{i}.png")
+        rows.append((f"scans/{i}.png", "sick" if i // 3 % 4 == 0 else "well", "", f"patient {i // 3}"))
+    return tmp_path, rows
+
+
+def values(images):
+    return set(images[range(len(images))]["image"][:, 0, 0, 0].tolist())
+
+
+def test_a_manifest_gives_labels_and_splits(scans):
+    root, rows = scans
+    rows = [
+        (path, label, ("train", "val", "test")[i // 3 % 3], group) for i, (path, label, _, group) in enumerate(rows)
+    ]
+    data = read(root, manifest=write_manifest(root / "list.csv", rows))
+    for place, split in enumerate(("train", "val", "test")):
+        assert values(data.images(split)) == {i for i in range(60) if i // 3 % 3 == place}
+    images = data.images("test")
+    batch = images[range(len(images))]
+    assert batch["label"].tolist() == [
+        0 if int(i) // 3 % 4 == 0 else 1 for i in batch["image"][:, 0, 0, 0]
+    ]  # sick, well
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_a_group_is_held_out_as_a_whole_class_by_class_and_nested(scans, fraction):
+    root, rows = scans
+    manifest = write_manifest(root / "list.csv", rows)
+    data = read(root, manifest=manifest, val_fraction=fraction)
+    train, val = values(data.images("train")), values(data.images("val"))
+    assert train | val == set(range(60))
+    assert not {i // 3 for i in train} & {i // 3 for i in val}
+    for sick, of_class in ((True, 15), (False, 45)):
+        held_out = [i for i in val if (i // 3 % 4 == 0) == sick]
+        assert abs(len(held_out) - fraction * of_class) <= 1.5  # half a patient
+    assert val <= values(read(root, manifest=manifest, val_fraction=min(2 * fraction, 0.9)).images("val"))
+    others = [read(root, manifest=manifest, val_fraction=fraction, split_seed=seed) for seed in range(1, 5)]
+    assert any(values(other.images("val")) != val for other in others)
+
+
+def test_numbers_are_labels_in_their_order_and_empty_ones_none(scans):
+    root, rows = scans
+    rows = [(path, str(i % 12) if i < 48 else "", "", "") for i, (path, *_) in enumerate(rows)]
+    data = read(root, manifest=write_manifest(root / "list.csv", rows))
+    assert data.num_classes == 12
+    batch = data.images("train")[range(60)]
+    assert batch["label"].tolist() == [int(i) % 12 if i < 48 else -1 for i in batch["image"][:, 0, 0, 0]]
+
+
+def test_paths_alone_make_a_set_without_labels(scans):
+    root, rows = scans
+    data = read(root, manifest=write_manifest(root / "list.csv", [row[:1] for row in rows[:9]], header=["path"]))
+    assert len(data.splits["train"]) == 9
+    assert data.num_classes is None
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_classes_are_picked_out_of_a_full_folder(tmp_path, as_file):
+    for split in ("train", "test"):
+        for label, name in enumerate(("ape", "bee", "great cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (8, 8), (label, 0, 0)).save(tmp_path / split / name / f"{i}.png")
+    classes = ["great cat", "bee"]
+    if as_file:
+        (tmp_path / "classes.txt").write_text("great cat\nbee\n\n")
+        classes = str(tmp_path / "classes.txt")
+    data = read(tmp_path, classes=classes)
+    assert data.num_classes == 2
+    for split in ("train", "test"):
+        batch = data.images(split)[range(6)]
+        assert batch["image"][:, 0, 0, 0].tolist() == [1] * 3 + [2] * 3
+        assert batch["label"].tolist() == [0] * 3 + [1] * 3
+
+
+# Mean and standard deviation.
+
+
+def test_auto_statistics_are_those_of_the_training_images_and_stay_with_the_checkpoint(msssl, tmp_path, image_folder):
+    args = ["--config", "imagefolder.yaml", *NARROW, "--data.data_dir", image_folder, "--data.views.mean=auto"]
+    args += ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--data.batch_size=4", "--data.num_workers=0"]
+    code, _, err = msssl("fit", *args, "--trainer.max_epochs=1", "--data.val_fraction=0.25")
+    assert code == 0, err
+    checkpoint = next(tmp_path.glob("runs/*/last.ckpt"))
+    data = MultiViewDataModule.load_from_checkpoint(checkpoint)
+    data.setup()
+    pixels = data.images("train")[range(len(data.splits["train"]))]["image"].double() / 255
+    assert data.views.mean == pytest.approx(pixels.mean(dim=(0, 2, 3)).tolist())
+    assert data.views.std == pytest.approx(pixels.std(dim=(0, 2, 3), unbiased=False).tolist())
+    assert data.pretrained_on.tolist() == data.splits["train"].indices.tolist()
+    for path in image_folder.glob("train/*/*.png"):  # other images do not change what the encoder was trained with
+        Image.new("RGB", (20, 32)).save(path)
+    again = MultiViewDataModule.load_from_checkpoint(checkpoint)
+    again.setup()
+    assert again.views.mean == data.views.mean
+
+
+def test_one_statistic_alone_is_not_auto():
+    with pytest.raises(ValueError, match="auto is for both"):
+        MultiView(mean="auto", std=(1, 1, 1))
+
+
+# Fractions.
+
+
+def test_a_fraction_is_logged_with_its_counts_and_listed_in_the_checkpoint(image_folder, caplog):
+    with caplog.at_level(logging.INFO, logger="msssl"):
+        data = read(image_folder, fraction=0.5)
+    assert "fraction 0.5: 12 of 24 images; by class: 6 6" in caplog.text
+    listed = data.state_dict()["pretrained_on"]
+    assert listed.tolist() == data.splits["train"].indices.tolist()
+    assert torch.tensor(data.datasets["train"].targets)[listed.long()].bincount().tolist() == [6, 6]
+
+
+# `msssl inspect`.
+
+
+def inspect(msssl, folder, *args):
+    own = ["--data.data_dir", folder, "--data.batch_size=4", "--data.num_workers=0", "--data.views.n_views=2"]
+    return msssl("inspect", "--config", "imagefolder.yaml", *own, *args)
+
+
+def test_inspect_tells_storage_bytes_mean_and_std_of_a_sound_set(msssl, image_folder):
+    code, out, err = inspect(msssl, image_folder)
+    assert code == 0, err
+    assert "storage of train  memory, 40.3 kB of 24 x 24 pixels" not in out  # 24 images of 25 pixels
+    assert "storage of train  memory, 45 kB of 25 x 25 pixels" in out
+    assert "storage of test" in out
+    assert "problem" not in out
+
+
+def test_inspect_fails_where_a_split_leaks(msssl, image_folder):
+    source = image_folder / "train" / "dog" / "3.png"
+    Image.open(source).save(image_folder / "test" / "cat" / "copy.tiff")  # other bytes, the same pixels
+    code, out, _ = inspect(msssl, image_folder)
+    assert code == 1
+    (line,) = [line for line in out.splitlines() if line.startswith("problem")]
+    assert "1 images of train are also in test" in line
+    assert str(source) in line
+    assert "copy.tiff" in line
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_inspect_lists_every_unreadable_file(msssl, image_folder, on_error):
+    bad = [image_folder / "train" / "cat" / f"{i}.png" for i in range(100, 112)]
+    for path in bad:
+        path.write_bytes(b"not an image")
+    code, out, err = inspect(msssl, image_folder, f"--data.on_error={on_error}")
+    assert "12 images of train are skipped" in err
+    if on_error == "skip":
+        assert code == 0
+        return
+    assert code == 1
+    assert all(str(path) in out for path in bad[:10])
+    assert "2 more images cannot be read" in out

@@ -1,0 +1,375 @@
+"""Every storage shows the same images in the same order; caches survive kills, changes and company."""
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from PIL import Image
+from torch.utils.data import Dataset
+
+from msssl import Beton, ImageFolder, MultiView, MultiViewDataModule
+from msssl.data import cache, decode, listing
+from msssl.data import storage as storage_module
+from msssl.data.images import Decoded, Images
+from msssl.data.loaders import EvaluationLoader, TrainLoader
+from msssl.data.write_beton import write_beton
+from msssl.modules import BarlowTwins
+
+needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
+STORAGES = ["memory", "cached", "stream", pytest.param("ffcv", marks=needs_ffcv)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of noise, 20 training and 7 test images each."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 7)):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(256, size=(8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{i:02}.png")
+    return tmp_path / "images"
+
+
+def read(folder, storage, **kwargs):
+    kwargs = {"batch_size": 4, "num_workers": 0, "views": MultiView(2), **kwargs}
+    if storage == "ffcv":
+        write_beton(ImageFolder(str(folder), image_size=8, num_workers=0), str(folder / "beton"))
+        data = Beton(str(folder / "beton"), **kwargs)
+    else:
+        data = ImageFolder(str(folder), image_size=8, storage=storage, **kwargs)
+    data.setup()
+    return data
+
+
+def equal(batches, others):
+    assert len(batches) == len(others) > 0
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for key, value in batch.items():
+            assert value == other[key] if isinstance(value, int) else torch.equal(value, other[key]), key
+            if isinstance(value, torch.Tensor):
+                assert value.dtype == other[key].dtype
+                assert value.is_contiguous()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_every_storage_shows_the_same_images_in_the_same_order(folder, storage, num_workers):
+    data = read(folder, storage, num_workers=num_workers, fraction=0.5)
+    reference = read(folder, "stream", fraction=0.5)
+    for split in ("probe", "val", "test"):
+        equal(list(data.evaluation_dataloader(split)), list(reference.evaluation_dataloader(split)))
+    for rank, world_size in ((0, 1), (1, 2)):
+        for epoch in (0, 1):
+            loaders = [
+                TrainLoader(
+                    each.images("train"),
+                    4,
+                    seed=3,
+                    epoch=lambda epoch=epoch: epoch,
+                    rank=rank,
+                    world_size=world_size,
+                    num_workers=workers,
+                )
+                for each, workers in ((data, num_workers), (reference, 0))
+            ]
+            equal(*map(list, loaders))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_loader_goes_on_in_the_middle_of_an_epoch(folder, storage):
+    images = read(folder, storage).images("train")
+    loader = TrainLoader(images, 4, seed=3, epoch=lambda: 2)
+    whole = list(loader)
+    iterator = iter(loader)
+    for _ in range(3):
+        next(iterator)
+    state = loader.state_dict()
+    resumed = TrainLoader(images, 4, seed=3, epoch=lambda: 2)
+    resumed.load_state_dict(state)
+    equal(list(resumed), whole[3:])
+    equal(list(loader), whole)  # the iteration that was left has left nothing behind
+
+
+def test_the_loss_of_three_steps_is_that_of_every_storage(folder):
+    found = {}
+    for storage in [param if isinstance(param, str) else param.values[0] for param in STORAGES]:
+        if storage == "ffcv" and importlib.util.find_spec("ffcv") is None:
+            continue
+        torch.manual_seed(0)
+        module = BarlowTwins(
+            backbone=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 8)), feature_dim=8, proj_dim=4
+        )
+        losses = found[storage] = []
+        module.on_train_batch_end = lambda outputs, *_, losses=losses: losses.append(float(outputs["loss"]))
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        Trainer(max_steps=3, **options).fit(module, read(folder, storage))
+    assert len(found["stream"]) == 3
+    for storage, losses in found.items():
+        assert losses == pytest.approx(found["stream"], rel=1e-6), storage
+
+
+class Counted(Dataset):
+    """Images that count how often they are read."""
+
+    def __init__(self, n=40, fingerprint=None):
+        self.reads = [0] * n
+        self.targets = [i % 2 for i in range(n)]
+        if fingerprint:
+            self.fingerprint = fingerprint
+
+    def __len__(self):
+        return len(self.reads)
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        return torch.full((3, 8, 8), index, dtype=torch.uint8), self.targets[index]
+
+
+@pytest.mark.parametrize(("storage", "n_reads"), [("memory", 1), ("cached", 1), ("stream", 3)])
+def test_eight_views_need_one_read_an_image_an_epoch_or_one_in_all(tmp_path, storage, n_reads):
+    dataset = Counted(fingerprint="counted")
+    data = MultiViewDataModule.from_datasets(
+        dataset,
+        data_dir=str(tmp_path),
+        storage=storage,
+        val_fraction=0.0,
+        batch_size=4,
+        num_workers=0,
+        views=MultiView(8, []),
+    )
+    data.setup()
+    for _ in range(3):
+        for batch in data.train_dataloader():
+            assert data.on_after_batch_transfer(batch)["views"].shape == (8, 4, 3, 8, 8)
+    # Two more at most: the first image's size is looked at, once by each process that decodes.
+    assert dataset.reads[1:] == [n_reads] * 39
+    assert dataset.reads[0] <= n_reads + 1
+
+
+# The cache.
+
+
+def contents(data):
+    batches = list(data.evaluation_dataloader("probe"))
+    return torch.cat([batch["image"] for batch in batches]), torch.cat([batch["label"] for batch in batches])
+
+
+def cached(folder, **kwargs):
+    data = read(folder, "cached", val_fraction=0.0, **kwargs)
+    return contents(data)
+
+
+def caches(folder):
+    return {path.name for path in (folder / ".msssl").iterdir()} - {"lock"}
+
+
+def never(*_):
+    pytest.fail("decoded again")
+    yield
+
+
+def test_a_second_start_decodes_nothing(folder, monkeypatch):
+    first = cached(folder)
+    monkeypatch.setattr(storage_module, "decode", never)
+    equal_pairs(cached(folder), first)
+    assert len(caches(folder)) == 1
+
+
+def equal_pairs(one, other):
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_cache_moves_with_its_folder_or_stays_away_from_it(folder, tmp_path, monkeypatch):
+    first = cached(folder)
+    shutil.copytree(folder, tmp_path / "moved", copy_function=shutil.copy2)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage_module, "decode", never)
+        equal_pairs(cached(tmp_path / "moved"), first)
+    equal_pairs(cached(folder, cache_dir=str(tmp_path / "away")), first)
+    assert {path.name for path in (tmp_path / "away").iterdir()} - {"lock"} == caches(folder)
+
+
+def changed_pixels(folder):
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "train" / "cat" / "05.png")
+
+
+def replaced_by_one_of_the_same_length(folder):
+    path = folder / "train" / "cat" / "05.bmp"
+    (folder / "train" / "cat" / "05.png").unlink()
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(path)
+    cached(folder)
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(path)
+
+
+def one_image_less(folder):
+    (folder / "train" / "cat" / "05.png").unlink()
+
+
+def another_label(folder):
+    (folder / "train" / "cat" / "05.png").rename(folder / "train" / "dog" / "99.png")
+
+
+@pytest.mark.parametrize("change", [changed_pixels, replaced_by_one_of_the_same_length, one_image_less, another_label])
+def test_a_changed_set_is_cached_anew(folder, change):
+    cached(folder)
+    before = caches(folder)
+    change(folder)
+    equal_pairs(cached(folder), contents(read(folder, "stream", val_fraction=0.0)))
+    assert len(caches(folder)) >= len(before) + 1
+
+
+def test_settings_have_caches_of_their_own(folder):
+    for size, window in ((8, None), (6, None), (8, (0, 99))):
+        data = ImageFolder(str(folder), size, window=window, storage="cached", batch_size=4, num_workers=0)
+        data.setup()
+        assert next(iter(data.train_dataloader()))["image"].shape[-1] == size
+    assert len(caches(folder)) == 3
+
+
+def build(folder, kill_at, barrier):
+    """In a process of its own: builds the cache, or is killed when it has decoded that many images."""
+    decode.CHUNK_BYTES = 600  # three images at a time
+    n_read = 0
+    original = listing.open_square
+
+    def open_square(*args):
+        nonlocal n_read
+        n_read += 1
+        if n_read > kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+
+    listing.open_square = open_square
+    if kill_at == 41:  # after the last image: before the folder gets its name
+        cache.json.dumps = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    if barrier is not None:
+        barrier.wait()
+    cached(folder)
+
+
+def spawn(folder, kill_at=10**9, barrier=None):
+    process = multiprocessing.get_context("fork").Process(target=build, args=(folder, kill_at, barrier))
+    process.start()
+    return process
+
+
+def test_a_builder_killed_at_ten_points_leaves_no_corrupt_cache(folder):
+    expected = contents(read(folder, "stream", val_fraction=0.0))
+    for kill_at in (1, 2, 5, 9, 14, 20, 27, 33, 39, 41):
+        process = spawn(folder, kill_at)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not [name for name in caches(folder) if not name.endswith(".tmp")]
+        equal_pairs(cached(folder), expected)
+        assert not [name for name in caches(folder) if name.endswith(".tmp")]
+        shutil.rmtree(folder / ".msssl")
+
+
+def test_two_processes_build_one_cache(folder):
+    expected = contents(read(folder, "stream", val_fraction=0.0))
+    for _ in range(3):
+        barrier = multiprocessing.get_context("fork").Barrier(2)
+        processes = [spawn(folder, barrier=barrier) for _ in range(2)]
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0]
+        assert len(caches(folder)) == 1
+        equal_pairs(cached(folder), expected)
+        shutil.rmtree(folder / ".msssl")
+
+
+def private_bytes():
+    return int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux counts private memory")
+@pytest.mark.parametrize("n_bytes", [2**28, pytest.param(2**32, marks=pytest.mark.slow)])
+def test_an_epoch_of_a_mapped_set_takes_no_private_memory(tmp_path, n_bytes):
+    shape = (n_bytes // (3 * 160 * 160), 3, 160, 160)
+    folder = tmp_path / "sparse"
+    folder.mkdir()
+    with (folder / "images.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + int(np.prod(shape)))
+    np.save(folder / "targets.npy", np.zeros(shape[0], dtype=np.int64))
+    (folder / "unreadable.json").write_text("{}")
+    decoded = cache.load_or_build(folder, shape[0], (160, 160), [], bool)
+    assert decoded.images.shape == shape
+    loader = TrainLoader(Images(decoded, torch.arange(len(decoded)), "train"), 64, seed=0, epoch=lambda: 0)
+    before = private_bytes()
+    assert sum(len(batch["image"]) for batch in loader) == len(loader) * 64
+    assert private_bytes() - before < min(200e6, n_bytes / 4)
+
+
+# The choice.
+
+
+def chosen(tmp_path, caplog, dataset, **kwargs):
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="msssl"):
+        data = MultiViewDataModule.from_datasets(dataset, data_dir=str(tmp_path), batch_size=2, num_workers=0, **kwargs)
+        data.setup()
+        data.train_dataloader()
+    return next(line for line in caplog.messages if line.startswith("storage of train"))
+
+
+def test_auto_takes_the_first_that_fits_and_says_why(tmp_path, caplog, monkeypatch):
+    told = chosen(tmp_path, caplog, Counted())
+    assert re.match(r"storage of train: memory, 7\.68 kB of 8 x 8 pixels; it fits into [\d.]+ GB", told)
+    monkeypatch.setattr(storage_module, "MEMORY_LIMIT", 5000)
+    told = chosen(tmp_path, caplog, Counted(fingerprint="x"))
+    assert f"cached, 7.68 kB of 8 x 8 pixels; it does not fit into 5 kB of memory; in {tmp_path}/.msssl" in told
+    told = chosen(tmp_path, caplog, Counted())
+    assert "stream, 7.68 kB of 8 x 8 pixels; it does not fit into 5 kB of memory, and a Counted without a" in told
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 8000))
+    told = chosen(tmp_path, caplog, Counted(fingerprint="y"))
+    assert "stream" in told
+    assert f"nor on the disk of {tmp_path}/.msssl (8 kB free)" in told
+    assert "stream, 7.68 kB of 8 x 8 pixels; as asked for" in chosen(tmp_path, caplog, Counted(), storage="stream")
+
+
+def test_arrays_are_cached_by_their_content(tmp_path):
+    def start(images):
+        dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
+        kwargs = {"data_dir": str(tmp_path), "storage": "cached", "batch_size": 2, "num_workers": 0}
+        data = MultiViewDataModule.from_datasets(dataset, val_fraction=0.0, **kwargs)
+        data.setup()
+        return contents(data)[0]
+
+    one, two = torch.randint(256, (2, 8, 3, 4, 4), dtype=torch.uint8)
+    assert torch.equal(start(one), one)
+    assert torch.equal(start(two), two)
+    assert torch.equal(start(one), one)
+    assert len(caches(tmp_path)) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_images_in_the_gpus_memory_are_read_without_waiting():
+    images = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
+    decoded = Decoded(images.cuda(), torch.arange(64).cuda(), {}, mapped=False)
+    loader = TrainLoader(Images(decoded, torch.arange(64), "train"), 8, seed=0, epoch=lambda: 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = list(loader)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for batch in batches:
+        assert torch.equal(batch["image"].cpu(), images[batch["index"]])
+
+
+def test_evaluation_of_a_decoded_set_shows_every_image_once():
+    decoded = Decoded(torch.zeros(17, 3, 4, 4, dtype=torch.uint8), torch.arange(17), {}, mapped=False)
+    seen = [batch["label"] for batch in EvaluationLoader(Images(decoded, torch.arange(17), "val"), 4)]
+    assert sorted(torch.cat(seen).tolist()) == list(range(17))
