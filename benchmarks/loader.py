@@ -150,7 +150,7 @@ def of_ffcv(mode: str, data: Data) -> Epoch:
         write_beton(path, mode, data)
     crop = mode == "jpg" and data.large
     decoder = CenterCropRGBImageDecoder((data.size, data.size), 1.0) if crop else SimpleRGBImageDecoder()
-    order = np.random.default_rng(0).permutation(Reader(str(path)).num_samples)
+    order = np.random.default_rng(0).permutation(int(Reader(str(path)).num_samples))
     loader = Loader(
         str(path),
         BATCH,

@@ -297,7 +297,7 @@ def test_skipped_files_are_listed_in_the_folder_of_the_run(tmp_path, monkeypatch
     with (tmp_path / "run" / "skipped.csv").open(newline="", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     assert rows == [{"data set": "train", "index": "3", "reason": data.skipped["train"][3]}]
-    check_message(rows[0]["reason"], str(path), "cannot identify")
+    check_message(rows[0]["reason"], str(path).encode(errors="backslashreplace").decode(), "cannot identify")
 
 
 # A whole set.

@@ -64,6 +64,8 @@ def test_every_shipped_config_takes_three_steps(config, msssl, image_folder, req
         assert msssl("write-beton", "--config", base[0], "--data.num_workers=0")[0] == 0
     if base[0] in LARGE or config in LARGE:
         on_cpu += NARROW
+    if base[0] == "demo.yaml":
+        on_cpu += TINY_IMAGES[:2]
     if config == "ddp.yaml":  # two ranks have a test of their own
         on_cpu += ["--trainer.devices=1", "--trainer.strategy=auto"]
     code, _, err = msssl("fit", *args, *on_cpu, *THREE_STEPS)

@@ -776,3 +776,27 @@ def test_grey_tensors_are_repeated_and_other_channel_counts_refused():
     four = TensorDataset(torch.zeros(20, 4, 8, 8, dtype=torch.uint8), torch.zeros(20))
     with pytest.raises(ValueError, match=r"uint8 \(4, 8, 8\)"):
         _ = Images(four, torch.arange(20), "train")[[0]]
+
+
+class MixedSizes(Dataset):
+    """Photographs of several sizes with labels."""
+
+    def __init__(self):
+        self.targets = [0, 1] * 4
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return Image.new("RGB", (20 + index, 30), (index, 0, 0)), self.targets[index]
+
+
+def test_image_size_makes_squares_of_images_of_several_sizes():
+    with pytest.raises(ValueError, match="image 1 of train is 30 x 21 pixels, another 30 x 20: image_size"):
+        list(from_datasets(MixedSizes(), val_fraction=0.0).train_dataloader())
+    data = from_datasets(MixedSizes(), val_fraction=0.0, image_size=16)
+    batch = next(iter(data.evaluation_dataloader("probe")))
+    assert batch["image"].shape[1:] == (3, 16, 16)
+    assert batch["image"][:, 0, 0, 0].tolist() == batch["index"].tolist()
+    assert batch["label"].tolist() == [i % 2 for i in batch["index"].tolist()]
+    assert data.num_classes == 2

@@ -210,6 +210,4 @@ def test_a_labelled_set_of_its_own_is_written_and_probed_with(msssl, tmp_path, s
     code, out, err = msssl("fit", *args)
     assert code == 0, err
     assert "images: 40 train, 10 probe, 10 val, 10 test" in err
-    code, out, err = msssl("probe", "--ckpt_path", "last")
-    assert code == 0, err
-    assert "pretrained encoder" in out
+    assert "top-1 on validation images" in out

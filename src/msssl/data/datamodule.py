@@ -99,12 +99,13 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         train_dataset: Dataset[Any],
         val_dataset: Dataset[Any] | None = None,
         test_dataset: Dataset[Any] | None = None,
+        image_size: int | None = None,
         **kwargs: Any,
     ) -> "MultiViewDataModule":
-        """A data module on data sets of one's own; `kwargs` are those of `MultiViewDataModule`."""
+        """A data module on data sets of one's own; `image_size` makes squares of PIL images of any size."""
         from msssl.data.from_datasets import FromDatasets  # a subclass of this one
 
-        return FromDatasets(train_dataset, val_dataset, test_dataset, **kwargs)
+        return FromDatasets(train_dataset, val_dataset, test_dataset, image_size, **kwargs)
 
     @property
     def num_classes(self) -> int | None:

@@ -21,6 +21,11 @@ def list_images(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def shown(path: str) -> str:
+    """A path that can be printed, also where it is not UTF-8."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 def open_square(path: str, size: int, window: Window | None) -> Image.Image:
     """The centre square of an image file, resized to `size` pixels, in RGB.
 
@@ -30,13 +35,16 @@ def open_square(path: str, size: int, window: Window | None) -> Image.Image:
         check_pixels(image.width, image.height)
         if image.format == "JPEG":
             image.draft(None, (2 * size, 2 * size))
-        upright = to_rgb(ImageOps.exif_transpose(image), window)
-    if upright.size == (size, size):
-        return upright
-    side = min(upright.size)
-    left, top = (upright.width - side) / 2, (upright.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return upright.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=None)
+        return square(to_rgb(ImageOps.exif_transpose(image), window), size)
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The centre square of an image, resized to `size` pixels."""
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
 
 
 def short_side(path: str) -> int:

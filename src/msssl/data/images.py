@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision.transforms.v2 import functional as F
 
-from msssl.data.files import to_rgb
+from msssl.data.files import shown, to_rgb
 
 _UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
 
@@ -64,7 +64,7 @@ class Images(Dataset[dict[str, Tensor]]):
     def describe(self, index: int) -> str:
         """The path of an image, or its position where there is none."""
         paths = getattr(self.dataset, "paths", None)
-        return str(paths[index]) if paths else f"image {index} of {self.name}"
+        return shown(paths[index]) if paths else f"image {index} of {self.name}"
 
     def __getitem__(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """A batch `{"image": (N, 3, H, W) uint8, "label": (N,) int64, "index": (N,) int64}`."""
@@ -108,7 +108,7 @@ def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> N
     if found != size:
         raise ValueError(
             f"image {index} of {name} is {found[0]} x {found[1]} pixels, another {size[0]} x {size[1]}: "
-            "a data set gives images of one size (ImageFolder makes them so)"
+            "image_size makes squares of them"
         )
 
 

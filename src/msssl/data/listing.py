@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
-from msssl.data.files import EXTENSIONS, Window, list_images, open_square, short_side
+from msssl.data.files import EXTENSIONS, Window, list_images, open_square, short_side, shown
 from msssl.data.images import UnreadableImageError
 from msssl.data.manifest import Row
 
@@ -48,7 +48,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         try:
             return open_square(path, self.image_size, self.window), self.targets[index]
         except Exception as error:  # Pillow's formats raise many kinds
-            raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+            raise UnreadableImageError(f"{shown(path)} cannot be read as an image: {shown(str(error))}") from error
 
     @property
     def fingerprint(self) -> str:
@@ -87,8 +87,10 @@ def list_folders(data_dir: str, classes: list[str] | None) -> dict[str, list[Row
         FileNotFoundError: there is no `train`.
         ValueError: a folder without images, or only one class.
     """
+    if not Path(data_dir).is_dir():
+        raise FileNotFoundError(f"{data_dir} is not a folder; {LAYOUT}")
     folders = {split: Path(data_dir, split) for split in ("train", "val", "test")}
-    if not any(folder.is_dir() for folder in folders.values()) and Path(data_dir).is_dir():
+    if not any(folder.is_dir() for folder in folders.values()):
         log.info("images: all of %s is for training, as it holds no folder train", data_dir)
         folders["train"] = Path(data_dir)
     if not folders["train"].is_dir():

@@ -44,6 +44,6 @@ def find_skipped(
 def _write(skipped: dict[str, dict[int, str]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [(name, index, reason) for name, found in skipped.items() for index, reason in found.items()]
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("data set", "index", "reason"), *rows])
     log.warning("skipped images: listed in %s", path)
