@@ -29,8 +29,20 @@ OVERLAYS = {
     "multicrop.yaml",
     "ffcv.yaml",
 }
-STAND_INS = {"cifar.yaml": "cifar10_folder", "cifar100.yaml": "cifar100_folder", "stl10.yaml": "stl10_folder"}
-LARGE = {"stl10.yaml", "imagenet100.yaml", "multicrop.yaml"}  # images
+BASES = {"multicrop.yaml": "demo.yaml"}  # its views are larger than CIFAR's images
+STAND_INS = {
+    "cifar.yaml": "cifar10_folder",
+    "cifar100.yaml": "cifar100_folder",
+    "stl10.yaml": "stl10_folder",
+    "imagefolder.yaml": "image_folder",
+    "imagenet100.yaml": "imagenet_folder",
+}
+EXTRA = {
+    "multicrop.yaml": ["--data.image_size=64", *TINY_IMAGES[:2], *NARROW],
+    "stl10.yaml": ["--data.views.n_views=2", *NARROW],
+    "imagenet100.yaml": ["--data.views.n_views=2", "--data.val_fraction=0.5", *NARROW],
+    "ddp.yaml": ["--data.views.n_views=2", "--trainer.devices=1", "--trainer.strategy=auto"],  # two have their own test
+}
 THREE_STEPS = ["--trainer.fast_dev_run=3", "--data.batch_size=4", "--data.num_workers=0"]
 
 
@@ -46,29 +58,16 @@ def write(path, text):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_shipped_config_takes_three_steps(config, msssl, image_folder, request):
-    base = ["cifar.yaml", config] if config in OVERLAYS else [config]
-    if config == "multicrop.yaml":  # its views are larger than CIFAR's images
-        base = ["demo.yaml", config]
-    if base[0] in STAND_INS:
-        request.getfixturevalue(STAND_INS[base[0]])
-    args = [part for name in base for part in ("--config", name)]
-    on_cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
-    on_cpu += ["--data.image_size=64"] if config == "multicrop.yaml" else ["--data.views.n_views=2"]
-    if config == "imagefolder.yaml":
-        on_cpu += ["--data.data_dir", image_folder]
-    if config == "imagenet100.yaml":
-        on_cpu += ["--data.data_dir", request.getfixturevalue("imagenet_folder"), "--data.val_fraction=0.5"]
+def test_every_shipped_config_takes_three_steps(config, msssl, request):
+    base = BASES.get(config, "cifar.yaml") if config in OVERLAYS else config
+    data_dir = request.getfixturevalue(STAND_INS[base]) if base in STAND_INS else "data"
+    args = ["--config", base, *(["--config", config] if config in OVERLAYS else [])]
     if config == "ffcv.yaml":
         pytest.importorskip("ffcv")
-        assert msssl("write-beton", "--config", base[0], "--data.num_workers=0")[0] == 0
-    if base[0] in LARGE or config in LARGE:
-        on_cpu += NARROW
-    if base[0] == "demo.yaml":
-        on_cpu += TINY_IMAGES[:2]
-    if config == "ddp.yaml":  # two ranks have a test of their own
-        on_cpu += ["--trainer.devices=1", "--trainer.strategy=auto"]
-    code, _, err = msssl("fit", *args, *on_cpu, *THREE_STEPS)
+        assert msssl("write-beton", *args[:2], "--data.num_workers=0")[0] == 0
+        data_dir = "beton"
+    on_cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--data.data_dir", data_dir]
+    code, _, err = msssl("fit", *args, *on_cpu, *THREE_STEPS, *EXTRA.get(config, ["--data.views.n_views=2"]))
     assert code == 0, err
 
 
@@ -376,7 +375,7 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--trainer.logger WandbLogger --trainer.logger.project x": "WandbLogger': Requirement 'wandb",
     "--trainer.strategy dpp": "strategy='dpp'",
     "--trainer.accelerator gpus": "accelerator",
-    "--data ImageFolder --data.data_dir absent": "absent/train is not a folder",
+    "--data ImageFolder --data.data_dir absent": "absent is not a folder",
     "--data ImageFolder --data.data_dir empty": "empty/train holds no images",
     "--data ImageFolder --data.data_dir single": "one class folder, 'cat'",
     "--data ImageFolder --data.data_dir bad --data.batch_size 2": "bad/train/cat/0.png cannot be read as an image",

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from msssl.data.images import Rows
+
 FIELDS = ["image", "label"]
 INSTALL = """FFCV cannot be imported ({}), and pip cannot build it alone:
   apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++
@@ -120,7 +122,7 @@ class BetonBatches:
         num_workers: threads.
     """
 
-    def __init__(self, file: BetonFile, indices: Tensor, batches: list[list[int]], num_workers: int) -> None:
+    def __init__(self, file: BetonFile, indices: Tensor, batches: Rows, num_workers: int) -> None:
         self.file = file
         self.indices = indices
         self.batches = batches
@@ -131,7 +133,7 @@ class BetonBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        if not self.batches:
+        if not len(self.batches):
             return
         size = max(map(len, self.batches))
         # FFCV's batches have one size: shorter ones are filled up, and cut off again.

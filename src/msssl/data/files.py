@@ -35,7 +35,9 @@ def open_square(path: str, size: int, window: Window | None) -> Image.Image:
         check_pixels(image.width, image.height)
         if image.format == "JPEG":
             image.draft(None, (2 * size, 2 * size))
-        return square(to_rgb(ImageOps.exif_transpose(image), window), size)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return square(to_rgb(image, window), size)
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

@@ -1,6 +1,6 @@
 """What a data module reads from: some rows of any data set of (image, label), as batches of tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
-from torchvision.transforms.v2 import functional as F
 
 from msssl.data.files import shown, to_rgb
 
@@ -41,7 +40,7 @@ class Decoded(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         if self.images.is_cuda:  # pinned, so that the host does not wait for the copy
             index = index.pin_memory().to(self.images.device, non_blocking=True)
-        return self.images[index], self.targets[index]
+        return self.images.index_select(0, index), self.targets[index]  # whole rows: 9 times as fast as [index]
 
 
 class Images(Dataset[dict[str, Tensor]]):
@@ -84,6 +83,21 @@ class Images(Dataset[dict[str, Tensor]]):
         }
 
 
+class Rows:
+    """The rows of the batches to come, as a sampler gives them."""
+
+    def __init__(self, of: Tensor | Sequence[Tensor] = ()) -> None:
+        self.of = of
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Lists: each tensor would travel to a worker through a file descriptor of its own. One at a time: an epoch's
+        # would take 40 bytes an image.
+        return (batch.tolist() for batch in self.of)
+
+
 def read(dataset: Dataset[Any], index: int, name: str) -> tuple[Tensor, int]:
     """Image (3, H, W), uint8, and label of one item.
 
@@ -115,10 +129,9 @@ def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> N
 def _to_tensor(image: Any, index: int, name: str) -> Tensor:
     if isinstance(image, Image.Image):
         try:
-            tensor: Tensor = F.pil_to_tensor(to_rgb(image))
+            return torch.from_numpy(np.asarray(to_rgb(image)).transpose(2, 0, 1).copy())
         except ValueError as error:
             raise ValueError(f"image {index} of {name}: {error}") from error
-        return tensor
     pixels = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.numel() > 0
     if pixels and len(image) in (1, 3):
         grey_repeated: Tensor = image.expand(3, -1, -1)
@@ -146,8 +159,13 @@ def _integers(labels: Any, name: str, n_images: int) -> Tensor:
         raise ValueError(f"{name} has {len(labels)} labels for {n_images} images")
     if getattr(labels, "ndim", 1) != 1:
         raise ValueError(f"{name} has shape {tuple(labels.shape)}: expected an integer an image")
-    listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
-    return torch.tensor([_integer(label, f"{name}[{position}]") for position, label in enumerate(listed)])
+    try:
+        array = np.asarray(labels)
+    except ValueError:  # lists of several lengths
+        array = np.empty((0, 0))
+    if array.ndim == 1 and array.dtype.kind in "iu" and array.min(initial=0) >= -1:
+        return torch.from_numpy(array.astype(np.int64))
+    return torch.tensor([_integer(label, f"{name}[{position}]") for position, label in enumerate(list(labels))])
 
 
 def _integer(label: Any, name: str) -> int:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from msssl.data.beton_file import BetonBatches, BetonFile
 from msssl.data.decode import usable_cores
-from msssl.data.images import Decoded, Images
+from msssl.data.images import Decoded, Images, Rows
 from msssl.seeding import derive_seed
 
 Batches = DataLoader[dict[str, Tensor]] | BetonBatches
@@ -68,8 +68,7 @@ class TrainLoader:
         self._position = {"epoch": -1, "batch": 0}  # batches handed out of that epoch
         self._resume_at: dict[str, int] | None = None
         self.probe = probe
-        self._batches: list[list[int]] = []
-        self._probe_batches: list[list[int]] = []
+        self._batches, self._probe_batches = Rows(), Rows()
         self._loader = batches_of(images, self._batches, num_workers)
         self._probe_loader = probe and batches_of(probe, self._probe_batches, num_workers)
 
@@ -81,34 +80,32 @@ class TrainLoader:
         resume_at, self._resume_at = self._resume_at, None
         # Lightning also loads a position saved at an epoch's end: it belongs to another epoch.
         start = resume_at["batch"] if resume_at and resume_at["epoch"] == epoch else 0
-        self._batches[:] = self.order(epoch)[start:]
-        self._probe_batches[:] = self.probe_order(epoch)[start:]
+        self._batches.of = self.order(epoch)[start:]
+        self._probe_batches.of = self.probe_order(epoch)[start:]
         probe_batches = self._probe_loader or repeat(None)
         for batch_index, (batch, probe) in enumerate(zip(self._loader, probe_batches, strict=False), start):
             self._position = {"epoch": epoch, "batch": batch_index + 1}
             extra = {} if probe is None else {"probe": {"image": probe["image"], "label": probe["label"]}}
             yield {**batch, **extra, "epoch": epoch, "batch": batch_index}
 
-    def order(self, epoch: int) -> list[list[int]]:
-        """Rows of this rank's batches in an epoch."""
+    def order(self, epoch: int) -> Tensor:
+        """Rows of this rank's batches in an epoch, shape (batches, N)."""
         file = self.images.dataset
         if isinstance(file, BetonFile) and file.quasi_random:
             seed = derive_seed("quasi-random order", self.seed, epoch)
             return self._shard(file.quasi_random_order(self.images.indices, self.batch_size, seed))
         return self._shard(_permutation("order", self.seed, epoch, len(self.images)))
 
-    def probe_order(self, epoch: int) -> list[list[int]]:
-        """Rows of the probe images that travel along; none without them."""
+    def probe_order(self, epoch: int) -> Tensor:
+        """Rows of the probe images that travel along, of the same shape; none without them."""
         if self.probe is None:
-            return []
+            return torch.empty(0)
         rows = _permutation("probe order", self.seed, epoch, len(self.probe))
         return self._shard(rows[torch.arange(len(self.images)) % len(rows)])
 
-    def _shard(self, rows: Tensor) -> list[list[int]]:
+    def _shard(self, rows: Tensor) -> Tensor:
         whole = rows[: len(self) * self.world_size * self.batch_size]
-        # Lists: each tensor would travel to a worker through a file descriptor of its own.
-        batches: list[list[int]] = whole.view(len(self), self.world_size, self.batch_size)[:, self.rank].tolist()
-        return batches
+        return whole.view(len(self), self.world_size, self.batch_size)[:, self.rank]
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and number of its batches that were handed out."""
@@ -139,8 +136,7 @@ class EvaluationLoader:
         if len(images) // world_size < n_batches:
             raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
         rows = torch.arange(rank, len(images), world_size)
-        batches = [batch.tolist() for batch in rows.tensor_split(n_batches)]
-        self._loader = batches_of(images, batches, num_workers)
+        self._loader = batches_of(images, Rows(rows.tensor_split(n_batches)), num_workers)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -154,7 +150,7 @@ def _permutation(purpose: str, seed: int, epoch: int, length: int) -> Tensor:
     return torch.randperm(length, generator=generator)
 
 
-def batches_of(images: Images, batches: list[list[int]], num_workers: int) -> Batches:
+def batches_of(images: Images, batches: Rows, num_workers: int) -> Batches:
     """Batches of images, by their rows, read ahead by as many processes (threads, for FFCV)."""
     num_workers = min(num_workers, usable_cores())
     if isinstance(images.dataset, BetonFile):
