@@ -29,11 +29,11 @@ def shown(path: str) -> str:
 def open_square(path: str, size: int, window: Window | None) -> Image.Image:
     """The centre square of an image file, resized to `size` pixels, in RGB.
 
-    JPEGs of more than twice that size are decoded at a half, a quarter or an eighth of their resolution.
+    JPEGs of four times that size and more are decoded at a half, a quarter or an eighth of their resolution.
     """
     with Image.open(path) as image:
         check_pixels(image.width, image.height)
-        if image.format == "JPEG":
+        if image.format == "JPEG" and min(image.size) >= 4 * size:
             image.draft(None, (2 * size, 2 * size))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)

@@ -1,3 +1,7 @@
 """Measures of frozen features, as pure functions."""
 
+from msssl.metrics.knn import knn as knn
 from msssl.metrics.linear_probe import linear_probe as linear_probe
+from msssl.metrics.spectrum import alpha_req as alpha_req
+from msssl.metrics.spectrum import eigenspectrum as eigenspectrum
+from msssl.metrics.spectrum import rankme as rankme

@@ -1,0 +1,49 @@
+"""Weighted k-nearest-neighbour classification of features."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK = 1024  # rows compared with the bank at a time
+
+
+@torch.no_grad()
+def knn(
+    features: Tensor, bank: Tensor, bank_labels: Tensor, *, num_classes: int, k: int = 200, temperature: float = 0.1
+) -> Tensor:
+    """Scores of each class: the k rows of a bank with the largest cosine similarity s vote with exp(s / temperature).
+
+    Args:
+        features: shape (N, F), floating point.
+        bank: shape (M, F), on the same device.
+        bank_labels: shape (M,), integers in [0, num_classes); rows labelled -1 are left out.
+        num_classes: C.
+        k: number of neighbours, at most half of the bank.
+        temperature: of the votes.
+
+    Returns:
+        Scores that sum to 1, shape (N, C); `argmax(dim=1)` is the prediction.
+
+    Raises:
+        ValueError: shapes that do not match, or a bank without labelled rows.
+
+    Source: Wu et al. 2018 (arXiv:1805.01978), section 3.4.
+
+    >>> bank, labels = torch.eye(4)[[0, 0, 0, 1, 1, 1]], torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> knn(torch.tensor([[2.0, 1.0, 0.0, 0.0]]), bank, labels, num_classes=2).argmax(dim=1)
+    tensor([0])
+    """
+    if features.ndim != 2 or bank.ndim != 2 or features.shape[1] != bank.shape[1] or len(bank_labels) != len(bank):
+        shapes = ", ".join(str(tuple(each.shape)) for each in (features, bank, bank_labels))
+        raise ValueError(f"features, bank and bank_labels are {shapes}: expected (N, F), (M, F) and (M,)")
+    labelled = bank_labels >= 0
+    bank, bank_labels = F.normalize(bank[labelled], dim=1), bank_labels[labelled]
+    if len(bank) == 0:
+        raise ValueError("the bank has no labelled rows")
+    k = min(k, max(1, len(bank) // 2))
+    scores = []
+    for chunk in F.normalize(features, dim=1).split(CHUNK):
+        similarity, nearest = (chunk @ bank.T).topk(k, dim=1)
+        votes = torch.softmax(similarity / temperature, dim=1)  # exp, normalised without overflow
+        scores.append(votes.new_zeros(len(chunk), num_classes).scatter_add_(1, bank_labels[nearest], votes))
+    return torch.cat(scores)

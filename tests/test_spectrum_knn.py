@@ -1,0 +1,123 @@
+"""kNN, RankMe and alpha-ReQ against references in float64 that are made another way."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg, stats
+from sklearn.neighbors import KNeighborsClassifier
+
+from msssl.metrics import alpha_req, eigenspectrum, knn, rankme
+
+
+def features(n=300, dim=40, seed=0, decay=1.0):
+    """Gaussian rows whose covariance has the eigenvalues n**-decay, in a random basis, off centre."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(dim, dim, generator=generator).double())[0]
+    scale = torch.arange(1, dim + 1).double() ** (-decay / 2)
+    return torch.randn(n, dim, generator=generator).double() * scale @ basis + 0.3
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (7, 0.1), (20, 0.07), (150, 1.0)])
+def test_knn_votes_as_scikit_learn_does_with_these_weights(k, temperature):
+    x, bank = features(60, seed=1), features(300)
+    labels = torch.arange(300) % 7 % 5  # of unequal sizes
+    classifier = KNeighborsClassifier(
+        n_neighbors=k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
+    ).fit(bank.numpy(), labels.numpy())
+    scores = knn(x, bank, labels, num_classes=5, k=k, temperature=temperature)
+    assert np.abs(scores.numpy() - classifier.predict_proba(x.numpy())).max() < 1e-9
+
+
+def test_knn_takes_half_the_bank_at_most_and_no_row_without_label():
+    bank, labels = features(40), torch.arange(40) % 4
+    whole = knn(bank, bank, labels, num_classes=4, k=200)
+    assert torch.equal(whole, knn(bank, bank, labels, num_classes=4, k=20))
+    more, none = torch.cat([bank, 5 * bank]), torch.cat([labels, torch.full((40,), -1)])
+    assert torch.equal(knn(bank, more, none, num_classes=4), whole)
+
+
+def test_knn_is_the_same_in_chunks(monkeypatch):
+    x, bank, labels = features(50, seed=1), features(300), torch.arange(300) % 5
+    whole = knn(x, bank, labels, num_classes=5)
+    monkeypatch.setattr(sys.modules["msssl.metrics.knn"], "CHUNK", 7)
+    assert torch.allclose(knn(x, bank, labels, num_classes=5), whole, rtol=1e-12)
+
+
+def test_rankme_against_scipy():
+    z = features()
+    s = linalg.svdvals(z.numpy())
+    expected = math.exp(stats.entropy(s / s.sum()))
+    assert float(rankme(z, epsilon=1e-300)) == pytest.approx(expected, rel=1e-9)
+    p = s / s.sum() + 1e-7
+    assert float(rankme(z)) == pytest.approx(math.exp(-(p * np.log(p)).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_rankme_of_equal_directions_is_their_number(rank):
+    basis = torch.linalg.qr(torch.randn(64, 64))[0][:, :rank]
+    assert float(rankme(basis @ torch.linalg.qr(torch.randn(32, 32))[0][:rank])) == pytest.approx(rank, rel=1e-3)
+
+
+def test_rankme_of_collapsed_embeddings_is_1():
+    assert float(rankme(torch.ones(50, 16))) == pytest.approx(1, abs=1e-4)
+    assert math.isfinite(float(rankme(torch.zeros(50, 16))))
+
+
+def test_the_spectrum_is_that_of_numpy():
+    x = features()
+    expected = np.sort(np.linalg.eigvalsh(np.cov(x.numpy().T)))[::-1]
+    assert np.abs(eigenspectrum(x).numpy() - expected).max() < 1e-12
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("shape", [(400, 256), (400, 60), (60, 256)])
+def test_the_exponent_of_a_power_law(alpha, shape):
+    """Rows made to have exactly these eigenvalues: orthonormal directions that are orthogonal to the mean."""
+    n, dim = shape
+    rank = min(n - 1, dim)
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(n, rank, generator=generator).double()
+    left = torch.linalg.qr(left - left.mean(dim=0))[0]
+    right = torch.linalg.qr(torch.randn(dim, rank, generator=generator).double())[0]
+    x = left * torch.arange(1, rank + 1).double() ** (-alpha / 2) @ right.T + 1.7
+    assert float(alpha_req(x)) == pytest.approx(alpha, abs=1e-3)
+
+
+def test_alpha_against_numpys_weighted_fit():
+    x = features(decay=1.3)
+    values = np.sort(np.linalg.eigvalsh(np.cov(x.numpy().T)))[::-1]
+    n = np.arange(1, 41)
+    slope, _ = np.polyfit(np.log(n[3:]), np.log(values[3:]), 1, w=1 / np.sqrt(n[3:]))
+    assert float(alpha_req(x)) == pytest.approx(-slope, rel=1e-6)
+
+
+def test_at_most_ten_thousand_rows_spread_over_all():
+    x = torch.randn(20_000, 4)
+    rows = torch.linspace(0, 19_999, 10_000).long()
+    assert torch.equal(rankme(x), rankme(x[rows]))
+    assert torch.equal(eigenspectrum(x), eigenspectrum(x[rows]))
+
+
+@pytest.mark.parametrize("metric", [rankme, alpha_req, eigenspectrum])
+def test_what_is_no_table_of_features_is_refused(metric):
+    with pytest.raises(ValueError, match=r"\(3, 4, 5\)"):
+        metric(torch.zeros(3, 4, 5))
+    broken = torch.randn(8, 4)
+    broken[3, 1] = float("nan")
+    with pytest.raises(ValueError, match="1 of 8 rows"):
+        metric(broken)
+
+
+def test_alpha_of_too_few_directions_is_nan():
+    assert alpha_req(torch.randn(30, 3)).isnan()
+    assert alpha_req(torch.ones(30, 64)).isnan()
+
+
+def test_knn_refuses_shapes_that_do_not_match():
+    with pytest.raises(ValueError, match=r"\(4, 3\), \(8, 2\), \(8,\)"):
+        knn(torch.zeros(4, 3), torch.zeros(8, 2), torch.zeros(8).long(), num_classes=2)
+    with pytest.raises(ValueError, match="no labelled rows"):
+        knn(torch.zeros(4, 3), torch.zeros(8, 3), torch.full((8,), -1), num_classes=2)
