@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.testing import assert_close
 
-from msssl.metrics import linear_probe
+from msssl.metrics import linear_probe, linear_probes
 
 CLASSES = 3
 
@@ -111,3 +111,33 @@ def test_no_labelled_row_is_an_error(n):
 def test_label_beyond_the_classes_is_an_error():
     with pytest.raises(ValueError, match=f"label 3 is not below num_classes={CLASSES}"):
         fit(torch.zeros(4, 2), torch.arange(4))
+
+
+def objective(weight, bias, x, y, weight_decay):
+    return float(torch.nn.functional.cross_entropy(x @ weight.T + bias, y) + weight_decay / 2 * weight.square().sum())
+
+
+@pytest.mark.parametrize("order", [(1.0, 1e-1, 1e-2, 1e-3, 1e-4), (1e-3, 1.0, 1e-4, 1e-2)])
+def test_each_penalty_has_scikit_learns_objective_and_predictions(order):
+    x, labels = data(n=400, dim=10)
+    scaled = torch.from_numpy(StandardScaler().fit_transform(x.double().numpy()))
+    test_x, _ = data(n=200, dim=10, seed=1)
+    heads = linear_probes(x, labels, num_classes=CLASSES, weight_decays=order)
+    for weight_decay, head in zip(order, heads, strict=True):
+        model = LogisticRegression(C=1 / (len(x) * weight_decay), tol=1e-10, max_iter=10_000).fit(scaled, labels)
+        best = objective(
+            torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_), scaled, labels, weight_decay
+        )
+        mean, std = x.double().mean(dim=0), x.double().std(dim=0, correction=0)
+        weight = head.weight.double() * std
+        found = objective(weight, head.bias.double() + head.weight.double() @ mean, scaled, labels, weight_decay)
+        assert abs(found - best) <= 1e-6
+        scaled_test = ((test_x.double() - mean) / std).numpy()
+        assert (head(test_x).argmax(dim=1).numpy() == model.predict(scaled_test)).all()
+
+
+def test_rows_that_are_not_finite_are_counted():
+    x, labels = data()
+    x[3, 2] = float("nan")
+    with pytest.raises(ValueError, match="1 of 90 rows of features are not finite"):
+        fit(x, labels)

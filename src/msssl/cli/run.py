@@ -8,13 +8,14 @@ from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
 
 from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineProbe, ViewGrid
 from msssl.cli.arguments import expand
+from msssl.cli.bar import Bar
 from msssl.cli.log import set_up_logging
 from msssl.cli.parser import COMMANDS, Parser
 from msssl.cli.run_folder import discard, new_run_folder
@@ -161,21 +162,3 @@ class SaveConfig(SaveConfigCallback):
         config = self.config.clone()
         config["ckpt_path"] = None  # used once: the saved config must not resume again
         self.parser.save(config, Path(trainer.default_root_dir) / "config.yaml", skip_unset=False, overwrite=True)
-
-
-class Bar(RichProgressBar):
-    """Rich's bar without the logger's version number; refreshed at logging steps, as reading a metric waits."""
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # Lightning's own reads the metrics at every step, whatever the refresh rate.
-        if (batch_idx + 1) % self.refresh_rate == 0 or trainer.is_last_batch:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    @override
-    def get_metrics(self, *args: Any) -> dict[str, Any]:
-        metrics = super().get_metrics(*args)
-        metrics.pop("v_num", None)
-        return metrics

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from msssl.data.images import UnreadableImageError, check_size, labels_of, read
 from msssl.progress import with_bar
 
-CHUNK_BYTES = 4 << 20  # handed over at a time
+CHUNK_BYTES = 1 << 20  # handed over at a time
 
 
 class Chunk(NamedTuple):

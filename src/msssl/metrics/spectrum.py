@@ -23,8 +23,8 @@ def rankme(z: Tensor, epsilon: float = 1e-7) -> Tensor:
 
     Source: Garrido et al. 2023 (arXiv:2210.02885), equations 1 and 2.
 
-    >>> rankme(torch.eye(8)).round(decimals=3)
-    tensor(8.0000, dtype=torch.float64)
+    >>> round(float(rankme(torch.eye(8))), 3)
+    8.0
     """
     values = torch.linalg.svdvals(_rows(z))
     p = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny) + epsilon
@@ -35,7 +35,8 @@ def rankme(z: Tensor, epsilon: float = 1e-7) -> Tensor:
 def eigenspectrum(features: Tensor) -> Tensor:
     """Eigenvalues of the covariance of features (N, F), largest first, min(N, F) of them, float64."""
     x = _rows(features)
-    return torch.linalg.svdvals(x - x.mean(dim=0)).square() / max(1, len(x) - 1)
+    values: Tensor = torch.linalg.svdvals(x - x.mean(dim=0))
+    return values.square() / max(1, len(x) - 1)
 
 
 @torch.no_grad()
