@@ -278,7 +278,7 @@ def sparse_growth(n_bytes: int) -> float:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             file.truncate(file.tell() + int(np.prod(shape)))
         mapped = torch.from_numpy(np.load(path, mmap_mode="c"))
-        decoded = Decoded(mapped, torch.zeros(len(mapped), dtype=torch.long), {}, mapped=True)
+        decoded = Decoded(mapped, torch.zeros(len(mapped), dtype=torch.long), {})
         images = Images(decoded, torch.arange(len(mapped)), "sparse")
         before = private_mb()
         return max(private_mb() for _ in TrainLoader(images, BATCH, seed=0, epoch=lambda: 0)) - before

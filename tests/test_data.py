@@ -549,6 +549,7 @@ def test_an_unlabelled_train_folder_goes_with_a_labelled_test_folder(tmp_path):
     two_classes(tmp_path / "test", n=2)
     data = read_folder(tmp_path)
     assert [batch["label"].tolist() for batch in data.test_dataloader()] == [[0, 0], [1, 1]]
+    assert data.num_classes is None  # there is nothing to fit a probe to
 
 
 def test_a_missing_val_folder_is_carved_out_of_train(tmp_path):

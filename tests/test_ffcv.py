@@ -72,6 +72,7 @@ def test_torch_and_the_global_random_state_are_left_alone(tmp_path):
     try:
         write_beton(images(), str(tmp_path))
         list(read(tmp_path, num_workers=2).train_dataloader())
+        read(tmp_path, order="quasi_random").train_dataloader().order(0)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -211,3 +212,33 @@ def test_a_labelled_set_of_its_own_is_written_and_probed_with(msssl, tmp_path, s
     assert code == 0, err
     assert "images: 40 train, 10 probe, 10 val, 10 test" in err
     assert "top-1 on validation images" in out
+
+
+@needs_ffcv
+def test_groups_that_are_held_out_become_a_file_of_their_own(tmp_path):
+    rows = ["path,label,group"]
+    for i in range(30):
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{'sick' if i // 3 % 2 else 'well'},patient {i // 3}")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    data = ImageFolder(
+        str(tmp_path), manifest=str(tmp_path / "list.csv"), val_fraction=0.2, batch_size=2, num_workers=0
+    )
+    write_beton(data, str(tmp_path / "beton"))
+    written = read(tmp_path / "beton", batch_size=2, val_fraction=0.1)
+    for split in ("probe", "val"):
+        found, expected = (
+            torch.cat([batch["image"][:, 0, 0, 0] for batch in each.evaluation_dataloader(split)]).tolist()
+            for each in (written, data)
+        )
+        assert found == expected
+        assert len({i // 3 for i in found}) * 3 == len(found)
+
+
+@needs_ffcv
+def test_images_larger_than_ffcvs_pages_are_written(tmp_path):
+    large = TensorDataset(torch.randint(256, (2, 3, 1700, 1700), dtype=torch.uint8), torch.tensor([0, 1]))
+    data = MultiViewDataModule.from_datasets(large, batch_size=2, num_workers=0, val_fraction=0.0)
+    write_beton(data, str(tmp_path))
+    (batch,) = read(tmp_path, batch_size=2).evaluation_dataloader("probe")
+    assert torch.equal(batch["image"], large.tensors[0])

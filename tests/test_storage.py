@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -332,7 +333,7 @@ def test_auto_takes_the_first_that_fits_and_says_why(tmp_path, caplog, monkeypat
     told = chosen(tmp_path, caplog, Counted(fingerprint="x"))
     assert f"cached, 7.68 kB of 8 x 8 pixels; it does not fit into 5 kB of memory; in {tmp_path}/.msssl" in told
     told = chosen(tmp_path, caplog, Counted())
-    assert "stream, 7.68 kB of 8 x 8 pixels; it does not fit into 5 kB of memory, and a Counted without a" in told
+    assert "stream, 7.68 kB of 8 x 8 pixels; it does not fit into 5 kB of memory, and a data set without a" in told
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 8000))
     told = chosen(tmp_path, caplog, Counted(fingerprint="y"))
     assert "stream" in told
@@ -358,7 +359,7 @@ def test_arrays_are_cached_by_their_content(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_images_in_the_gpus_memory_are_read_without_waiting():
     images = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
-    decoded = Decoded(images.cuda(), torch.arange(64).cuda(), {}, mapped=False)
+    decoded = Decoded(images.cuda(), torch.arange(64).cuda(), {})
     loader = TrainLoader(Images(decoded, torch.arange(64), "train"), 8, seed=0, epoch=lambda: 0)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -370,6 +371,105 @@ def test_images_in_the_gpus_memory_are_read_without_waiting():
 
 
 def test_evaluation_of_a_decoded_set_shows_every_image_once():
-    decoded = Decoded(torch.zeros(17, 3, 4, 4, dtype=torch.uint8), torch.arange(17), {}, mapped=False)
+    decoded = Decoded(torch.zeros(17, 3, 4, 4, dtype=torch.uint8), torch.arange(17), {})
     seen = [batch["label"] for batch in EvaluationLoader(Images(decoded, torch.arange(17), "val"), 4)]
     assert sorted(torch.cat(seen).tolist()) == list(range(17))
+
+
+def test_a_cache_that_is_there_is_used_whatever_is_free(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(storage_module, "MEMORY_LIMIT", 5000)
+    assert "cached" in chosen(tmp_path, caplog, Counted(fingerprint="x"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 10))
+    assert (
+        f"cached, 7.68 kB of 8 x 8 pixels; it does not fit into 5 kB of memory; found in {tmp_path}/.msssl"
+        in chosen(tmp_path, caplog, Counted(fingerprint="x"))
+    )
+
+
+def test_auto_streams_where_it_cannot_write(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(storage_module, "MEMORY_LIMIT", 5000)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "stream" in chosen(tmp_path, caplog, Counted(fingerprint="x"))
+    assert "cannot be written (cache_dir says where else)" in caplog.text
+
+
+def test_all_sets_together_keep_to_the_limit(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(storage_module, "MEMORY_LIMIT", 10_000)
+    with caplog.at_level(logging.INFO, logger="msssl"):
+        data = MultiViewDataModule.from_datasets(
+            Counted(), Counted(), data_dir=str(tmp_path), batch_size=2, num_workers=0
+        )
+        data.setup()
+        list(data.train_dataloader()), list(data.val_dataloader())
+    assert "storage of train: memory" in caplog.text
+    assert "storage of val: stream" in caplog.text
+
+
+def test_labels_and_transforms_are_part_of_the_content():
+    class Arrays(Counted):
+        def __init__(self, targets, transform=None):
+            super().__init__(2000)
+            self.data = np.zeros((2000, 4, 4, 3), dtype=np.uint8)
+            self.targets = torch.as_tensor(targets)
+            self.transform = transform
+
+    labels = torch.zeros(2000, dtype=torch.long)
+    other = labels.clone()
+    other[1000] = 1
+    assert cache.fingerprint(Arrays(labels)) == cache.fingerprint(Arrays(labels.clone()))
+    assert cache.fingerprint(Arrays(labels)) != cache.fingerprint(Arrays(other))
+    assert cache.fingerprint(Arrays(labels, transform=len)) is None
+
+
+def test_a_cache_is_mapped_anew_in_processes_that_are_not_forked(folder):
+    data = read(folder, "cached")
+    decoded = data.images("train").dataset
+    pickled = pickle.dumps(decoded)
+    assert len(pickled) < 1000
+    assert torch.equal(pickle.loads(pickled).images, decoded.images)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "targets.npy", "unreadable.json"])
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_a_damaged_cache_is_named(folder, name, damage):
+    cached(folder)
+    (path,) = (path for path in (folder / ".msssl").iterdir() if path.name != "lock")
+    if damage == "cut":
+        (path / name).write_bytes((path / name).read_bytes()[:-1])
+    else:
+        (path / name).unlink()
+    with pytest.raises(OSError, match=rf"the cache {re.escape(str(path))} is damaged .*: delete it"):
+        cached(folder)
+
+
+class Opened(Counted):
+    """Files that are only opened, as most people's data sets do it; the third is cut short."""
+
+    def __init__(self, folder, fingerprint=None):
+        super().__init__(6, fingerprint)
+        self.folder = folder
+        for i in range(6):
+            noise = np.random.default_rng(i).integers(256, size=(8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / f"{i}.png")
+        (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:100])
+
+    def __getitem__(self, index):
+        return Image.open(self.folder / f"{index}.png"), self.targets[index]
+
+
+@pytest.mark.parametrize("storage", ["memory", "cached", "stream"])
+def test_images_that_are_only_opened_are_stopped_at_or_skipped_too(tmp_path, storage):
+    kwargs = {"data_dir": str(tmp_path), "storage": storage, "batch_size": 2, "num_workers": 0, "val_fraction": 0.0}
+    data = MultiViewDataModule.from_datasets(Opened(tmp_path, "opened"), on_error="skip", **kwargs)
+    data.setup()
+    assert torch.cat([batch["index"] for batch in data.evaluation_dataloader("probe")]).sort()[0].tolist() == [
+        0,
+        1,
+        3,
+        4,
+        5,
+    ]
+    data = MultiViewDataModule.from_datasets(Opened(tmp_path, "again"), **kwargs)
+    data.setup()
+    with pytest.raises(ValueError, match=r"image 2 of train cannot be read: .*truncated"):
+        list(data.train_dataloader())

@@ -1,4 +1,4 @@
-"""The command line: `msssl fit | validate | test | predict | probe`."""
+"""The command line: `msssl fit | validate | test | predict | inspect | probe | write-beton`."""
 
 import sys
 from pathlib import Path

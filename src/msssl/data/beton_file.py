@@ -1,6 +1,7 @@
 """A `.beton` file of FFCV (Leclerc et al. 2023), read in an order of ours."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,19 +22,28 @@ or read the images themselves, with storage: cached"""
 
 def import_ffcv() -> ModuleType:
     """FFCV, with its submodules; ImportError says how to install it."""
-    threads = torch.get_num_threads()
     try:
-        import ffcv.fields
-        import ffcv.fields.decoders
-        import ffcv.loader
-        import ffcv.reader
-        import ffcv.transforms
-        import ffcv.writer
+        with _threads_kept():
+            import ffcv.fields
+            import ffcv.fields.decoders
+            import ffcv.loader
+            import ffcv.reader
+            import ffcv.transforms
+            import ffcv.writer
     except (ImportError, OSError) as error:  # OSError: its OpenCV has gone
         raise ImportError(INSTALL.format(error)) from error
-    torch.set_num_threads(threads)  # it sets 1, for the whole process
     module: ModuleType = ffcv
     return module
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Put torch's number of threads back, which FFCV sets for the whole process."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class BetonFile(Dataset[Any]):
@@ -84,32 +94,32 @@ class BetonFile(Dataset[Any]):
         """Positions in `indices` in FFCV's quasi-random order."""
         ffcv = import_ffcv()
         order = ffcv.loader.OrderOption.QUASI_RANDOM
-        options = {"order": order, "os_cache": False, "indices": indices.numpy(), "seed": seed % 2**12}
-        loader = ffcv.loader.Loader(str(self.path), batch_size, num_workers=1, pipelines={"image": None}, **options)
+        seed %= 2**12  # FFCV multiplies it by 912300, and numba's seeds have 32 bits
+        options = {"order": order, "os_cache": False, "indices": indices.numpy(), "seed": seed}
+        with _threads_kept():
+            loader = ffcv.loader.Loader(str(self.path), batch_size, num_workers=1, pipelines={"image": None}, **options)
         position = torch.empty(len(self), dtype=torch.long)
         position[indices] = torch.arange(len(indices))
         return position[torch.from_numpy(loader.first_traversal_order)]
 
     def loader(self, batch_size: int, indices: Tensor, num_workers: int) -> Any:
-        """FFCV's own loader of the images in this order; torch's number of threads is put back."""
+        """FFCV's own loader of the images in this order."""
         ffcv = import_ffcv()
-        threads = torch.get_num_threads()
-        loader = ffcv.loader.Loader(
-            str(self.path),
-            batch_size=batch_size,
-            num_workers=max(1, num_workers),
-            os_cache=not self.quasi_random,
-            order=ffcv.loader.OrderOption.SEQUENTIAL,
-            indices=indices.numpy(),
-            seed=0,
-            drop_last=False,
-            pipelines={
-                "image": [ffcv.fields.decoders.SimpleRGBImageDecoder(), ffcv.transforms.ToTensor()],
-                "label": [ffcv.fields.decoders.IntDecoder(), ffcv.transforms.ToTensor()],
-            },
-        )
-        torch.set_num_threads(threads)  # it sets num_workers, for the whole process
-        return loader
+        with _threads_kept():
+            return ffcv.loader.Loader(
+                str(self.path),
+                batch_size=batch_size,
+                num_workers=max(1, num_workers),
+                os_cache=not self.quasi_random,
+                order=ffcv.loader.OrderOption.SEQUENTIAL,
+                indices=indices.numpy(),
+                seed=0,
+                drop_last=False,
+                pipelines={
+                    "image": [ffcv.fields.decoders.SimpleRGBImageDecoder(), ffcv.transforms.ToTensor()],
+                    "label": [ffcv.fields.decoders.IntDecoder(), ffcv.transforms.ToTensor()],
+                },
+            )
 
 
 class BetonBatches:
@@ -143,15 +153,16 @@ class BetonBatches:
             self._loader = self.file.loader(size, order, self.num_workers)
         self._loader.traversal_order = _Given(order.numpy())
         self._loader.first_traversal_order = order.numpy()  # what its length is taken from
-        threads = torch.get_num_threads()
-        batches = iter(self._loader)
-        torch.set_num_threads(threads)
+        with _threads_kept():
+            batches = iter(self._loader)
+        pinned = torch.cuda.is_available()
         try:
             for (image, label), batch in zip(batches, self.batches, strict=True):
                 n = len(batch)
                 # Both copy: FFCV writes the next batches into the same memory.
                 image, label = image[:n].permute(0, 3, 1, 2).contiguous(), label[:n, 0].long().clone()
-                yield {"image": image, "label": label, "index": self.indices[batch]}
+                found = {"image": image, "label": label, "index": self.indices[batch]}
+                yield {name: value.pin_memory() for name, value in found.items()} if pinned else found
         finally:
             batches.close()
 

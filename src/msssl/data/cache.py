@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from msssl.data.decode import Chunk
-from msssl.data.images import Decoded
+from msssl.data.images import Decoded, labels_or_minus_one
 
 VERSION = 1  # of the files below and of how images are decoded
 log = logging.getLogger(__name__)
@@ -26,18 +26,17 @@ log = logging.getLogger(__name__)
 def fingerprint(dataset: Dataset[Any]) -> str | None:
     """A name for the content of a data set, found without decoding it; None where there is no way to tell.
 
-    It is the data set's own `fingerprint`, or a hash of its arrays (those of torchvision's CIFAR and STL-10, and of a
-    `TensorDataset`).
+    It is the data set's own `fingerprint`, or a hash of its labels and arrays (those of torchvision's CIFAR and STL-10,
+    and of a `TensorDataset`), unless it transforms them.
     """
     own = getattr(dataset, "fingerprint", None)
     if isinstance(own, str):
         return own
     arrays: Sequence[Any] = dataset.tensors if isinstance(dataset, TensorDataset) else [getattr(dataset, "data", None)]
-    if not all(isinstance(array, np.ndarray | Tensor) for array in arrays):
+    transformed = any(getattr(dataset, name, None) for name in ("transform", "target_transform", "transforms"))
+    if transformed or not all(isinstance(array, np.ndarray | Tensor) for array in arrays):
         return None
-    content = hashlib.sha256()
-    for name in ("targets", "labels"):
-        content.update(repr(getattr(dataset, name, None)).encode())
+    content = hashlib.sha256(labels_or_minus_one(dataset).numpy().data)
     for array in arrays:
         content.update(f"{array.dtype} {tuple(array.shape)}".encode())
         content.update(np.ascontiguousarray(array).view(np.uint8).data)
@@ -48,6 +47,21 @@ def path_in(cache_dir: Path, content: str, size: tuple[int, int]) -> Path:
     """Folder of the cache of a data set with this fingerprint, decoded at a size (H, W)."""
     key = hashlib.sha256(f"{VERSION} {content} {size}".encode()).hexdigest()[:16]
     return cache_dir / key
+
+
+class Mapped(Decoded):
+    """A data set in a file that is mapped into memory; processes that are not forked map it anew."""
+
+    mapped = True
+
+    def __init__(self, folder: Path) -> None:
+        images = np.load(folder / "images.npy", mmap_mode="c")  # read only; "r" makes torch warn
+        targets = torch.from_numpy(np.load(folder / "targets.npy"))
+        super().__init__(torch.from_numpy(images), targets, _unreadable(folder))
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[type["Mapped"], tuple[Path]]:
+        return Mapped, (self.folder,)
 
 
 def load_or_build(
@@ -73,25 +87,36 @@ def load_or_build(
         OSError: the folder cannot be written, or the disk is full (nothing is left behind), or what is there is
             damaged.
     """
+    if _is_current(folder, still_unreadable):
+        return _load(folder)
     try:
-        if not _is_current(folder, still_unreadable):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.parent / "lock", folder):
-                if not _is_current(folder, still_unreadable):
-                    _build(folder, n_images, size, chunks)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.parent / "lock", folder):
+            if not _is_current(folder, still_unreadable):
+                _build(folder, n_images, size, chunks)
+    except DamagedCacheError:
+        raise
     except OSError as error:
         raise OSError(
             f"the cache {folder} cannot be written: {error.strerror or error}; "
             "say where with cache_dir, or read without one: storage: stream"
         ) from error
-    try:
-        return _load(folder)
-    except (OSError, ValueError) as error:
-        raise OSError(f"the cache {folder} is damaged ({error}): delete it") from error
+    return _load(folder)
+
+
+class DamagedCacheError(OSError):
+    """A cache that is not what was written."""
 
 
 def _is_current(folder: Path, still_unreadable: Callable[[int], bool]) -> bool:
-    return folder.is_dir() and all(map(still_unreadable, _unreadable(folder)))
+    return folder.is_dir() and all(map(still_unreadable, _load(folder).unreadable))
+
+
+def _load(folder: Path) -> Mapped:
+    try:
+        return Mapped(folder)
+    except (OSError, ValueError) as error:
+        raise DamagedCacheError(f"the cache {folder} is damaged ({error}): delete it") from error
 
 
 def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[Chunk]) -> None:
@@ -101,16 +126,19 @@ def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[
     try:
         targets = np.empty(n_images, dtype="<i8")
         unreadable: dict[int, str] = {}
-        with _durably(growing / "images.npy", "|u1", (n_images, 3, *size)) as file:
+        with _durably(growing / "images.npy") as file:
+            _write_header(file, "|u1", (n_images, 3, *size))
             start = 0
             for chunk in chunks:
                 file.write(chunk.images.numpy().data)
                 targets[start : start + len(chunk.targets)] = chunk.targets
                 start += len(chunk.targets)
                 unreadable.update(chunk.unreadable)
-        with _durably(growing / "targets.npy", "<i8", targets.shape) as file:
+        with _durably(growing / "targets.npy") as file:
+            _write_header(file, "<i8", targets.shape)
             file.write(targets.data)
-        (growing / "unreadable.json").write_text(json.dumps(unreadable))
+        with _durably(growing / "unreadable.json") as file:
+            file.write(json.dumps(unreadable).encode())
         shutil.rmtree(folder, ignore_errors=True)  # one that had images that can be read now
         growing.rename(folder)
     except BaseException:
@@ -118,25 +146,21 @@ def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[
         raise
 
 
-def _load(folder: Path) -> Decoded:
-    images = np.load(folder / "images.npy", mmap_mode="c")  # read only; "r" makes torch warn
-    targets = torch.from_numpy(np.load(folder / "targets.npy"))
-    return Decoded(torch.from_numpy(images), targets, _unreadable(folder), mapped=True)
-
-
 def _unreadable(folder: Path) -> dict[int, str]:
     return {int(index): reason for index, reason in json.loads((folder / "unreadable.json").read_text()).items()}
 
 
 @contextmanager
-def _durably(path: Path, kind: str, shape: tuple[int, ...]) -> Iterator[IO[bytes]]:
-    """An array's file, to append its bytes to. It is not mapped: a full disk must raise, not kill."""
+def _durably(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to. It is not mapped: a full disk must raise, not kill."""
     with path.open("wb") as file:
-        header = {"descr": kind, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
         yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_header(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     Args:
         data_dir: folder of the images.
         batch_size: N, images per device.
-        num_workers: processes per device that read images, at most the cores; 0 for none.
+        num_workers: processes per device and loader that read images, at most the cores; 0 for none.
         views: how training images become views.
         fraction: share of the pretraining images to use, per class, in (0, 1]; nested: 0.25 is inside 0.5.
         val_fraction: share of the training images held out for validation where the set has no such split.
@@ -82,7 +82,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         """Data set of (PIL image or uint8 tensor (C, H, W), integer label) pairs, or None if there is no such split.
 
         All images have one size. Label -1 means none. Classes are counted and balanced by the data set's `targets` or
-        `labels`, one integer an image, as torchvision has them; without these it counts as unlabelled.
+        `labels`, one integer an image, as torchvision has them; without these it counts as unlabelled. It may have
+        `groups` and `paths`, one string an image, and a `fingerprint` that names its content.
         """
 
     def probe_dataset(self) -> Dataset[Any] | None:
@@ -133,6 +134,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
 
     def images(self, split: str) -> Images:
         """The images of `train`, `val`, `test` or `probe`, in their storage."""
+        if not self.splits:
+            raise RuntimeError(f"{type(self).__name__} is not set up: call setup() first")
         if split not in self.splits:
             raise ValueError(f"{type(self).__name__} in {self.data_dir} has no {split} images")
         part = self.splits[split]
@@ -140,9 +143,10 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
 
     @override
     def train_dataloader(self) -> TrainLoader:
+        images = self.images("train")
         labelled_apart = self.splits["probe"].dataset is not self.splits["train"].dataset
         return TrainLoader(
-            self.images("train"),
+            images,
             self.batch_size,
             seed=self.seed,
             epoch=lambda: self.trainer.current_epoch if self.trainer else 0,

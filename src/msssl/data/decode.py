@@ -56,12 +56,13 @@ def image_size(dataset: Dataset[Any], name: str, skip: bool) -> tuple[int, int]:
     for index in range(_length(dataset)):
         try:
             image, _ = read(dataset, index, name)
-        except UnreadableImageError:
+        except UnreadableImageError as error:
             if not skip:
                 raise
+            reason = str(error)
             continue
         return image.shape[1], image.shape[2]
-    raise ValueError(f"none of the {_length(dataset)} images of {name} can be read")
+    raise ValueError(f"none of the {_length(dataset)} images of {name} can be read, such as: {reason}")
 
 
 def is_readable(dataset: Dataset[Any], index: int, name: str) -> bool:

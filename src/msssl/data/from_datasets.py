@@ -6,6 +6,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from typing_extensions import override
 
+from msssl.data.cache import fingerprint
 from msssl.data.datamodule import MultiViewDataModule, Split
 from msssl.data.files import square, to_rgb
 from msssl.data.images import labels_of
@@ -38,6 +39,9 @@ class _Squares(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], size: int) -> None:
         self.dataset, self.size = dataset, size
         self.targets = labels_of(dataset)
+        self.groups, self.paths = getattr(dataset, "groups", None), getattr(dataset, "paths", None)
+        content = fingerprint(dataset)
+        self.fingerprint = content and f"{content} {size}"
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # a map-style data set has one

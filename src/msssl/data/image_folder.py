@@ -52,20 +52,15 @@ class ImageFolder(MultiViewDataModule):
         self._listed: dict[str, list[Row]] = {}
         self._class_names: list[str] = []
 
-    @property
-    @override
-    def num_classes(self) -> int | None:
-        return len(self._class_names) or None
-
     @override
     def dataset(self, split: Split) -> Dataset[Any] | None:
-        if split == "train":
+        if not self._listed:
             self._listed = self._list()
             self._class_names = class_names(self._listed, self.classes, self.manifest or str(self.data_dir))
         if split not in self._listed:
             return None
         files = ImageFiles(self._listed[split], self._class_names, self.image_size, self.window)
-        self.image_size = files.image_size  # the same for all splits
+        self.image_size = self.hparams["image_size"] = files.image_size  # of all splits, and of a later probe
         return files
 
     def _list(self) -> dict[str, list[Row]]:

@@ -25,14 +25,17 @@ class Decoded(Dataset[tuple[Tensor, Tensor]]):
         images: uint8, shape (n, 3, H, W).
         targets: labels, int64, shape (n,), on the same device.
         unreadable: why an image could not be read, by its position; it is black.
+
+    Attributes:
         mapped: whether the images are in a file, and reading them may wait for the disk.
     """
 
-    def __init__(self, images: Tensor, targets: Tensor, unreadable: dict[int, str], mapped: bool) -> None:
+    mapped = False
+
+    def __init__(self, images: Tensor, targets: Tensor, unreadable: dict[int, str]) -> None:
         self.images = images
         self.targets = targets
         self.unreadable = unreadable
-        self.mapped = mapped
 
     def __len__(self) -> int:
         return len(self.images)
@@ -107,13 +110,14 @@ def read(dataset: Dataset[Any], index: int, name: str) -> tuple[Tensor, int]:
     """
     try:
         item = dataset[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise ValueError(f"item {index} of {name} is a {type(item).__name__}: expected (image, label)")
+        image = _to_tensor(item[0], index, name)  # which reads the file of one that was only opened
     except UnreadableImageError:
         raise
     except _UNREADABLE as error:
         raise UnreadableImageError(f"image {index} of {name} cannot be read: {error}") from error
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        raise ValueError(f"item {index} of {name} is a {type(item).__name__}: expected (image, label)")
-    return _to_tensor(item[0], index, name), _integer(item[1], f"label of image {index} of {name}")
+    return image, _integer(item[1], f"label of image {index} of {name}")
 
 
 def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> None:

@@ -1,5 +1,6 @@
 """A user's image files: which there are, in folders or by a list, and their labels."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -15,6 +16,7 @@ from msssl.data.manifest import Row
 
 MAX_DEFAULT_SIZE = 64
 N_MEASURED = 100  # images that the default size is taken from
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)  # errors that say nothing about a file
 LAYOUT = "ImageFolder reads DATA_DIR/train/<class>/* or DATA_DIR/train/*"
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         try:
             return open_square(path, self.image_size, self.window), self.targets[index]
         except Exception as error:  # Pillow's formats raise many kinds
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+                raise
             raise UnreadableImageError(f"{shown(path)} cannot be read as an image: {shown(str(error))}") from error
 
     @property
@@ -107,6 +111,10 @@ def _list(folder: Path, classes: list[str] | None) -> list[Row]:
             f"{folder} holds one class folder, {names[0]!r}: labels need two; "
             f"to pretrain without labels put the images into {folder} itself"
         )
+    if names and (loose := [entry for entry in folder.iterdir() if entry.suffix.lower() in EXTENSIONS]):
+        log.warning(
+            "%s: %d images beside the class folders are not read, such as %s", folder, len(loose), loose[0].name
+        )
     rows = []
     for name in names or [""]:
         found = list_images(folder / name)
@@ -140,7 +148,8 @@ def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: 
         lacking = sorted(names - found)
         if lacking and of_split["train"]:
             raise ValueError(f"{source}: {split} has no images of the class {lacking[0]!r}, which other splits have")
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    numbers = all(name.isdecimal() for name in names)
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 
 
 def _is_class(entry: Path) -> bool:

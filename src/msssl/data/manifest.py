@@ -23,7 +23,7 @@ def read_manifest(manifest: str, data_dir: str, classes: list[str] | None) -> di
     """The images of each split, in the order of the file.
 
     Args:
-        manifest: the file; without a column `split`, or where it is empty, an image is for training.
+        manifest: the file; label -1 is none; without a column `split`, or where it is empty, an image is for training.
         data_dir: folder of the paths.
         classes: labels of the images to read; None for all.
 
@@ -39,6 +39,7 @@ def read_manifest(manifest: str, data_dir: str, classes: list[str] | None) -> di
     for line, record in _records(manifest):
         where = f"{manifest}, row {line}"
         values = {name: (record.get(name) or "").strip() for name in COLUMNS}
+        values["label"] = "" if values["label"] == "-1" else values["label"]
         path = _path(values["path"], data_dir, where)
         if path in row_of_path:
             raise ValueError(f"{where}: {values['path']} is also in row {row_of_path[path]}")

@@ -28,10 +28,10 @@ def find_skipped(
     for name, dataset in datasets.items():
         opened = storage.open(dataset, name)
         if isinstance(opened, Decoded | BetonFile):
-            skipped[name] = opened.unreadable
-            continue
-        rows = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
-        shares = gather_objects(check(dataset, name, rows, num_workers))
+            found = opened.unreadable
+        else:
+            found = check(dataset, name, range(rank, len(dataset), world_size), num_workers)  # type: ignore[arg-type]
+        shares = gather_objects(found)  # of all ranks: what one cannot read, none shows
         skipped[name] = dict(sorted((index, reason) for share in shares for index, reason in share.items()))
     for name, found in skipped.items():
         if found and rank == 0:

@@ -70,7 +70,7 @@ def make_splits(
     told = {name: part for name, part in images.items() if name != "probe" or source == "probe"}
     log.info("images: %s", ", ".join(f"{len(part)} {name}" for name, part in told.items()))
     if fraction < 1:
-        log.info("fraction %g: %d of %d images; %s", fraction, len(chosen), len(available), counts(images["train"]))
+        log.info("fraction %g: %d of %d images; %s", fraction, len(chosen), len(available), _told(images["train"]))
     return images
 
 
@@ -120,10 +120,15 @@ def _choose_groups(labels: Tensor, fraction: float, seed: int, groups: Sequence[
     return torch.isin(group, torch.cat(chosen)).nonzero().flatten()
 
 
-def counts(images: Images) -> str:
-    """How many images there are of each class, in words."""
+def class_counts(images: Images) -> Tensor:
+    """How many images there are of each class that there is."""
     labels = labels_or_minus_one(images.dataset)[images.indices]
-    of_class = labels[labels >= 0].bincount()
+    counts = labels[labels >= 0].bincount()
+    return counts[counts > 0]
+
+
+def _told(images: Images) -> str:
+    of_class = class_counts(images)
     if not len(of_class):
         return "without labels"
     if len(of_class) > N_LISTED:

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from torch.utils.data import Dataset
 
 from msssl.data import cache
 from msssl.data.beton_file import BetonFile
-from msssl.data.decode import Chunk, decode, image_size, is_readable, usable_cores
+from msssl.data.decode import decode, image_size, is_readable, usable_cores
 from msssl.data.images import Decoded, UnreadableImageError
 
 StorageKind = Literal["auto", "memory", "cached", "stream"]
@@ -50,6 +49,8 @@ class Storage:
         self.n_devices = trainer.num_devices if trainer else 1
         self.folder = Path(trainer.default_root_dir) if trainer and trainer.is_global_zero else None
         self.told: dict[str, str] = {}
+        self._trainer = trainer
+        self._taken = 0
         self._opened: dict[int, tuple[Dataset[Any], Dataset[Any]]] = {}
 
     def open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
@@ -65,40 +66,56 @@ class Storage:
             return dataset
         size = image_size(dataset, name, self.skip)
         n_bytes = len(dataset) * 3 * size[0] * size[1]  # type: ignore[arg-type]
-        kind, reason = self.choose(n_bytes, dataset)
+        content = cache.fingerprint(dataset) if self.kind in ("auto", "cached") else None
+        folder = cache.path_in(self.cache_dir, content, size) if content else None
+        kind, reason = self.choose(n_bytes, folder)
+        if self._trainer is not None:  # memory and disks may differ between ranks
+            kind, reason = self._trainer.strategy.broadcast((kind, reason))
         self.told[name] = f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}"
         log.info("storage of %s: %s", name, self.told[name])
         if kind == "stream":
             return dataset
-        opened = self._cached(dataset, name, size) if kind == "cached" else self._in_memory(dataset, name, size)
+        if kind == "cached":
+            opened: Decoded = self._cached(dataset, name, size, folder)
+        else:
+            opened = self._in_memory(dataset, name, size)
+            self._taken += n_bytes
         if opened.unreadable and not self.skip:
             raise UnreadableImageError(next(iter(opened.unreadable.values())))
         return opened
 
-    def choose(self, n_bytes: int, dataset: Dataset[Any]) -> tuple[StorageKind, str]:
-        """The kind, and why."""
+    def choose(self, n_bytes: int, folder: Path | None) -> tuple[StorageKind, str]:
+        """The kind, and why.
+
+        Args:
+            n_bytes: of the decoded images.
+            folder: of their cache; None where they cannot be cached.
+        """
         if self.kind != "auto":
             return self.kind, "as asked for"
-        limit = min(MEMORY_LIMIT, int(SHARE * _physical_memory())) // self.n_devices
+        limit = (min(MEMORY_LIMIT, int(SHARE * _memory())) - self._taken) // self.n_devices
         if n_bytes <= limit:
             return "memory", f"it fits into {readable(limit)}"
-        too_large = f"it does not fit into {readable(limit)} of memory"
-        if cache.fingerprint(dataset) is None:
-            return "stream", f"{too_large}, and a {type(dataset).__name__} without a fingerprint cannot be cached"
-        free = shutil.disk_usage(_existing(self.cache_dir)).free
+        too_large = f"it does not fit into {readable(max(0, limit))} of memory"
+        if folder is None:
+            return "stream", f"{too_large}, and a data set without a fingerprint cannot be cached"
+        if folder.is_dir():
+            return "cached", f"{too_large}; found in {self.cache_dir}"
+        place = _existing(self.cache_dir)
+        if not os.access(place, os.W_OK):
+            return "stream", f"{too_large}, and {self.cache_dir} cannot be written (cache_dir says where else)"
+        free = shutil.disk_usage(place).free
         if n_bytes > 0.9 * free:
             return "stream", f"{too_large} nor on the disk of {self.cache_dir} ({readable(free)} free)"
         return "cached", f"{too_large}; in {self.cache_dir}"
 
-    def _cached(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Decoded:
-        content = cache.fingerprint(dataset)
-        if content is None:
+    def _cached(self, dataset: Dataset[Any], name: str, size: tuple[int, int], folder: Path | None) -> Decoded:
+        if folder is None:
             raise ValueError(
                 f"storage: cached needs to tell whether {name} is what was cached: give {type(dataset).__name__} an "
                 "attribute `fingerprint`, a string that names its content, or take storage: memory or stream"
             )
-        folder = cache.path_in(self.cache_dir, content, size)
-        chunks = self._decode(dataset, name, size)
+        chunks = decode(dataset, name, size, usable_cores() if self.parallel else 0, self.skip)
         n_images = len(dataset)  # type: ignore[arg-type]
         return cache.load_or_build(folder, n_images, size, chunks, lambda index: not is_readable(dataset, index, name))
 
@@ -107,7 +124,8 @@ class Storage:
         targets = torch.empty(len(images), dtype=torch.long)
         unreadable: dict[int, str] = {}
         start = 0
-        for chunk in self._decode(dataset, name, size):
+        num_workers = max(1, usable_cores() // self.n_devices) if self.parallel else 0  # every rank decodes
+        for chunk in decode(dataset, name, size, num_workers, self.skip):
             end = start + len(chunk.images)
             images[start:end], targets[start:end] = chunk.images, chunk.targets
             unreadable.update(chunk.unreadable)
@@ -115,15 +133,15 @@ class Storage:
         if self.device.type == "cuda" and images.nbytes <= SHARE * torch.cuda.mem_get_info(self.device)[0]:
             log.info("storage of %s: on %s", name, self.device)
             images, targets = images.to(self.device), targets.to(self.device)
-        return Decoded(images, targets, unreadable, mapped=False)
-
-    def _decode(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Iterator[Chunk]:
-        num_workers = max(1, usable_cores() // self.n_devices) if self.parallel else 0
-        return decode(dataset, name, size, num_workers, self.skip)
+        return Decoded(images, targets, unreadable)
 
 
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _memory() -> int:
+    """Bytes that the machine has, or that this job may use."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.is_file() else "max"
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(physical, int(allowed)) if allowed.isdecimal() else physical
 
 
 def _existing(folder: Path) -> Path:

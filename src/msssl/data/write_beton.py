@@ -14,6 +14,7 @@ from msssl.data.datamodule import MultiViewDataModule
 from msssl.data.decode import image_size, usable_cores
 from msssl.data.images import UnreadableImageError, read
 
+PAGE = 1 << 23  # bytes, FFCV's own default
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +28,8 @@ def write_beton(
 ) -> None:
     """Write the images of every split as `.beton` files for FFCV, decoded and resized as the data module has them.
 
-    Images that the data module skips are left out. A file gets its name when it is whole.
+    Images that the data module skips are left out. Where images have groups, those that the data module holds out for
+    validation become a file of their own, as groups are not written. A file gets its name when it is whole.
 
     Args:
         data: the images to write.
@@ -41,22 +43,37 @@ def write_beton(
     data.prepare_data()
     data.setup()
     Path(out).mkdir(parents=True, exist_ok=True)
-    for name, dataset in data.datasets.items():
+    for name, (dataset, rows) in _files(data).items():
         path = Path(out, f"{name}.beton")
         unfinished = path.with_suffix(".tmp")
         image = ffcv.fields.RGBImageField(
             write_mode=write_mode, max_resolution=max_side, jpeg_quality=quality, compress_probability=jpg_share
         )
         fields = dict(zip(FIELDS, (image, ffcv.fields.IntField()), strict=True))
-        skipped = data.skipped.get(name, {})
-        rows = _Rows(dataset, name, [row for row in range(len(dataset)) if row not in skipped])  # type: ignore[arg-type]
+        images = _Rows(dataset, name, rows)
+        # A page holds the largest image at least: FFCV's writer would hang.
+        page = max(PAGE, 1 << (3 * images.size[0] * images.size[1]).bit_length())
         try:
-            ffcv.writer.DatasetWriter(str(unfinished), fields, num_workers=usable_cores()).from_indexed_dataset(rows)
-            rows.check()
+            writer = ffcv.writer.DatasetWriter(str(unfinished), fields, page_size=page, num_workers=usable_cores())
+            writer.from_indexed_dataset(images)
+            images.check()
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-        log.info("%s: %d images, %.3g MB", path, len(rows), path.stat().st_size / 1e6)
+        log.info("%s: %d images, %.3g MB", path, len(images), path.stat().st_size / 1e6)
+
+
+def _files(data: MultiViewDataModule) -> dict[str, tuple[Dataset[Any], list[int]]]:
+    """Data set and rows of each file."""
+    files = {}
+    for name, dataset in data.datasets.items():
+        skipped = data.skipped.get(name, {})
+        files[name] = dataset, [row for row in range(len(dataset)) if row not in skipped]  # type: ignore[arg-type]
+    source = "probe" if "probe" in files else "train"
+    if getattr(files[source][0], "groups", None) and "val" not in files and "val" in data.splits:
+        for name, split in ((source, "probe"), ("val", "val")):
+            files[name] = files[source][0], data.splits[split].indices.tolist()
+    return files
 
 
 class _Rows(Dataset[Any]):

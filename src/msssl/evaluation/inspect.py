@@ -9,7 +9,8 @@ from torchvision.utils import save_image
 
 from msssl.callbacks.view_grid import contact_sheet
 from msssl.data import MultiViewDataModule
-from msssl.data.images import Images, labels_or_minus_one
+from msssl.data.images import Images
+from msssl.data.splits import class_counts
 from msssl.data.statistics import N_IMAGES, mean_and_std
 from msssl.progress import with_bar
 
@@ -32,17 +33,20 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     Returns:
         What is wrong: images that cannot be read, unless `on_error` is `skip`, and images that are in two splits.
     """
-    stops, data.on_error = data.on_error == "stop", "skip"
+    given, data.on_error = data.on_error, "skip"
     data.prepare_data()
     data.setup()
+    data.on_error = given
     table = Table("split", "images", "labelled", "classes", "images per class", caption="images that the run reads")
     for name, images in data.splits.items():
         if name == "probe" and data.num_classes is None:
             continue
         table.add_row("train, for the probe" if name == "probe" else name, *_counts(images))
     Console(markup=False).print(table)
-    problems = _unreadable(data) if stops else []
+    problems = _unreadable(data) if given == "stop" else []
     problems += _leaks(data)
+    for problem in problems:
+        _print(f"problem: {problem}")
     batch = next(iter(data.train_dataloader()))
     views = data.on_after_batch_transfer(batch)["views"]
     save_image(contact_sheet(data.views, views, N_ROWS), out)
@@ -57,15 +61,11 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     }
     for name, text in lines.items():
         _print(f"{name:<18}{text}")
-    for problem in problems:
-        _print(f"problem: {problem}")
     return problems
 
 
 def _counts(images: Images) -> tuple[str, str, str, str]:
-    labels = labels_or_minus_one(images.dataset)[images.indices]
-    counts = labels[labels >= 0].bincount()
-    counts = counts[counts > 0]
+    counts = class_counts(images)
     if not len(counts):
         return f"{len(images):,}", "0", "-", "-"
     least, most = int(counts.min()), int(counts.max())
@@ -84,6 +84,8 @@ def _leaks(data: MultiViewDataModule) -> list[str]:
     """Images whose pixels are also those of an image of another split."""
     seen: dict[str, dict[bytes, str]] = {}
     for split, part in data.splits.items():
+        if split == "train" and part.dataset is data.splits["probe"].dataset:
+            continue  # all of it is there
         found = seen.setdefault("train" if split == "probe" else split, {})
         for batch in with_bar(data.evaluation_dataloader(split), f"Comparing {split}"):
             for image, index in zip(batch["image"].numpy(), batch["index"].tolist(), strict=True):
