@@ -1,3 +1,4 @@
+import csv
 import re
 import subprocess
 import sys
@@ -257,6 +258,16 @@ class Tint(nn.Module):  # views that depend on the image and the view's number a
 """
 
 
+def validation(metrics):
+    with metrics.open() as file:
+        return {
+            name: float(value)
+            for row in csv.DictReader(file)
+            for name, value in row.items()
+            if name[:4] == "val/" and value
+        }
+
+
 def test_two_ranks_train_as_one_with_their_batches_together(msssl, tmp_path):
     write(tmp_path / "two_ranks.py", TWO_RANKS_MODULE)
     config = {
@@ -279,6 +290,7 @@ def test_two_ranks_train_as_one_with_their_batches_together(msssl, tmp_path):
             },
         },
         "online_probe": None,
+        "online_knn": {"class_path": "msssl.callbacks.OnlineKNN"},
     }
     write(tmp_path / "run.yaml", yaml.safe_dump(config))
     fit = ["fit", "--config", "run.yaml", "--trainer.default_root_dir"]
@@ -291,6 +303,9 @@ def test_two_ranks_train_as_one_with_their_batches_together(msssl, tmp_path):
         torch.load(next(tmp_path.glob(f"{name}/*/last.ckpt")), weights_only=True)["state_dict"]
         for name in ("one", "two")
     )
+    measured = [validation(next(tmp_path.glob(f"{name}/*/metrics.csv"))) for name in ("one", "two")]
+    assert set(measured[0]) == {"val/rankme", "val/alpha", "val/spread", "val/knn_top1"}
+    assert measured[1] == pytest.approx(measured[0], rel=1e-6)
     assert one.keys() == two.keys()
     for name, weights in one.items():
         assert (two[name] - weights).norm() <= 1e-9 * weights.norm(), name

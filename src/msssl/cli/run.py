@@ -13,7 +13,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
 
-from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineProbe, ViewGrid
+from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineKNN, OnlineProbe, RankMonitor, ViewGrid
 from msssl.cli.arguments import expand
 from msssl.cli.bar import Bar
 from msssl.cli.log import set_up_logging
@@ -74,8 +74,10 @@ class MultiViewCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Keys of their own, and not `trainer.callbacks`, a list that an overlay would replace as a whole.
-        for key, kind in (("online_probe", OnlineProbe), ("best_checkpoint", BestCheckpoint)):
-            default = {"class_path": f"msssl.callbacks.{kind.__name__}"}
+        kinds = {"online_probe": OnlineProbe, "best_checkpoint": BestCheckpoint, "rank_monitor": RankMonitor}
+        for key, kind in {**kinds, "online_knn": OnlineKNN}.items():
+            # Neighbours need another pass over the training images: not unless asked for.
+            default = {"class_path": f"msssl.callbacks.{kind.__name__}"} if key in kinds else None
             parser.add_argument(f"--{key}", type=kind | None, default=default)
             parser.callback_keys.append(key)
         parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")

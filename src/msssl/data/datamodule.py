@@ -166,9 +166,9 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def predict_dataloader(self) -> EvaluationLoader:
         return self.evaluation_dataloader("test" if "test" in self.splits else "probe")
 
-    def evaluation_dataloader(self, split: str) -> EvaluationLoader:
-        """Clean images of `val`, `test` or `probe` (the labelled training images, whatever `fraction` is)."""
-        return EvaluationLoader(self.images(split), self.batch_size, **self._shard())
+    def evaluation_dataloader(self, split: str, at_most: int | None = None) -> EvaluationLoader:
+        """Clean images of `val`, `test` or `probe` (labelled ones to train on, whatever `fraction` is), all or some."""
+        return EvaluationLoader(self.images(split).spread(at_most), self.batch_size, **self._shard())
 
     def _shard(self) -> dict[str, Any]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -63,6 +63,13 @@ class Images(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def spread(self, at_most: int | None) -> "Images":
+        """So many of the images, evenly spread over them; all for None."""
+        if at_most is None or at_most >= len(self):
+            return self
+        rows = torch.linspace(0, len(self) - 1, at_most).long()
+        return Images(self.dataset, self.indices[rows], self.name)
+
     def describe(self, index: int) -> str:
         """The path of an image, or its position where there is none."""
         paths = getattr(self.dataset, "paths", None)

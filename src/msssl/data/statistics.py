@@ -11,8 +11,8 @@ N_IMAGES = 5000  # that they are computed from, spread evenly over the set
 
 def mean_and_std(images: Images, num_workers: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in [0, 1], pooled over the pixels of at most `N_IMAGES` images."""
-    rows = torch.linspace(0, len(images) - 1, min(N_IMAGES, len(images))).long()
-    batches = batches_of(images, Rows(rows.split(64)), num_workers)
+    some = images.spread(N_IMAGES)
+    batches = batches_of(some, Rows(torch.arange(len(some)).split(64)), num_workers)
     total, total_of_squares, n_pixels = torch.zeros(3).double(), torch.zeros(3).double(), 0
     for batch in with_bar(batches, "Mean and std", len(batches)):
         pixels = batch["image"].double() / 255

@@ -1,0 +1,150 @@
+"""`RankMonitor` and `OnlineKNN` report what brute force finds, and leave no trace in the run."""
+
+import logging
+import math
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from msssl import BarlowTwins, MultiView, MultiViewDataModule
+from msssl.callbacks import OnlineKNN, RankMonitor
+from msssl.metrics import alpha_req, knn, rankme
+
+
+class Encoder(nn.Module):
+    num_features = 12
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.3))
+
+    def forward(self, images):
+        return self.layers(images).mean(dim=(2, 3))
+
+
+def images(n, labelled=True):
+    generator = torch.Generator().manual_seed(n)
+    labels = torch.arange(n) % 3
+    pixels = torch.randint(120, (n, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    pixels[torch.arange(n), labels] += 100
+    return TensorDataset(pixels, labels if labelled else torch.full((n,), -1))
+
+
+def fit(callbacks, tmp_path, *, train=None, val=None, epochs=1, **kwargs):
+    torch.manual_seed(0)
+    module = BarlowTwins(backbone=Encoder(), proj_dim=8)
+    data = MultiViewDataModule.from_datasets(
+        train or images(60), val or images(31), batch_size=10, num_workers=0, views=MultiView(2)
+    )
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=callbacks,
+        num_sanity_val_steps=0,
+        **{**options, **kwargs},
+    )
+    trainer.fit(module, data)
+    return module.eval(), data, trainer.callback_metrics
+
+
+@torch.no_grad()
+def clean(module, data, split):
+    rows = data.images(split)[range(len(data.splits[split]))]
+    return module(data.views.evaluate(rows["image"])), rows["label"]
+
+
+def test_ranks_are_those_of_all_validation_images(tmp_path):
+    module, data, metrics = fit([RankMonitor()], tmp_path)
+    features, _ = clean(module, data, "val")
+    with torch.no_grad():
+        z = module.projector(features)
+    assert float(metrics["val/rankme"]) == pytest.approx(float(rankme(z)), rel=1e-5)
+    assert float(metrics["val/alpha"]) == pytest.approx(float(alpha_req(features)), rel=1e-4)
+    unit = z / z.norm(dim=1, keepdim=True)
+    assert float(metrics["val/spread"]) == pytest.approx(float(unit.std(dim=0).mean()) * math.sqrt(8), rel=1e-5)
+
+
+def test_neighbours_are_those_of_all_training_images(tmp_path):
+    module, data, metrics = fit([OnlineKNN(k=7)], tmp_path)
+    features, labels = clean(module, data, "val")
+    scores = knn(features, *clean(module, data, "probe"), num_classes=3, k=7)
+    assert float(metrics["val/knn_top1"]) == pytest.approx(float((scores.argmax(dim=1) == labels).float().mean()))
+    assert metrics["val/knn_top1"] > 0.5
+
+
+def test_a_bank_of_some_images_is_spread_over_all(tmp_path):
+    module, data, metrics = fit([OnlineKNN(k=3, bank_size=9)], tmp_path)
+    bank, bank_labels = clean(module, data, "probe")
+    rows = torch.linspace(0, 59, 9).long()
+    features, labels = clean(module, data, "val")
+    scores = knn(features, bank[rows], bank_labels[rows], num_classes=3, k=3)
+    assert float(metrics["val/knn_top1"]) == pytest.approx(float((scores.argmax(dim=1) == labels).float().mean()))
+
+
+def test_the_run_is_the_same_with_and_without(tmp_path):
+    """Three epochs with dropout, and BatchNorm's statistics: bit for bit."""
+    states = [fit(callbacks, tmp_path, epochs=3)[0].state_dict() for callbacks in ([], [RankMonitor(), OnlineKNN()])]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_a_collapse_is_said_with_its_step(tmp_path, caplog):
+    constant = TensorDataset(torch.full((60, 3, 8, 8), 7, dtype=torch.uint8), torch.arange(60) % 3)
+    with caplog.at_level(logging.WARNING, logger="msssl"):
+        fit([RankMonitor()], tmp_path, val=constant)
+    assert "collapse at step 6: RankMe of z is 1.00 of 8" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="msssl"):
+        fit([RankMonitor()], tmp_path)
+    assert "collapse" not in caplog.text
+
+
+def test_without_labels_neighbours_are_off_with_one_line(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="msssl"):
+        _, _, metrics = fit([OnlineKNN(), RankMonitor()], tmp_path, train=images(60, False), val=images(31, False))
+    assert "online kNN: off, the data has no labels" in caplog.text
+    assert "val/knn_top1" not in metrics
+    assert "val/rankme" in metrics
+
+
+def test_the_correlations_are_in_tensorboard(tmp_path):
+    fit([RankMonitor()], tmp_path, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    (event,) = events.Images("correlation of z")
+    assert (event.width, event.height, event.step) == (8, 8, 6)
+
+
+def test_ranks_with_uneven_shares_report_what_one_process_does(tmp_path, monkeypatch):
+    """Two monitors see the even and the odd images; put together they are one."""
+    features = torch.randn(31, 12).double()
+    module = BarlowTwins(backbone=Encoder(), proj_dim=8).eval().double()
+    logged = {}
+    module.log = lambda name, value, **_: logged.setdefault(name, []).append(value)
+    trainer = Trainer(accelerator="cpu", logger=False)
+
+    def monitor(rows):
+        callback = RankMonitor()
+        for part in rows.split(7):
+            with torch.no_grad():
+                outputs = {"features": features[part], "index": part}
+                callback.on_validation_batch_end(trainer, module, outputs, None, 0)
+        return callback
+
+    monitor(torch.arange(31)).on_validation_epoch_end(trainer, module)
+    ranks = [monitor(torch.arange(rank, 31, 2)) for rank in (0, 1)]
+    shares = [rank._rows for rank in ranks]
+    monkeypatch.setattr("msssl.callbacks.rank_monitor.gather_objects", lambda rows: shares)
+    ranks[0].on_validation_epoch_end(trainer, module)
+    for one, two in logged.values():
+        assert two == pytest.approx(one, rel=1e-9)
