@@ -36,6 +36,8 @@ class OnlineKNN(Callback):
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         data: Any = getattr(trainer, "datamodule", None)
         if getattr(data, "num_classes", None) is None:
             log.info("online kNN: off, the data has no labels")

@@ -38,6 +38,8 @@ class RankMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if trainer.sanity_checking:
+            return
         features = outputs["features"].to(pl_module.dtype)
         z = pl_module.projector(features)  # type: ignore[operator]
         self._rows.append((outputs["index"].cpu(), features.cpu(), z.cpu()))
