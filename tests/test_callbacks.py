@@ -466,3 +466,67 @@ def test_predict_writes_the_features_of_every_image(tmp_path):
     assert written["index"].tolist() == list(range(15))
     assert torch.equal(written["label"], images.tensors[1])
     torch.testing.assert_close(written["features"], module.eval()(data.views.evaluate(images.tensors[0])))
+
+
+# Probes of other shapes and places.
+
+
+def probes(**kwargs):
+    return {"linear": OnlineProbe(), "mlp": OnlineProbe(hidden_dims=[16, 8], name="mlp"), **kwargs}
+
+
+def fit_probes(callbacks, **kwargs):
+    torch.manual_seed(0)
+    module = BarlowTwins(backbone=Encoder(), proj_dim=5, proj_hidden_dim=7)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=2, callbacks=list(callbacks), enable_model_summary=False, **options, **kwargs)
+    trainer.fit(module, data_of())
+    return module, trainer
+
+
+def test_probes_run_together_under_their_own_names():
+    callbacks = probes(first=OnlineProbe(on="projector.0", name="first"), z=OnlineProbe(on="projector.3", name="z"))
+    _, trainer = fit_probes(callbacks.values())
+    assert {f"val/{name}_top1" for name in ("probe", "mlp", "first", "z")} <= set(trainer.callback_metrics)
+    assert [type(layer).__name__ for layer in callbacks["mlp"].head] == [
+        "BatchNorm1d",
+        "Linear",
+        "ReLU",
+        "Linear",
+        "ReLU",
+        "Linear",
+    ]
+    widths = {name: probe.head[0].num_features for name, probe in callbacks.items()}
+    assert widths == {"linear": 6, "mlp": 6, "first": 7, "z": 5}
+    assert len({probe.state_key for probe in callbacks.values()}) == 4
+
+
+def test_a_probe_of_the_projector_sees_its_layer_in_evaluation_mode():
+    probe = OnlineProbe(on="projector.2", name="hidden")
+    module, _ = fit_probes([probe])
+    features = torch.randn(3, 4, 6)
+    module.train()
+    before = copy.deepcopy(module.state_dict())
+    found = probe._layer(module, features)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(layer.training for layer in module.projector)
+    module.eval()
+    with torch.no_grad():
+        assert torch.equal(found, module.projector[:3](features.flatten(0, 1)).unflatten(0, (3, 4)))
+
+
+def test_probes_leave_no_trace_in_the_encoder():
+    states = [
+        fit_probes(callbacks)[0].state_dict()
+        for callbacks in ([], [*probes().values(), OnlineProbe(on="projector.3", name="z")])
+    ]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+@pytest.mark.parametrize(
+    ("on", "message"), [("head", "'head'"), ("projector", "'projector'"), ("projector.9", "4 layers")]
+)
+def test_a_place_that_is_not_there_is_named(on, message):
+    with pytest.raises(ValueError, match=message):
+        fit_probes([OnlineProbe(on=on)])

@@ -1,11 +1,13 @@
 """Accuracy of a classifier that is trained along, on features that it cannot change."""
 
 import logging
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
@@ -16,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class OnlineProbe(Callback):
-    """Trains BatchNorm1d(affine=False) + Linear on the detached features of all views; logs `val/probe_top1`.
+    """Trains BatchNorm1d(affine=False) + Linear on the detached features of all views; logs `val/<name>_top1`.
 
     Where the batch brings labelled images of another set (`"probe"`, as for STL-10), it learns on those instead.
 
@@ -26,28 +28,47 @@ class OnlineProbe(Callback):
 
     Args:
         lr: learning rate of its AdamW.
+        hidden_dims: widths of hidden layers with ReLU before the Linear; none by default.
+        on: `backbone`, or `projector.<i>` for the output of the projector's layer i, in evaluation mode.
+        name: of what it logs; probes that run together need names of their own.
+
+    Raises:
+        ValueError: `on` is neither.
     """
 
-    def __init__(self, lr: float = 1e-3) -> None:
+    def __init__(
+        self, lr: float = 1e-3, hidden_dims: Sequence[int] = (), on: str = "backbone", name: str = "probe"
+    ) -> None:
+        found = re.fullmatch(r"backbone|projector\.(\d+)", on)
+        if found is None:
+            raise ValueError(f"on is {on!r}: expected backbone, or projector.0 for the projector's first layer")
         self.lr = lr
+        self.hidden_dims = list(hidden_dims)
+        self.name = name
+        self._n_layers = 0 if found[1] is None else int(found[1]) + 1  # of the projector
         self.head: nn.Sequential | None = None
         self._accuracy: MulticlassAccuracy | None = None
         self._saved: dict[str, Any] = {}
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(name=self.name)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         num_classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)
         if num_classes is None:
-            log.info("online probe: off, the data has no labels (or its data set no `targets` to count the classes by)")
+            log.info(
+                "online %s: off, the data has no labels (or its data set no `targets` to count the classes by)",
+                self.name,
+            )
             return
         if self.head is not None:
             return
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # equal on all ranks, and no draw from the run's own state
-            head = nn.Sequential(
-                nn.BatchNorm1d(pl_module.feature_dim, affine=False),  # type: ignore[arg-type]
-                nn.Linear(pl_module.feature_dim, num_classes),  # type: ignore[arg-type]
-            )
+            head = self._build(pl_module, num_classes)
         device = trainer.strategy.root_device
         self.head = head.to(device)
         self._optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr)
@@ -63,7 +84,7 @@ class OnlineProbe(Callback):
         if self.head is None:
             return
         found = outputs.get("probe", outputs)  # a labelled set of its own, or all views
-        features = gather(found["features"]).float()  # (K, W*N, F)
+        features = self._layer(pl_module, gather(found["features"]))  # (K, W*N, F)
         label = gather(found["label"].view(1, -1, 1)).flatten()
         self.head.train()
         logits = self.head(features.flatten(0, 1))
@@ -74,7 +95,7 @@ class OnlineProbe(Callback):
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        pl_module.log("train/probe_loss", loss.detach(), batch_size=len(label))
+        pl_module.log(f"train/{self.name}_loss", loss.detach(), batch_size=len(label))
 
     @override
     def on_validation_batch_end(
@@ -89,17 +110,17 @@ class OnlineProbe(Callback):
         if self.head is None or self._accuracy is None:
             return
         self.head.eval()
-        self._accuracy.update(self.head(outputs["features"].float()), outputs["label"])
+        self._accuracy.update(self.head(self._layer(pl_module, outputs["features"])), outputs["label"])
 
     on_test_batch_end = on_validation_batch_end
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._report(pl_module, "val/probe_top1")
+        self._report(pl_module, f"val/{self.name}_top1")
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._report(pl_module, "test/probe_top1")
+        self._report(pl_module, f"test/{self.name}_top1")
 
     def _report(self, pl_module: LightningModule, name: str) -> None:
         if self._accuracy is None:
@@ -107,6 +128,33 @@ class OnlineProbe(Callback):
         # `compute` already sums over ranks; sync_dist only tells Lightning so.
         pl_module.log(name, self._accuracy.compute(), prog_bar=True, sync_dist=True)
         self._accuracy.reset()
+
+    def _build(self, pl_module: LightningModule, num_classes: int) -> nn.Sequential:
+        width: Any = pl_module.feature_dim
+        if self._n_layers:
+            projector: Any = pl_module.projector
+            if self._n_layers > len(projector):
+                raise ValueError(f"on is projector.{self._n_layers - 1}, but the projector has {len(projector)} layers")
+            width = self._layer(pl_module, torch.zeros(1, width, device=pl_module.device)).shape[-1]
+        layers: list[nn.Module] = [nn.BatchNorm1d(width, affine=False)]
+        for hidden_dim in self.hidden_dims:
+            layers += [nn.Linear(width, hidden_dim), nn.ReLU(inplace=True)]
+            width = hidden_dim
+        return nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+    @torch.no_grad()
+    def _layer(self, pl_module: LightningModule, features: Tensor) -> Tensor:
+        """What the head sees of features (..., F): themselves, or the output of the projector's layer (..., D)."""
+        if self._n_layers == 0:
+            return features.float()
+        layers: Any = pl_module.projector[: self._n_layers]  # type: ignore[index]
+        training = [layer for layer in layers if layer.training]
+        layers.eval()  # BatchNorm's statistics stay as they are
+        found: Tensor = layers(features.to(pl_module.dtype).flatten(0, -2))
+        for layer in training:
+            layer.train()
+        found = found.unflatten(0, features.shape[:-1])
+        return found.float()
 
     @override
     def state_dict(self) -> dict[str, Any]:
