@@ -1,12 +1,15 @@
 import re
+import sys
 
 import pytest
 import torch
 import torchvision
+from conftest import TINY_IMAGES
 from torch import nn
 from torch.testing import assert_close
 
 import msssl
+from msssl import BarlowTwins
 from msssl.backbones import build_backbone, check_features, find_feature_dim
 
 
@@ -168,3 +171,33 @@ def test_features_of_another_shape_are_named(value, found):
 def test_features_pass_the_check_unchanged():
     features = torch.zeros(2, 5)
     assert check_features(features, Small()) is features
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("size", [32, 64])
+def test_models_of_timm_give_features_of_the_width_they_say(name, size):
+    torch.manual_seed(0)
+    model = build_backbone(f"timm:{name}").eval()
+    features = check_features(model(torch.rand(2, 3, size, size)), model)
+    assert features.shape[1] == find_feature_dim(model)
+    assert not torch.equal(features[0], features[1])
+
+
+def test_a_vision_transformer_trains_and_comes_back_from_its_checkpoint(msssl, tmp_path):
+    small = [*TINY_IMAGES, "--trainer.max_epochs=1", "--model.backbone=timm:test_vit"]
+    code, _, err = msssl("fit", "--config", "demo.yaml", *small)
+    assert code == 0, err
+    module = BarlowTwins.load_from_checkpoint(next(tmp_path.glob("runs/*/last.ckpt"))).eval()
+    assert type(module.backbone).__module__.startswith("timm.")
+    assert module(torch.rand(2, 3, 32, 32)).shape == (2, module.feature_dim)
+
+
+def test_a_name_that_timm_does_not_know_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"no model 'resnet5O'; did you mean timm:resnet50\?"):
+        build_backbone("timm:resnet5O")
+
+
+def test_a_missing_timm_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"timm:resnet18 needs timm: pip install 'msssl\[timm\]'"):
+        build_backbone("timm:resnet18")

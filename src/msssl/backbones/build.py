@@ -1,5 +1,7 @@
 """From the `backbone` argument to a module and the width of its features."""
 
+import difflib
+
 import torch
 from torch import Tensor, nn
 
@@ -9,19 +11,39 @@ _NAMES = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 
 
 def build_backbone(backbone: str | nn.Module) -> nn.Module:
-    """A module as it is; a name (`resnet18`, `resnet34`, `resnet50`) as `ResNet` at width 64, small-image stem."""
+    """A module as it is; `resnet18`, `resnet34` or `resnet50` as `ResNet` at width 64 with the small-image stem.
+
+    `timm:<name>` is a model of timm without its head and weights; transformers take images of any size.
+    """
     if isinstance(backbone, nn.Module):
         return backbone
+    if backbone.startswith("timm:"):
+        return _build_timm(backbone.removeprefix("timm:"))
     if backbone not in _NAMES:
         raise ValueError(
-            f"backbone {backbone!r} is not one of {', '.join(_NAMES)}; give a module by class_path instead"
+            f"backbone {backbone!r} is not one of {', '.join(_NAMES)}, timm:<name>; give a module by class_path instead"
         )
     return ResNet(_NAMES[backbone])
 
 
+def _build_timm(name: str) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"backbone timm:{name} needs timm: pip install 'msssl[timm]'") from error
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
+        raise ValueError(f"timm has no model {name!r}; did you mean timm:{near}?")
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+    except TypeError:  # what is no transformer takes no such argument
+        model = timm.create_model(name, num_classes=0)
+    return model
+
+
 def find_feature_dim(backbone: nn.Module) -> int:
-    """Width F of a backbone's features: its `num_features` or `feature_dim`, else that of one 3x32x32 image."""
-    for name in ("num_features", "feature_dim"):
+    """Width F of a backbone's features: what it says itself, else that of one 3x32x32 image."""
+    for name in ("head_hidden_size", "num_features", "feature_dim"):  # the first is timm's, behind a conv head
         if isinstance(value := getattr(backbone, name, None), int):
             return value
     modes = [(module, module.training) for module in backbone.modules()]

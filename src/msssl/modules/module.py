@@ -24,8 +24,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     `module(images)` returns backbone features (N, F).
 
     Args:
-        backbone: `resnet18`, `resnet34` or `resnet50` (`msssl.ResNet` at width 64 with the small-image stem), or a
-            module that maps (N, 3, H, W) to (N, F).
+        backbone: `resnet18`, `resnet34` or `resnet50` (`msssl.ResNet` at width 64 with the small-image stem),
+            `timm:<name>`, or a module that maps (N, 3, H, W) to (N, F).
         proj_dim: D, width of the projector's output.
         proj_hidden_dim: width of its hidden layers; `proj_dim` by default.
         proj_layers: its linear layers; 2 is the paper's projector, 1 a single linear map.
