@@ -118,14 +118,22 @@ def find(spec: str, root: str = "runs") -> Path:
 
 def read(path: str | Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU, without running code from it; ValueError naming the file if unreadable."""
+    checkpoint = read_file(path)
+    if "state_dict" not in checkpoint:
+        raise ValueError(f"{path} is not the checkpoint of a training run: it holds no state_dict")
+    return checkpoint
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """A dict that `torch.save` wrote, as `read` reads it."""
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not the checkpoint of a training run: it holds no state_dict")
-    return checkpoint
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+    return content
 
 
 def _is_plain(value: Any) -> bool:

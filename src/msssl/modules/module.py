@@ -14,6 +14,7 @@ from msssl.backbones import build_backbone, check_features, find_feature_dim
 from msssl.checkpoint import Reloadable
 from msssl.distributed import check_equal_shapes, gather
 from msssl.modules.non_finite_guard import NonFiniteGuard
+from msssl.modules.weights import load_weights
 
 
 class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  # its load_from_checkpoint is a descriptor
@@ -29,6 +30,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         proj_dim: D, width of the projector's output.
         proj_hidden_dim: width of its hidden layers; `proj_dim` by default.
         proj_layers: its linear layers; 2 is the paper's projector, 1 a single linear map.
+        weights: what the backbone of a fresh run starts from: a checkpoint, a file of a `state_dict`, or such as
+            `torchvision:ResNet50_Weights.IMAGENET1K_V2`; a run that goes on, and a loaded checkpoint, keep their own.
         feature_dim: F; found from the backbone by default.
         decay_bias_and_norm: whether weight decay acts on biases and normalisation parameters too.
         optimizer: from parameters to an optimizer; Adam as in the paper by default.
@@ -43,6 +46,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         proj_dim: int = 256,
         proj_hidden_dim: int | None = None,
         proj_layers: int = 2,
+        weights: str | None = None,
         feature_dim: int | None = None,
         decay_bias_and_norm: bool = True,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=1e-6),
@@ -57,6 +61,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self.proj_dim = proj_dim
         hidden_dim = proj_hidden_dim or proj_dim
         self.projector = _projector([self.feature_dim, *[hidden_dim] * (proj_layers - 1), proj_dim])
+        self.weights = weights
         self.decay_bias_and_norm = decay_bias_and_norm
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
@@ -82,6 +87,11 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         if "loss" not in terms:
             raise ValueError(f"{type(self).__name__}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
         return terms
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.weights is not None and self.trainer.ckpt_path is None:
+            load_weights(self.backbone, self.weights)
 
     @override
     def forward(self, images: Tensor) -> Tensor:

@@ -1,0 +1,144 @@
+"""What a backbone starts from: a checkpoint, a file, or torchvision's weights, once."""
+
+import re
+import urllib.error
+import urllib.request
+
+import pytest
+import torch
+import torchvision
+from conftest import NARROW, TINY_IMAGES
+
+from msssl import BarlowTwins, ResNet
+from msssl.modules.weights import load_weights
+
+IMAGENET = "torchvision:ResNet18_Weights.IMAGENET1K_V1"
+SHAPES = [
+    "fit",
+    "--config",
+    "demo.yaml",
+    *NARROW,
+    *TINY_IMAGES,
+    "--trainer.max_steps=1",
+    "--trainer.log_every_n_steps=1",
+]
+
+
+def same(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_run_starts_from_the_backbone_of_another(msssl, tmp_path):
+    assert msssl(*SHAPES, "--seed_everything=1", "--trainer.default_root_dir=first")[0] == 0
+    first = next(tmp_path.glob("first/*/last.ckpt"))
+    at_rest = ["--model.optimizer.lr=0", "--model.optimizer.weight_decay=0", f"--model.weights={first}"]
+    code, _, err = msssl(*SHAPES, *at_rest, "--trainer.default_root_dir=second")
+    assert code == 0, err
+    assert f"weights: the backbone starts from {first}" in err
+    one, two = (BarlowTwins.load_from_checkpoint(path) for path in (first, next(tmp_path.glob("second/*/last.ckpt"))))
+    parameters = dict(one.backbone.named_parameters())
+    assert all(torch.equal(value, parameters[name]) for name, value in two.backbone.named_parameters())
+    assert not torch.equal(one.projector[0].weight, two.projector[0].weight)
+
+
+def test_a_run_that_goes_on_and_a_loaded_checkpoint_keep_their_own(msssl, tmp_path):
+    torch.save(ResNet(18, width=8, low_resolution=False).state_dict(), tmp_path / "start.pt")
+    code, _, err = msssl(*SHAPES, "--model.weights=start.pt")
+    assert code == 0, err
+    (tmp_path / "start.pt").unlink()
+    checkpoint = next(tmp_path.glob("runs/*/last.ckpt"))
+    before = BarlowTwins.load_from_checkpoint(checkpoint)  # needs the file no more
+    code, _, err = msssl(*SHAPES[:1], "--ckpt_path", checkpoint, "--trainer.max_steps=2", "--trainer.max_epochs=-1")
+    assert code == 0, err
+    assert "weights: the backbone starts from" not in err
+    assert before.backbone.conv1.weight.shape == (8, 3, 7, 7)
+
+
+def test_a_file_that_is_not_there_stops_a_fresh_run(msssl, tmp_path):
+    code, _, err = msssl(*SHAPES, "--model.weights=gone.pt")
+    assert code == 2
+    assert "msssl: error: weights gone.pt is not a file" in err
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty folder of downloads, and no network."""
+
+    def no_network(*_, **__):
+        raise urllib.error.URLError("no network here")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_torchvisions_weights_give_torchvisions_features(hub):
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet18()
+    hub.mkdir(parents=True)
+    torch.save(reference.state_dict(), hub / "resnet18-f37072fd.pth")  # where torchvision looks for its download
+    backbone = ResNet(18, low_resolution=False)
+    load_weights(backbone, IMAGENET)
+    reference.fc = torch.nn.Identity()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(backbone.eval()(images), reference.eval()(images), atol=1e-6)
+
+
+def test_without_network_the_message_says_what_to_put_where(hub):
+    with pytest.raises(FileNotFoundError) as raised:
+        load_weights(ResNet(18, low_resolution=False), IMAGENET)
+    assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in str(raised.value)
+    assert str(hub / "resnet18-f37072fd.pth") in str(raised.value)
+    assert "no network here" in str(raised.value)
+
+
+def lacking(state):
+    del state["layer2.0.conv1.weight"]
+    return "lack layer2.0.conv1.weight of the backbone ResNet"
+
+
+def of_another_stem(state):
+    state["conv1.weight"] = torch.zeros(8, 3, 7, 7)
+    return re.escape("conv1.weight is (8, 3, 7, 7) in weights") + r".*\(8, 3, 3, 3\) in the backbone"
+
+
+def with_more(state):
+    state["layer5.weight"] = torch.zeros(3)
+    return "have layer5.weight, which the backbone ResNet has not"
+
+
+@pytest.mark.parametrize("change", [lacking, of_another_stem, with_more])
+def test_parameters_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path, change):
+    state = ResNet(18, width=8).state_dict()
+    message = change(state)
+    torch.save(state, tmp_path / "start.pt")
+    backbone = ResNet(18, width=8)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        load_weights(backbone, str(tmp_path / "start.pt"))
+    assert same(backbone.state_dict(), before)
+
+
+def test_a_classifiers_head_is_left_out(tmp_path):
+    state = ResNet(18, width=8).state_dict()
+    torch.save({**state, "fc.weight": torch.zeros(10, 64), "fc.bias": torch.zeros(10)}, tmp_path / "start.pt")
+    backbone = ResNet(18, width=8)
+    load_weights(backbone, str(tmp_path / "start.pt"))
+    assert same(backbone.state_dict(), state)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("torchvision:ResNet18_Weights.V9", "ResNet18_Weights.V9"),
+        ("torchvision:Nothing.X", "Nothing"),
+        ("text.pt", "text.pt"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_named(tmp_path, monkeypatch, weights, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_weights(ResNet(18, width=8), weights)
