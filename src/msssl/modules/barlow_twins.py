@@ -32,6 +32,7 @@ class BarlowTwins(MultiViewModule):
 
     @override
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         log.info("beta: %g%s", self.beta, f" (auto: 5 / {self.proj_dim})" if self._auto else "")
 
     @override

@@ -66,6 +66,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self._shapes_checked = False
+        self._has_weights = False
 
     @abstractmethod
     def compute_loss(self, z: Tensor) -> Tensor | dict[str, Tensor]:
@@ -89,9 +90,14 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         return terms
 
     @override
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.weights is not None and self.trainer.ckpt_path is None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._has_weights = True
+
+    @override
+    def on_fit_start(self) -> None:  # not in `setup`, which does not know yet whether a run goes on
+        if self.weights is not None and not self._has_weights:
             load_weights(self.backbone, self.weights)
+        self._has_weights = True
 
     @override
     def forward(self, images: Tensor) -> Tensor:
