@@ -23,8 +23,18 @@ from msssl.modules import MultiViewModule
 
 PIXEL_SIZE = 32
 SEED = 0  # of the views that features are averaged over
-COLUMNS = {"val top-1": "val_top1", "test top-1": "test_top1", "top-5": "test_top5", "balanced": "test_balanced"}
-COLUMNS |= {"AUROC": "test_auroc", "kNN": "test_knn", "alpha": "alpha"}
+MEASURES = {
+    "dim": "dim",
+    "weight_decay": "weight decay",
+    "val_top1": "val top-1",
+    "test_top1": "test top-1",
+    "test_interval": "  95 % interval",
+    "test_top5": "test top-5",
+    "test_balanced": "test balanced",
+    "test_auroc": "test AUROC",
+    "test_knn": "test kNN",
+    "alpha": "alpha",
+}
 
 
 def probe(ckpt_path: str, test_patches: int = 1) -> None:
@@ -100,12 +110,18 @@ def _untrained(checkpoint: dict[str, Any]) -> MultiViewModule:
 
 
 def _print(report: dict[str, Any]) -> None:
-    table = Table("features", "dim", "weight decay", *COLUMNS, caption=report["protocol"])
-    for row in report["rows"]:
-        cells = {name: f"{row[key]:.3f}" if row.get(key) is not None else "-" for name, key in COLUMNS.items()}
-        if "test_interval" in row:
-            low, high = row["test_interval"]
-            cells["test top-1"] += f" [{low:.3f}, {high:.3f}]"
-        table.add_row(row["features"], str(row["dim"]), f"{row['weight_decay']:g}", *cells.values())
+    rows = report["rows"]
+    table = Table("", *(row["features"] for row in rows), caption=report["protocol"])
+    for key, name in MEASURES.items():
+        if any(row.get(key) is not None for row in rows):
+            table.add_row(name, *(_cell(key, row.get(key)) for row in rows))
     Console(markup=False).print(table)
     Console(soft_wrap=True, markup=False).print(f"written to {Path(report['checkpoint']).with_name('probe.json')}")
+
+
+def _cell(key: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return " to ".join(f"{end:.3f}" for end in value)
+    return (
+        "-" if value is None else f"{value:g}" if value in WEIGHT_DECAYS or isinstance(value, int) else f"{value:.3f}"
+    )
