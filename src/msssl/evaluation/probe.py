@@ -120,8 +120,8 @@ def _print(report: dict[str, Any]) -> None:
 
 
 def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, tuple):
         return " to ".join(f"{end:.3f}" for end in value)
-    return (
-        "-" if value is None else f"{value:g}" if value in WEIGHT_DECAYS or isinstance(value, int) else f"{value:.3f}"
-    )
+    return f"{value:g}" if key in ("dim", "weight_decay") else f"{value:.3f}"
