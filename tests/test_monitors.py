@@ -145,7 +145,7 @@ def test_ranks_with_uneven_shares_report_what_one_process_does(tmp_path, monkeyp
     monitor(torch.arange(31)).on_validation_epoch_end(trainer, module)
     ranks = [monitor(torch.arange(rank, 31, 2)) for rank in (0, 1)]
     shares = [rank._rows for rank in ranks]
-    monkeypatch.setattr("msssl.callbacks.rank_monitor.gather_objects", lambda rows: shares)
+    monkeypatch.setattr("msssl.distributed.gather_objects", lambda rows: shares)
     ranks[0].on_validation_epoch_end(trainer, module)
     for one, two in logged.values():
         assert two == pytest.approx(one, rel=1e-9)

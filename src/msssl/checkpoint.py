@@ -59,12 +59,18 @@ class Reloadable(HyperparametersMixin):
             ValueError: an unreadable file, a class that is not trusted, or arguments that were not plain data (a
                 module or function built in Python) and are not given again; the message names them.
         """
-        checkpoint = read(checkpoint_path)
+        loaded: Any = cls.from_checkpoint(read(checkpoint_path), strict, **kwargs)
+        if isinstance(loaded, LightningModule):
+            loaded.to(torch.device(map_location))
+        return loaded  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict[str, Any], strict: bool = True, **kwargs: Any) -> Self:
+        """Build the object that a checkpoint's content names, with its state, on the CPU."""
         loaded: Any = cls.from_hyperparameters(checkpoint, **kwargs)
         if isinstance(loaded, LightningModule):
             loaded.on_load_checkpoint(checkpoint)
             loaded.load_state_dict(checkpoint["state_dict"], strict=strict)
-            loaded.to(torch.device(map_location))
         elif type(loaded).__qualname__ in checkpoint:  # where Lightning keeps the state of a data module
             loaded.load_state_dict(checkpoint[type(loaded).__qualname__])
         return loaded  # type: ignore[no-any-return]

@@ -1,5 +1,6 @@
 """What ranks tell each other: embeddings, with autograd, and a few plain objects."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,14 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_rows(batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """The rows of all ranks' batches, in the order of the first tensor of each, which is that of one process."""
+    parts = [batch for share in gather_objects(batches) for batch in share]
+    rows = [torch.cat(each) for each in zip(*parts, strict=True)]
+    order = rows[0].argsort()
+    return tuple(each[order] for each in rows)
 
 
 def check_equal_shapes(z: Tensor) -> None:

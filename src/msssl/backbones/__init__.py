@@ -2,5 +2,6 @@
 
 from msssl.backbones.build import build_backbone as build_backbone
 from msssl.backbones.build import check_features as check_features
+from msssl.backbones.build import evaluating as evaluating
 from msssl.backbones.build import find_feature_dim as find_feature_dim
 from msssl.backbones.resnet import ResNet as ResNet

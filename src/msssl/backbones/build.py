@@ -1,6 +1,8 @@
 """From the `backbone` argument to a module and the width of its features."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -46,20 +48,27 @@ def find_feature_dim(backbone: nn.Module) -> int:
     for name in ("head_hidden_size", "num_features", "feature_dim"):  # the first is timm's, behind a conv head
         if isinstance(value := getattr(backbone, name, None), int):
             return value
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()  # BatchNorm must not learn from the dry run
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(backbone):  # BatchNorm must not learn from the dry run
             features = backbone(torch.zeros(1, 3, 32, 32))
     except Exception as error:
         raise ValueError(
             f"{type(backbone).__name__} failed on one 3x32x32 image ({error}): "
             "give feature_dim, the width of its features"
         ) from error
-    finally:
-        for module, training in modes:  # one by one: a part of it may be frozen
-            module.training = training
     return check_features(features, backbone).shape[1]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode; afterwards each part is in the mode that it was in, as some may be frozen."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def check_features(features: Tensor, backbone: nn.Module) -> Tensor:

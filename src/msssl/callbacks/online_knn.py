@@ -3,13 +3,12 @@
 import logging
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
-from msssl.distributed import gather_objects
+from msssl.distributed import gather_rows
 from msssl.metrics import knn
 from msssl.progress import with_bar
 
@@ -48,10 +47,8 @@ class OnlineKNN(Callback):
             clean = data.views.evaluate(batch["image"].to(pl_module.device))
             with trainer.precision_plugin.forward_context():
                 found.append((batch["index"].cpu(), pl_module(clean).float().cpu(), batch["label"].cpu()))
-        parts = [part for share in gather_objects(found) for part in share]
-        index, features, labels = (torch.cat(each) for each in zip(*parts, strict=True))
-        order = index.argsort()  # that of one process
-        self._bank = features[order].to(pl_module.device), labels[order].to(pl_module.device)
+        _, features, labels = gather_rows(found)
+        self._bank = features.to(pl_module.device), labels.to(pl_module.device)
         self._num_classes = data.num_classes
         accuracy = MulticlassAccuracy(self._num_classes, average="micro", ignore_index=-1, validate_args=False)
         self._accuracy = accuracy.to(pl_module.device)

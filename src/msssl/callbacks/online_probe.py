@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from msssl.backbones import evaluating
 from msssl.distributed import gather
 
 log = logging.getLogger(__name__)
@@ -148,11 +149,8 @@ class OnlineProbe(Callback):
         if self._n_layers == 0:
             return features.float()
         layers: Any = pl_module.projector[: self._n_layers]  # type: ignore[index]
-        training = [layer for layer in layers if layer.training]
-        layers.eval()  # BatchNorm's statistics stay as they are
-        found: Tensor = layers(features.to(pl_module.dtype).flatten(0, -2))
-        for layer in training:
-            layer.train()
+        with evaluating(layers):  # BatchNorm's statistics stay as they are
+            found: Tensor = layers(features.to(pl_module.dtype).flatten(0, -2))
         found = found.unflatten(0, features.shape[:-1])
         return found.float()
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.distributed import gather_objects
+from msssl.distributed import gather_rows
 from msssl.metrics import alpha_req, rankme
 
 MIN_RANK, MIN_SPREAD = 2.0, 0.1  # below either the embeddings are called collapsed
@@ -26,7 +26,7 @@ class RankMonitor(Callback):
     """
 
     def __init__(self) -> None:
-        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []  # index, features, z
+        self._rows: list[tuple[Tensor, ...]] = []  # index, features, z
 
     @override
     def on_validation_batch_end(
@@ -49,10 +49,7 @@ class RankMonitor(Callback):
         rows, self._rows = self._rows, []
         if not rows:
             return
-        parts = [part for share in gather_objects(rows) for part in share]
-        index, features, z = (torch.cat(each) for each in zip(*parts, strict=True))
-        order = index.argsort()  # that of one process
-        features, z = features[order], z[order]
+        _, features, z = gather_rows(rows)
         if not z.isfinite().all():
             return  # `NonFiniteGuard` stops the run
         spread = float((z / z.norm(dim=1, keepdim=True).clamp(min=1e-12)).std(dim=0).mean() * math.sqrt(z.shape[1]))

@@ -87,12 +87,13 @@ def load_or_build(
         OSError: the folder cannot be written, or the disk is full (nothing is left behind), or what is there is
             damaged.
     """
-    if _is_current(folder, still_unreadable):
-        return _load(folder)
+    found = _find(folder, still_unreadable)
+    if found is not None:
+        return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent / "lock", folder):
-            if not _is_current(folder, still_unreadable):
+            if _find(folder, still_unreadable) is None:
                 _build(folder, n_images, size, chunks)
     except DamagedCacheError:
         raise
@@ -108,8 +109,12 @@ class DamagedCacheError(OSError):
     """A cache that is not what was written."""
 
 
-def _is_current(folder: Path, still_unreadable: Callable[[int], bool]) -> bool:
-    return folder.is_dir() and all(map(still_unreadable, _load(folder).unreadable))
+def _find(folder: Path, still_unreadable: Callable[[int], bool]) -> Mapped | None:
+    """The cache, unless there is none or one of its unreadable images can be read by now."""
+    if not folder.is_dir():
+        return None
+    found = _load(folder)
+    return found if all(map(still_unreadable, found.unreadable)) else None
 
 
 def _load(folder: Path) -> Mapped:

@@ -14,13 +14,11 @@ from msssl.data.checks import check_arguments, check_datasets
 from msssl.data.images import Images, labels_of
 from msssl.data.loaders import EvaluationLoader, TrainLoader
 from msssl.data.skipped import find_skipped
-from msssl.data.splits import make_splits
+from msssl.data.splits import SPLITS, make_splits
+from msssl.data.splits import Split as Split
 from msssl.data.statistics import mean_and_std
 from msssl.data.storage import Storage, StorageKind
 from msssl.views import MultiView
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore[misc]  # as in modules

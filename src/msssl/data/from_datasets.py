@@ -40,8 +40,11 @@ class _Squares(Dataset[Any]):
         self.dataset, self.size = dataset, size
         self.targets = labels_of(dataset)
         self.groups, self.paths = getattr(dataset, "groups", None), getattr(dataset, "paths", None)
-        content = fingerprint(dataset)
-        self.fingerprint = content and f"{content} {size}"
+
+    @property
+    def fingerprint(self) -> str | None:
+        content = fingerprint(self.dataset)
+        return content and f"{content} {self.size}"
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # a map-style data set has one

@@ -82,10 +82,9 @@ class Images(Dataset[dict[str, Tensor]]):
             images, labels = self.dataset[index]
             return {"image": images, "label": labels, "index": index}
         items = [read(self.dataset, position, self.name) for position in index.tolist()]
-        first = items[0][0].shape
+        _, height, width = items[0][0].shape
         for position, (image, _) in zip(index.tolist(), items, strict=True):
-            if image.shape != first:
-                check_size(image, (first[1], first[2]), position, self.name)
+            check_size(image, (height, width), position, self.name)
         return {
             "image": torch.stack([image for image, _ in items]),
             "label": torch.tensor([label for _, label in items]),

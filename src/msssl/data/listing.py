@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from msssl.data.files import EXTENSIONS, Window, list_images, open_square, short_side, shown
 from msssl.data.images import UnreadableImageError
 from msssl.data.manifest import Row
+from msssl.data.splits import SPLITS
 
 MAX_DEFAULT_SIZE = 64
 N_MEASURED = 100  # images that the default size is taken from
@@ -93,7 +94,7 @@ def list_folders(data_dir: str, classes: list[str] | None) -> dict[str, list[Row
     """
     if not Path(data_dir).is_dir():
         raise FileNotFoundError(f"{data_dir} is not a folder; {LAYOUT}")
-    folders = {split: Path(data_dir, split) for split in ("train", "val", "test")}
+    folders = {split: Path(data_dir, split) for split in SPLITS}
     if not any(folder.is_dir() for folder in folders.values()):
         log.info("images: all of %s is for training, as it holds no folder train", data_dir)
         folders["train"] = Path(data_dir)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from msssl.data.splits import SPLITS
+
 COLUMNS = ("path", "label", "split", "group")
-SPLIT_NAMES = ("train", "val", "test")
 
 
 class Row(NamedTuple):
@@ -45,8 +46,8 @@ def read_manifest(manifest: str, data_dir: str, classes: list[str] | None) -> di
             raise ValueError(f"{where}: {values['path']} is also in row {row_of_path[path]}")
         row_of_path[path] = line
         split, group = values["split"] or "train", values["group"]
-        if split not in SPLIT_NAMES:
-            raise ValueError(f"{where}: split is {split!r}, expected one of {', '.join(SPLIT_NAMES)}")
+        if split not in SPLITS:
+            raise ValueError(f"{where}: split is {split!r}, expected one of {', '.join(SPLITS)}")
         place = place_of_group.setdefault(group, (split, line)) if group else (split, 0)
         if place[0] != split:
             raise ValueError(f"{where}: group {group!r} is in {split} and, in row {place[1]}, in {place[0]}")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 
 from msssl.data.images import Images, labels_or_minus_one
 
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 N_LISTED = 20  # classes whose counts are logged one by one
 log = logging.getLogger(__name__)
 
@@ -40,9 +42,9 @@ def make_splits(
     """
     usable = {name: _usable(dataset, unreadable.get(name, {})) for name, dataset in datasets.items()}
     source = "probe" if "probe" in usable else "train"
-    _check_labels(datasets, usable, source)
-    labelled, rows = datasets[source], usable[source]
-    labels = labels_or_minus_one(labelled)
+    all_labels = {name: labels_or_minus_one(dataset) for name, dataset in datasets.items()}
+    _check_labels(all_labels, usable, source)
+    labelled, rows, labels = datasets[source], usable[source], all_labels[source]
     groups = getattr(labelled, "groups", None)
     kept, held_out = hold_out(
         labels[rows],
@@ -54,7 +56,7 @@ def make_splits(
     if val_fraction and "val" not in usable and not len(held_out):
         log.warning("val_fraction %g holds out none of %d images: there is no validation", val_fraction, len(rows))
     available = rows[kept] if source == "train" else usable["train"]
-    train_labels = labels_or_minus_one(datasets["train"])[available]
+    train_labels = all_labels["train"][available]
     chosen = choose(train_labels, fraction, seed)
     _check_classes(train_labels, train_labels[chosen], f"fraction {fraction}")
     images = {
@@ -142,9 +144,8 @@ def _usable(dataset: Dataset[Any], unreadable: dict[int, str]) -> Tensor:
     return rows.nonzero().flatten()
 
 
-def _check_labels(datasets: dict[str, Dataset[Any]], usable: dict[str, Tensor], source: str) -> None:
+def _check_labels(labels: dict[str, Tensor], usable: dict[str, Tensor], source: str) -> None:
     """Raise ValueError where unreadable images take a class away, or a split has a class that cannot be learnt."""
-    labels = {name: labels_or_minus_one(dataset) for name, dataset in datasets.items()}
     for name, each in labels.items():
         _check_classes(each, each[usable[name]], f"on_error: skip in {name}")
         if labels[source].max() >= 0 and len(new := each[~torch.isin(each, labels[source]) & (each >= 0)]):

@@ -1,8 +1,10 @@
 """Where decoded images are kept: in memory, in a mapped file, or nowhere."""
 
+import functools
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,22 +63,24 @@ class Storage:
 
     def _open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
         if isinstance(dataset, BetonFile):
-            self.told[name] = f"FFCV, {dataset.path}"
-            log.info("storage of %s: %s", name, self.told[name])
+            self._tell(name, f"FFCV, {dataset.path}")
             return dataset
         size = image_size(dataset, name, self.skip)
         n_bytes = len(dataset) * 3 * size[0] * size[1]  # type: ignore[arg-type]
-        content = cache.fingerprint(dataset) if self.kind in ("auto", "cached") else None
-        folder = cache.path_in(self.cache_dir, content, size) if content else None
+
+        @functools.cache  # it may read all of a set that fits into memory
+        def folder() -> Path | None:
+            content = cache.fingerprint(dataset)
+            return cache.path_in(self.cache_dir, content, size) if content else None
+
         kind, reason = self.choose(n_bytes, folder)
         if self._trainer is not None:  # memory and disks may differ between ranks
             kind, reason = self._trainer.strategy.broadcast((kind, reason))
-        self.told[name] = f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}"
-        log.info("storage of %s: %s", name, self.told[name])
+        self._tell(name, f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}")
         if kind == "stream":
             return dataset
         if kind == "cached":
-            opened: Decoded = self._cached(dataset, name, size, folder)
+            opened: Decoded = self._cached(dataset, name, size, folder())
         else:
             opened = self._in_memory(dataset, name, size)
             self._taken += n_bytes
@@ -84,12 +88,16 @@ class Storage:
             raise UnreadableImageError(next(iter(opened.unreadable.values())))
         return opened
 
-    def choose(self, n_bytes: int, folder: Path | None) -> tuple[StorageKind, str]:
+    def _tell(self, name: str, told: str) -> None:
+        self.told[name] = told
+        log.info("storage of %s: %s", name, told)
+
+    def choose(self, n_bytes: int, find_folder: Callable[[], Path | None]) -> tuple[StorageKind, str]:
         """The kind, and why.
 
         Args:
             n_bytes: of the decoded images.
-            folder: of their cache; None where they cannot be cached.
+            find_folder: the folder of their cache; None where they cannot be cached.
         """
         if self.kind != "auto":
             return self.kind, "as asked for"
@@ -97,6 +105,7 @@ class Storage:
         if n_bytes <= limit:
             return "memory", f"it fits into {readable(limit)}"
         too_large = f"it does not fit into {readable(max(0, limit))} of memory"
+        folder = find_folder()
         if folder is None:
             return "stream", f"{too_large}, and a data set without a fingerprint cannot be cached"
         if folder.is_dir():

@@ -51,7 +51,7 @@ def probe(ckpt_path: str, test_patches: int = 1) -> None:
     path = find(ckpt_path)
     checkpoint = read(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = MultiViewDataModule.load_from_checkpoint(path)
+    data = MultiViewDataModule.from_checkpoint(checkpoint)
     data.prepare_data()
     data.setup()
     if data.num_classes is None:
@@ -61,7 +61,7 @@ def probe(ckpt_path: str, test_patches: int = 1) -> None:
     encoders: dict[str, Encoder] = {
         "raw pixels": _pixels,
         "untrained encoder": _untrained(checkpoint).to(device),
-        "pretrained encoder": MultiViewModule.load_from_checkpoint(path).eval().to(device),
+        "pretrained encoder": MultiViewModule.from_checkpoint(checkpoint).eval().to(device),
     }
     splits: list[str] = [name for name in ("probe", "val", "test") if name in data.splits]
     rows = []

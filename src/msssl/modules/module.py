@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.backbones import build_backbone, check_features, find_feature_dim
+from msssl.backbones import build_backbone, check_features, evaluating, find_feature_dim
 from msssl.checkpoint import Reloadable
 from msssl.distributed import check_equal_shapes, gather
 from msssl.modules.non_finite_guard import NonFiniteGuard
@@ -130,11 +130,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     @torch.no_grad()
     def _clean_features(self, images: Tensor) -> Tensor:
         """Features in evaluation mode: BatchNorm's statistics never see these images."""
-        training = {module for module in self.backbone.modules() if module.training}
-        self.backbone.eval()
-        features: Tensor = self(images)
-        for module in training:
-            module.training = True
+        with evaluating(self.backbone):
+            features: Tensor = self(images)
         return features
 
     @override
