@@ -1,6 +1,10 @@
 """What happens to the arguments before they are parsed: names of shipped configs, and checkpoints."""
 
+import json
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from msssl.checkpoint import find
 
@@ -20,6 +24,8 @@ def expand(args: list[str]) -> list[str]:
     for i, arg in enumerate(args[:-1]):
         if arg in ("--config", "-c"):
             args[i + 1] = _find_config(args[i + 1])
+            if args[0] == "probe":  # any config that a run can have: only its data are read
+                args[i : i + 2] = ["--data", json.dumps(_data_of(args[i + 1]))]
     if args and args[0] in TRAINER_COMMANDS and "--ckpt_path" in args[:-1]:
         i = args.index("--ckpt_path") + 1
         if args[i] == "null":
@@ -35,6 +41,13 @@ def expand(args: list[str]) -> list[str]:
 def _split(arg: str) -> list[str]:
     name, equals, value = arg.partition("=")
     return [name, value] if equals and name in ("--config", "--ckpt_path", "-c") else [arg]
+
+
+def _data_of(path: str) -> Any:
+    config = yaml.safe_load(Path(path).read_text())
+    if not isinstance(config, dict) or not config.get("data"):
+        raise ValueError(f"config {path} names no data")
+    return config["data"]
 
 
 def _find_config(name: str) -> str:

@@ -20,5 +20,7 @@ def set_up_logging() -> None:
         ".*does not have many workers.*",  # small sets need none
         ".*exists and is not empty.*",  # the run's folder is made before it is used
         ".*Couldn't infer the batch indices.*",  # our batches carry them
+        ".*callbacks used to create the checkpoint.*",  # validate, test and predict have no use for all of them
+        ".*dirpath has changed.*",  # each run has a folder of its own
     ):
         warnings.filterwarnings("ignore", message=noise)

@@ -1,8 +1,9 @@
 """The argument parser: one line for a mistake, no abbreviations, and the commands that are plain functions."""
 
+import inspect
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
@@ -23,11 +24,14 @@ class Parser(LightningArgumentParser):
     @override
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         self.commands = action = super().add_subcommands(*args, **kwargs)
-        for name, function in COMMANDS.items():
-            command = Parser(description=(function.__doc__ or "").partition("\n")[0])
-            command.add_function_arguments(function)
+        self.command_parsers = {name: _parser_of(function) for name, function in COMMANDS.items()}
+        for name, command in self.command_parsers.items():
             action.add_subcommand(name, command, help=command.description)
         return action
+
+    def run_command(self, name: str, config: Any) -> None:
+        """Run a command that is a plain function."""
+        COMMANDS[name](**self.command_parsers[name].instantiate(config))
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -43,3 +47,20 @@ class Parser(LightningArgumentParser):
             if isinstance(action.choices, dict):
                 parsers += [each for each in action.choices.values() if hasattr(each, "_actions")]
         return sorted({action.dest for parser in parsers for action in parser._actions})
+
+
+def _parser_of(function: Callable[..., None]) -> Parser:
+    """A parser of a function's arguments; lists take several words, and one without a default needs no flag."""
+    parser = Parser(description=(function.__doc__ or "").partition("\n")[0])
+    lists = {}
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        kinds = [kind for kind in (parameter.annotation, *get_args(parameter.annotation)) if get_args(kind)]
+        if kinds and getattr(kinds[-1], "__origin__", None) is list:
+            lists[name] = get_args(kinds[-1])[0], parameter.default
+    parser.add_function_arguments(function, skip=set(lists))
+    for name, (kind, default) in lists.items():
+        if default is inspect.Parameter.empty:
+            parser.add_argument(name, nargs="+", type=kind)
+        else:
+            parser.add_argument(f"--{name}", nargs="+", type=kind, default=default)
+    return parser

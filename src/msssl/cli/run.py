@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from typing_extensions import override
@@ -87,7 +87,9 @@ class MultiViewCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
         if self.config.subcommand in COMMANDS:
-            COMMANDS[self.config.subcommand](**self.config[self.config.subcommand])
+            self.parser.run_command(  # type: ignore[attr-defined]  # ours, in `Parser`
+                self.config.subcommand, self.config[self.config.subcommand]
+            )
             sys.exit(0)
         if self.config.subcommand in DATA_COMMANDS:
             self._run_on_data(self.config.subcommand)
@@ -138,7 +140,8 @@ class MultiViewCLI(LightningCLI):
                 TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False),
                 CSVLogger(self.run_dir, name="", version=""),
             ]
-        return [ViewGrid(), *([LearningRateMonitor()] if config["logger"] else [])]
+        clock = [] if config["max_time"] else [Timer()]  # minutes of the run, for reports; max_time brings its own
+        return [ViewGrid(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
 
     def before_fit(self) -> None:
         """Say what runs, and where."""

@@ -74,6 +74,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.splits: dict[str, Images] = {}
         self.skipped: dict[str, dict[int, str]] = {}  # why, by data set and position
         self.pretrained_on: Tensor | None = None  # positions in `dataset("train")` that the checkpoint's run saw
+        self.pretrained_size: tuple[int, ...] | None = None  # (H, W) of these images
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Any] | None:
@@ -81,7 +82,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
 
         All images have one size. Label -1 means none. Classes are counted and balanced by the data set's `targets` or
         `labels`, one integer an image, as torchvision has them; without these it counts as unlabelled. It may have
-        `groups` and `paths`, one string an image, and a `fingerprint` that names its content.
+        `groups` and `paths`, one string an image, `classes`, their names, and a `fingerprint` that names its content.
         """
 
     def probe_dataset(self) -> Dataset[Any] | None:
@@ -120,7 +121,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             return
         cache_dir, skip = self.cache_dir or f"{self.data_dir}/.msssl", self.on_error == "skip"
         self.opened = Storage(self.storage, cache_dir, parallel=self.num_workers > 0, skip=skip, trainer=self.trainer)
-        given: dict[str, Dataset[Any] | None] = {split: self.dataset(split) for split in SPLITS}
+        given: dict[str, Dataset[Any] | None] = {name: self.dataset(name) for name in SPLITS}
         given["probe"] = self.probe_dataset()
         self.datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
         check_datasets(self.datasets, f"{type(self).__name__} in {self.data_dir}")
@@ -174,25 +175,26 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
 
     @override
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
-        image = batch["image"]
-        kept: dict[str, Any] = {name: batch[name] for name in ("label", "index")}
+        image, kept = batch["image"], {name: batch[name] for name in ("label", "index")}
         if "epoch" not in batch:
             return {"image": self.views.evaluate(image), **kept}
         key = (self.seed, batch["epoch"], batch["batch"])
         if "probe" in batch:
             probe = batch["probe"]
             kept["probe"] = {"image": self.views.evaluate(probe["image"]), "label": probe["label"]}
-        shard = self._shard()
+        self.pretrained_size, shard = tuple(image.shape[-2:]), self._shard()
         return {"views": self.views(image, key, shard["rank"], shard["world_size"]), **kept}
 
     @override
     def state_dict(self) -> dict[str, Any]:
         seen = self.splits["train"].indices.int() if self.splits else self.pretrained_on
         statistics = {"mean": list(self.views.mean), "std": list(self.views.std)}
-        return {"seed": self.seed, "pretrained_on": seen, **statistics, **super().state_dict()}
+        of_run = {"seed": self.seed, "pretrained_on": seen, "pretrained_size": self.pretrained_size}
+        return {**of_run, **statistics, **super().state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seed = state_dict["seed"]  # a resumed run keeps its order and views
         self.pretrained_on = state_dict["pretrained_on"]
+        self.pretrained_size = state_dict["pretrained_size"]
         self.views.normalize_by(state_dict["mean"], state_dict["std"])

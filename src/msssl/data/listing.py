@@ -32,10 +32,12 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         window: values that become black and white in images of more than 8 bits.
 
     Attributes:
+        classes: as given.
         groups: what each image must not be separated from, where the rows say so.
     """
 
     def __init__(self, rows: list[Row], classes: list[str], image_size: int | None, window: Window | None) -> None:
+        self.classes = classes
         numbers = {name: label for label, name in enumerate(classes)}
         self.paths = [row.path for row in rows]
         self.targets = [numbers.get(row.label, -1) for row in rows]

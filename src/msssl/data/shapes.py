@@ -54,7 +54,9 @@ class Shapes(MultiViewDataModule):
             return None
         generator = torch.Generator().manual_seed(derive_seed(f"shapes/{split}", self.data_seed))
         labels = torch.arange(self.counts[split]) % len(FORMS)
-        return TensorDataset(draw(labels, self.image_size, generator), labels)
+        images = TensorDataset(draw(labels, self.image_size, generator), labels)
+        images.classes = FORMS  # type: ignore[attr-defined]  # as torchvision's sets have their names
+        return images
 
 
 def draw(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -1,67 +1,113 @@
 """What frozen features are worth: classifiers on them, chosen on validation images and reported once on test."""
 
+import logging
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_auroc, multiclass_confusion_matrix
 
+from msssl.evaluation.adam import ROUNDS, mlp_probe, paper_probe, top1
 from msssl.evaluation.features import Split
-from msssl.metrics import accuracy_interval, alpha_req, knn, linear_probes
+from msssl.metrics import accuracy_interval, knn, linear_probes
 
 WEIGHT_DECAYS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
-DEFAULT = 1e-2  # where there is no validation split to choose by
+DEFAULT, DEFAULT_ROUNDS = 1e-2, 10  # where there is no validation split to choose by
 K, TEMPERATURE = 200, 0.1
+MIN_VAL = 20  # labelled images: fewer choose nothing
+log = logging.getLogger(__name__)
 
 
-def evaluate(features: dict[str, Split], num_classes: int) -> dict[str, Any]:
-    """Accuracies in [0, 1] of a linear head and of nearest neighbours.
+def evaluate(features: dict[str, Split], num_classes: int) -> tuple[dict[str, Any], nn.Linear]:
+    """Accuracies in [0, 1] of a linear head, of one with a hidden layer, and of nearest neighbours.
 
-    The head's weight decay is the one of `WEIGHT_DECAYS` that is best on `val`; it is refitted on train and val for
-    `test`. Without `val` nothing is chosen; without `test` the accuracies are those on `val`.
+    The linear head's weight decay is the one of `WEIGHT_DECAYS` that is best on `val`, and so is how long the MLP
+    trains; both are refitted on train and val for `test`. Without `val`, or fewer than 20 labelled images there,
+    nothing is chosen; without `test` the accuracies are those on `val`.
 
     Args:
         features: of the splits `probe` (to fit) and `val`, `test` where there are any.
         num_classes: C.
 
     Returns:
-        `weight_decay`, `val_top1`, `grid` (of each weight decay, on val), `alpha`, and where there is a test split
-        `test_top1`, `test_interval` (95 %), `test_top5`, `test_balanced` (mean over classes), `test_auroc`,
-        `test_per_class`, `test_confusion` (rows are the true classes), `test_knn`.
+        `weight_decay`, `val_top1`, `grid` (of each weight decay, on val), `mlp_rounds`, `val_mlp`,
+        `val_knn`, and where there is a test split `test_top1`, `test_interval` (95 %), `test_top5`, `test_balanced`
+        (mean over classes), `test_auroc`, `test_per_class`, `test_confusion` (rows are the true classes), and
+        `test_mlp` and `test_knn` with theirs. And the linear head.
     """
-    chosen = DEFAULT
-    result: dict[str, Any] = {"grid": {}, "val_top1": None}
-    if "val" in features:
-        heads = linear_probes(*features["probe"], num_classes=num_classes, weight_decays=WEIGHT_DECAYS)
-        grid = {
-            decay: _top1(head(features["val"][0]), features["val"][1])
-            for decay, head in zip(WEIGHT_DECAYS, heads, strict=True)
-        }
-        chosen, best = max(grid.items(), key=lambda item: item[1])
-        result = {"grid": {str(decay): accuracy for decay, accuracy in grid.items()}, "val_top1": best}
-    result |= {"weight_decay": chosen, "alpha": float(alpha_req(features["probe"][0]))}
-    if "test" not in features:
-        return result
+    result = {"grid": {}, "val_top1": None, **_on_val(features, num_classes)}
+    x, y = both = training(features)
+    head = linear_probes(x, y, num_classes=num_classes, weight_decays=[result["weight_decay"]])[0]
+    if "test" in features:
+        test_x, test_y = features["test"]
+        result |= _named("test", measures(head(test_x), test_y, num_classes))
+        mlp = mlp_probe(both, num_classes=num_classes, rounds=result["mlp_rounds"])[0]
+        scores = knn(test_x, x, y, num_classes=num_classes, k=K, temperature=TEMPERATURE)
+        for name, found in {"mlp": mlp(test_x), "knn": scores}.items():
+            result[f"test_{name}"] = top1(found, test_y)
+            result[f"test_{name}_interval"] = _interval(found, test_y)
+    return result, head
+
+
+def evaluate_as_the_paper(features: dict[str, Split], num_classes: int) -> tuple[dict[str, Any], nn.Module]:
+    """The same measures of the paper's linear head, which is fitted on train and val, and chosen by nothing."""
+    split = "test" if "test" in features else "val"
+    fitted = training(features) if split == "test" else features["probe"]
+    head = paper_probe(fitted, num_classes=num_classes)
+    x, y = features[split]
+    return _named(split, measures(head(x), y, num_classes)), head
+
+
+def training(features: dict[str, Split]) -> Split:
+    """Features and labels of train and val together."""
     parts = [features[split] for split in ("probe", "val") if split in features]
     x, y = (torch.cat(each) for each in zip(*parts, strict=True))
-    head = linear_probes(x, y, num_classes=num_classes, weight_decays=[chosen])[0]
-    test_x, test_y = features["test"]
-    scores = knn(test_x, x, y, num_classes=num_classes, k=K, temperature=TEMPERATURE)
-    measured = {**_measures(head(test_x), test_y, num_classes), "knn": _top1(scores, test_y)}
-    return result | {f"test_{name}": value for name, value in measured.items()}
+    return x, y
 
 
-def _measures(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, Any]:
+def _on_val(features: dict[str, Split], num_classes: int) -> dict[str, Any]:
+    """The choices, and the accuracies that they were made by."""
+    if "val" not in features:
+        return {"weight_decay": DEFAULT, "mlp_rounds": DEFAULT_ROUNDS}
+    x, y = features["val"]
+    decays: tuple[float, ...] = WEIGHT_DECAYS
+    rounds = ROUNDS
+    if not can_choose(y):
+        log.warning("val has %d labelled images: too few to choose by (%d at least)", int((y >= 0).sum()), MIN_VAL)
+        decays, rounds = (DEFAULT,), DEFAULT_ROUNDS
+    heads = linear_probes(*features["probe"], num_classes=num_classes, weight_decays=decays)
+    grid = {decay: top1(head(x), y) for decay, head in zip(decays, heads, strict=True)}
+    chosen, best = max(grid.items(), key=lambda item: item[1])
+    mlp, rounds, of_mlp = mlp_probe(
+        features["probe"], num_classes=num_classes, rounds=rounds, val=(x, y) if can_choose(y) else None
+    )
+    votes = knn(x, *features["probe"], num_classes=num_classes, k=K, temperature=TEMPERATURE)
+    return {
+        "grid": {str(decay): accuracy for decay, accuracy in grid.items()},
+        "val_top1": best,
+        "weight_decay": chosen,
+        "val_mlp": top1(mlp(x), y) if of_mlp is None else of_mlp,
+        "mlp_rounds": rounds,
+        "val_knn": top1(votes, y),
+    }
+
+
+def can_choose(val_labels: Tensor) -> bool:
+    """Whether there are enough labelled validation images to choose by."""
+    return int((val_labels >= 0).sum()) >= MIN_VAL
+
+
+def measures(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, Any]:
+    """Top-1 with its interval, top-5, mean over classes, AUROC, per class and the confusion matrix."""
     labelled = labels >= 0
     logits, labels = logits[labelled], labels[labelled]
     confusion = multiclass_confusion_matrix(logits, labels, num_classes)
     found = confusion.sum(dim=1) > 0
     per_class = confusion.diag() / confusion.sum(dim=1).clamp(min=1)
-    n_correct = int(confusion.diag().sum())
     top5 = logits.topk(min(5, num_classes), dim=1).indices
     return {
-        "top1": n_correct / len(labels),
-        "interval": accuracy_interval(n_correct, len(labels)),
+        "top1": top1(logits, labels),
+        "interval": _interval(logits, labels),
         "top5": float((top5 == labels[:, None]).any(dim=1).float().mean()),
         "balanced": float(per_class[found].mean()),
         "auroc": float(multiclass_auroc(logits, labels, num_classes)),
@@ -70,6 +116,11 @@ def _measures(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, Any
     }
 
 
-def _top1(scores: Tensor, labels: Tensor) -> float:
+def _interval(scores: Tensor, labels: Tensor) -> tuple[float, float]:
     labelled = labels >= 0
-    return float((scores[labelled].argmax(dim=1) == labels[labelled]).float().mean())
+    right = scores[labelled].argmax(dim=1) == labels[labelled]
+    return accuracy_interval(int(right.sum()), len(right))
+
+
+def _named(split: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{split}_{name}": value for name, value in values.items()}

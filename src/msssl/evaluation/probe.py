@@ -1,127 +1,115 @@
 """`msssl probe`: what frozen features are worth, beside raw pixels and the same encoder untrained."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import lightning
 import torch
-import torchvision
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-import msssl
-from msssl.checkpoint import find, read
+from msssl.checkpoint import write_file
 from msssl.data import MultiViewDataModule
-from msssl.data.cache import fingerprint
-from msssl.evaluation.features import Encoder, extract
-from msssl.evaluation.heads import TEMPERATURE, WEIGHT_DECAYS, K, evaluate
+from msssl.evaluation.features import Encoder, Split, content_of, extract, stored
+from msssl.evaluation.few_labels import evaluate_few_labels
+from msssl.evaluation.heads import evaluate, evaluate_as_the_paper
+from msssl.evaluation.picture import draw_report
+from msssl.evaluation.protocol import Protocol
+from msssl.evaluation.subject import Subject, open_subject
+from msssl.evaluation.table import print_report
+from msssl.metrics import alpha_req, rankme
 from msssl.modules import MultiViewModule
 
 PIXEL_SIZE = 32
 SEED = 0  # of the views that features are averaged over
-MEASURES = {
-    "dim": "dim",
-    "weight_decay": "weight decay",
-    "val_top1": "val top-1",
-    "test_top1": "test top-1",
-    "test_interval": "  95 % interval",
-    "test_top5": "test top-5",
-    "test_balanced": "test balanced",
-    "test_auroc": "test AUROC",
-    "test_knn": "test kNN",
-    "alpha": "alpha",
-}
+RAW, UNTRAINED, PRETRAINED = "raw pixels", "untrained encoder", "pretrained encoder"
 
 
-def probe(ckpt_path: str, test_patches: int = 1) -> None:
+def probe(
+    ckpt_path: str,
+    data: MultiViewDataModule | None = None,
+    protocol: Literal["standard", "paper"] = "standard",
+    test_patches: int | None = None,
+    labels_per_class: list[int] | None = None,
+) -> None:
     """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on untrained features.
 
-    Everything comes from the checkpoint, its data included. The report is also written as `probe.json` beside it.
+    Everything comes from the checkpoint, its data included. Beside it are written `probe.json`, a picture and the
+    fitted linear head; another checkpoint, set, protocol or number of patches has file names of its own.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
-        test_patches: V: features are averaged over the clean image and V - 1 random views of it; the paper has 16.
+        data: another set (transfer); its images are resized to those of the pretraining, and normalised alike.
+        protocol: `standard`: linear head by L-BFGS, MLP and kNN; `paper`: the linear head of Ghosh et al.
+        test_patches: V: features are averaged over the clean image and V - 1 random views of it; by default 1, and
+            16 for the paper's protocol, as it has it.
+        labels_per_class: also fit heads on so many images of each class, over 5 seeds.
     """
-    if test_patches < 1:
-        raise ValueError(f"test_patches is {test_patches}: expected the clean image at least, 1")
-    path = find(ckpt_path)
-    checkpoint = read(path)
+    kind = Protocol(protocol, test_patches)
+    subject = open_subject(ckpt_path, data)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = MultiViewDataModule.from_checkpoint(checkpoint)
-    data.prepare_data()
-    data.setup()
-    if data.num_classes is None:
-        raise ValueError(f"{path} was pretrained on images without labels: there is nothing to probe")
-    if not {"val", "test"} & data.splits.keys():
-        raise ValueError(f"{path}: its data has neither a test split nor, with val_fraction 0, validation images")
     encoders: dict[str, Encoder] = {
-        "raw pixels": _pixels,
-        "untrained encoder": _untrained(checkpoint).to(device),
-        "pretrained encoder": MultiViewModule.from_checkpoint(checkpoint).eval().to(device),
+        RAW: _pixels,
+        UNTRAINED: subject.untrained().to(device),
+        PRETRAINED: subject.module().to(device),
     }
-    splits: list[str] = [name for name in ("probe", "val", "test") if name in data.splits]
-    rows = []
-    for name, encoder in encoders.items():
-        features = {split: extract(encoder, data, split, device, test_patches, SEED) for split in splits}
-        rows.append({"features": name, "dim": features["probe"][0].shape[1], **evaluate(features, data.num_classes)})
+    features = {name: _features(subject, kind, name, encoder, device) for name, encoder in encoders.items()}
+    rows, heads = [], {}
+    for name, of_split in features.items():
+        found, heads[name] = (evaluate_as_the_paper if kind.of_paper else evaluate)(of_split, subject.num_classes)
+        row = {"features": name, "dim": of_split["probe"][0].shape[1], **found}
+        encoder = encoders[name]
+        if isinstance(encoder, MultiViewModule):
+            row |= _spectral(encoder, of_split["probe"][0])
+        if labels_per_class:
+            row["few_labels"] = evaluate_few_labels(of_split, subject.num_classes, labels_per_class)
+        rows.append(row)
     report = {
-        "checkpoint": str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "epoch": checkpoint["epoch"],
-        "images": {split: len(data.splits[split]) for split in splits},
-        "pretrained_on": None if data.pretrained_on is None else len(data.pretrained_on),
-        "data": {name: fingerprint(dataset) for name, dataset in data.datasets.items()},
-        "protocol": protocol(splits, test_patches),
-        "test_patches": test_patches,
-        "seeds": {"split": data.split_seed, "views": SEED},
-        "versions": {module.__name__: module.__version__ for module in (msssl, torch, torchvision, lightning)},
+        **subject.provenance(),
+        **kind.told(features[RAW]),
+        "seeds": {"run": subject.own.seed, "split": subject.data.split_seed, "views": SEED, "heads": 0},
         "rows": rows,
     }
-    unfinished = path.with_name("probe.json.tmp")
-    unfinished.write_text(json.dumps(report, indent=2) + "\n")
-    unfinished.replace(path.with_name("probe.json"))
-    _print(report)
+    target = subject.path.with_name(f"{_stem(subject, kind)}.json")
+    _write_head(heads[PRETRAINED], report, target.with_suffix(".head.pt"))
+    draw_report(report, subject.data, features[UNTRAINED], features[PRETRAINED], target.with_suffix(".png"))
+    unfinished = target.with_suffix(".json.tmp")
+    unfinished.write_text(json.dumps(report, indent=2, default=vars) + "\n")
+    unfinished.replace(target)
+    print_report(report, target)
 
 
-def protocol(splits: list[str], test_patches: int) -> str:
-    """How the accuracies were made, in a sentence."""
-    seen = "clean images" if test_patches == 1 else f"mean features of the clean image and {test_patches - 1} views"
-    how = f"offline linear probe, {seen}, L-BFGS (200 iterations at most)"
-    if "val" in splits:
-        how += f", weight decay of {', '.join(map(str, WEIGHT_DECAYS))} chosen on val"
-    if "test" in splits:
-        how += (", refitted on train + val" if "val" in splits else "") + ", test read once, 95 % bootstrap interval"
-        return f"{how}; kNN: k = {K}, T = {TEMPERATURE}"
-    return how + "; there is no test split, and val chose the weight decay: read it as an upper bound"
+def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, device: str) -> dict[str, Split]:
+    """Features of each split, from the run's folder where they have been extracted before."""
+    size, found = subject.own.pretrained_size, {}
+    for split in subject.splits:
+        content = None if name == RAW else content_of(subject.data, split)  # pixels are large, and soon made
+        key = content and f"{subject.sha256} {name} {content} {kind.test_patches} {SEED} {size} {device}"
+
+        def make(split: str = split) -> Split:
+            return extract(encoder, subject.data, split, device, kind.test_patches, SEED, size)
+
+        found[split] = stored(subject.path.with_name("features"), key, device, make)
+    return found
+
+
+def _stem(subject: Subject, kind: Protocol) -> str:
+    """Name of what is written: `probe` for the last checkpoint, its own data and the standard protocol."""
+    parts = ["probe", *([] if subject.path.stem == "last" else [subject.path.stem])]
+    if subject.transferred:
+        parts.append(f"{type(subject.data).__name__}-{Path(subject.data.data_dir).absolute().name}")
+    return "-".join([*parts, *kind.suffixes()])
+
+
+def _write_head(head: nn.Module, report: dict[str, Any], path: Path) -> None:
+    told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
+    write_file(path, {**{name: value.cpu() for name, value in head.state_dict().items()}, **told})
+
+
+@torch.no_grad()
+def _spectral(module: MultiViewModule, features: Tensor) -> dict[str, float]:
+    return {"alpha": float(alpha_req(features)), "rankme": float(rankme(module.projector(features)))}
 
 
 def _pixels(images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(images, min(images.shape[-1], PIXEL_SIZE)).flatten(1)
-
-
-def _untrained(checkpoint: dict[str, Any]) -> MultiViewModule:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return MultiViewModule.from_hyperparameters(checkpoint).eval()
-
-
-def _print(report: dict[str, Any]) -> None:
-    rows = report["rows"]
-    table = Table("", *(row["features"] for row in rows), caption=report["protocol"])
-    for key, name in MEASURES.items():
-        if any(row.get(key) is not None for row in rows):
-            table.add_row(name, *(_cell(key, row.get(key)) for row in rows))
-    Console(markup=False).print(table)
-    Console(soft_wrap=True, markup=False).print(f"written to {Path(report['checkpoint']).with_name('probe.json')}")
-
-
-def _cell(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, tuple):
-        return " to ".join(f"{end:.3f}" for end in value)
-    return f"{value:g}" if key in ("dim", "weight_decay") else f"{value:.3f}"

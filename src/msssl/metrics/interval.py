@@ -1,6 +1,10 @@
-"""How sure an accuracy is."""
+"""How sure an accuracy is, over images and over seeds."""
+
+import math
+from collections.abc import Sequence
 
 import torch
+from scipy.special import stdtrit
 
 
 def accuracy_interval(
@@ -36,3 +40,21 @@ def accuracy_interval(
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(resampled, ends).tolist()
     return low, high
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of the same measurement with other seeds, and the ends of its interval by Student's t.
+
+    The ends are NaN for a single value.
+
+    >>> mean_interval([0.5, 0.6, 0.7])
+    (0.6, 0.35..., 0.84...)
+    """
+    if not values:
+        raise ValueError("a mean of no values")
+    each = torch.tensor(values, dtype=torch.float64)
+    mean, n = float(each.mean()), len(each)
+    if n == 1:
+        return mean, math.nan, math.nan
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(each.std()) / math.sqrt(n)
+    return mean, mean - half, mean + half

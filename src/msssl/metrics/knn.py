@@ -37,13 +37,23 @@ def knn(
         shapes = ", ".join(str(tuple(each.shape)) for each in (features, bank, bank_labels))
         raise ValueError(f"features, bank and bank_labels are {shapes}: expected (N, F), (M, F) and (M,)")
     labelled = bank_labels >= 0
-    bank, bank_labels = F.normalize(bank[labelled], dim=1), bank_labels[labelled]
+    bank, bank_labels = bank[labelled], bank_labels[labelled]
     if len(bank) == 0:
         raise ValueError("the bank has no labelled rows")
     k = min(k, max(1, len(bank) // 2))
-    scores = []
-    for chunk in F.normalize(features, dim=1).split(CHUNK):
-        similarity, nearest = (chunk @ bank.T).topk(k, dim=1)
-        votes = torch.softmax(similarity / temperature, dim=1)  # exp, normalised without overflow
-        scores.append(votes.new_zeros(len(chunk), num_classes).scatter_add_(1, bank_labels[nearest], votes))
-    return torch.cat(scores)
+    similarity, nearest = neighbours(features, bank, k)
+    votes = torch.softmax(similarity / temperature, dim=1)  # exp, normalised without overflow
+    return votes.new_zeros(len(features), num_classes).scatter_add_(1, bank_labels[nearest], votes)
+
+
+@torch.no_grad()
+def neighbours(features: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarity and row of the k rows of a bank (M, F) nearest to each feature (N, F): both (N, k).
+
+    >>> neighbours(torch.tensor([[2.0, 1.0]]), torch.eye(2), k=2)[1]
+    tensor([[0, 1]])
+    """
+    bank = F.normalize(bank, dim=1)
+    found = [(chunk @ bank.T).topk(k, dim=1) for chunk in F.normalize(features, dim=1).split(CHUNK)]
+    similarity, nearest = zip(*found, strict=True)
+    return torch.cat(similarity), torch.cat(nearest)

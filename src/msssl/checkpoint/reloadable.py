@@ -1,4 +1,4 @@
-"""What modules and data modules share about checkpoints: hyperparameters that load again, and safe loading."""
+"""Hyperparameters that load again, from classes that are trusted."""
 
 import importlib
 import inspect
@@ -14,6 +14,8 @@ import yaml
 from lightning import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin, _given_hyperparameters
 from lightning.pytorch.utilities.parsing import collect_init_args
+
+from msssl.checkpoint.files import read
 
 TRUSTED = ("msssl", "torch", "torchvision", "timm", "kornia")
 _PLAIN = (str, int, float, bool, type(None))
@@ -99,47 +101,6 @@ class Reloadable(HyperparametersMixin):
             built: Self = instantiate_module(target, {"_class_path": class_path, **given})
             return built
         return target(**given)
-
-
-def find(spec: str, root: str = "runs") -> Path:
-    """The checkpoint that a `--ckpt_path` means: a file, the `last.ckpt` of a run's folder, or `last`.
-
-    Args:
-        spec: path of a file or of a run's folder, or `last` for the newest run below `root`.
-        root: folder of the runs.
-
-    Raises:
-        FileNotFoundError: naming what was looked for.
-    """
-    if spec == "last":
-        found = sorted(Path(root).rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise FileNotFoundError(f"ckpt_path last: there is no last.ckpt below {root}")
-        return found[-1]
-    path = Path(spec, "last.ckpt") if Path(spec).is_dir() else Path(spec)
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path {spec}: {path} is not a file")
-    return path
-
-
-def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU, without running code from it; ValueError naming the file if unreadable."""
-    checkpoint = read_file(path)
-    if "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not the checkpoint of a training run: it holds no state_dict")
-    return checkpoint
-
-
-def read_file(path: str | Path) -> dict[str, Any]:
-    """A dict that `torch.save` wrote, as `read` reads it."""
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
-    return content
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,0 +1,7 @@
+"""What modules and data modules share about checkpoints: hyperparameters that load again, and safe loading."""
+
+from msssl.checkpoint.files import find as find
+from msssl.checkpoint.files import read as read
+from msssl.checkpoint.files import read_file as read_file
+from msssl.checkpoint.files import write_file as write_file
+from msssl.checkpoint.reloadable import Reloadable as Reloadable

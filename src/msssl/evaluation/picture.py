@@ -1,0 +1,49 @@
+"""The report of a probe as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msssl.data import MultiViewDataModule
+from msssl.drawing import draw_confusion, draw_neighbours, draw_spectrum
+from msssl.evaluation.features import Split
+from msssl.metrics import eigenspectrum, neighbours
+
+N_IMAGES, N_NEIGHBOURS = 6, 6
+
+
+def draw_report(
+    report: dict[str, Any],
+    data: MultiViewDataModule,
+    untrained: dict[str, Split],
+    pretrained: dict[str, Split],
+    path: Path,
+) -> None:
+    """Write the confusion matrix, the spectra and the training images nearest to images not seen.
+
+    Args:
+        report: with its rows, the pretrained encoder's last.
+        data: of the images.
+        untrained: features of each split.
+        pretrained: likewise.
+        path: of the picture.
+    """
+    from matplotlib.figure import Figure  # half a second, for this only
+
+    split, row = report["reported_on"], report["rows"][-1]
+    figure = Figure(figsize=(15, 5), dpi=150, layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    if f"{split}_confusion" in row:
+        draw_confusion(left, torch.tensor(row[f"{split}_confusion"]), report["classes"])
+    spectra = {"untrained": untrained["probe"][0], "pretrained": pretrained["probe"][0]}
+    draw_spectrum(middle, {name: eigenspectrum(features) for name, features in spectra.items()})
+    features, bank = pretrained[split][0], pretrained["probe"][0]
+    rows = torch.linspace(0, len(features) - 1, min(N_IMAGES, len(features))).long()
+    similarity, nearest = neighbours(features[rows.to(features.device)], bank, min(N_NEIGHBOURS, len(bank)))
+    shown = data.images("probe")[nearest.flatten().tolist()]["image"].unflatten(0, nearest.shape)
+    draw_neighbours(right, data.images(split)[rows.tolist()]["image"], shown, similarity)
+    figure.suptitle(f"{row['features']}: {report['protocol']}", fontsize=8, wrap=True)
+    growing = path.with_suffix(".png.tmp")
+    figure.savefig(growing, format="png")
+    growing.replace(path)

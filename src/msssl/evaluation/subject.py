@@ -1,0 +1,147 @@
+"""What a report is about: a checkpoint, the run that it is of, and the images that it is judged by."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchvision
+
+import msssl
+from msssl.checkpoint import find, read
+from msssl.data import MultiViewDataModule
+from msssl.data.cache import fingerprint
+from msssl.evaluation.features import content_of
+from msssl.modules import MultiViewModule
+
+SPLITS = ("probe", "val", "test")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint and its surroundings; `open_subject` makes one.
+
+    Attributes:
+        path: of the checkpoint.
+        sha256: of its file.
+        checkpoint: its content.
+        own: data module that it was pretrained with; not set up unless it is `data`.
+        data: what it is judged by.
+    """
+
+    path: Path
+    sha256: str
+    checkpoint: dict[str, Any]
+    own: MultiViewDataModule
+    data: MultiViewDataModule
+
+    @property
+    def transferred(self) -> bool:
+        """Whether the images are not of the set that it was pretrained on."""
+        return self.data is not self.own
+
+    @property
+    def splits(self) -> list[str]:
+        """Those of `probe`, `val` and `test` that there are."""
+        return [name for name in SPLITS if name in self.data.splits]
+
+    @property
+    def num_classes(self) -> int:
+        """Of the images that it is judged by."""
+        number = self.data.num_classes
+        assert number is not None  # `open_subject` saw to it
+        return number
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the images that it is judged by; numbers where they have none."""
+        given = getattr(self.data.splits["probe"].dataset, "classes", None)
+        return [str(name) for name in given or range(self.num_classes)]
+
+    def module(self) -> MultiViewModule:
+        """The pretrained module, in evaluation mode."""
+        return MultiViewModule.from_checkpoint(self.checkpoint).eval()
+
+    def untrained(self) -> MultiViewModule:
+        """The same as it was before its first step, from a seed of its own."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return MultiViewModule.from_hyperparameters(self.checkpoint).eval()
+
+    def run(self) -> dict[str, Any]:
+        """What the run was and what it cost, as plain data."""
+        loops = self.checkpoint["loops"]["fit_loop"]
+        epochs = self.checkpoint["epoch"] + int(loops["epoch_loop.batch_progress"]["is_last_batch"])
+        clock = self.checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train")
+        seen = self.own.pretrained_on
+        n_images = None if seen is None else len(seen)
+        settings = {
+            "model": self.checkpoint.get(MultiViewModule.CHECKPOINT_HYPER_PARAMS_KEY, {}),
+            "data": self.checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {}),
+        }
+        return {
+            "method": settings["model"].get("_class_path"),
+            "epochs": epochs,
+            "steps": self.checkpoint["global_step"],
+            "minutes": None if clock is None else clock / 60,
+            "images": n_images,
+            "n_views": self.own.views.n_views,
+            "views_seen": None if n_images is None else epochs * n_images * self.own.views.n_views,
+            "settings": settings,
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Fingerprints of checkpoint and images, seeds and versions, as plain data.
+
+        `data_id` names the images of all splits and their labels; None where there is no way to tell.
+        """
+        contents = [content_of(self.data, name) for name in self.splits]
+        told = None if None in contents else hashlib.sha256("".join(map(str, contents)).encode()).hexdigest()[:16]
+        return {
+            "checkpoint": str(self.path),
+            "sha256": self.sha256,
+            "epoch": self.checkpoint["epoch"],
+            "run": self.run(),
+            "data_class": type(self.data).__name__,
+            "data": {name: fingerprint(dataset) for name, dataset in self.data.datasets.items()},
+            "data_id": told,
+            "images": {split: len(self.data.splits[split]) for split in self.splits},
+            "classes": self.class_names,
+            "pretrained_on": None if self.own.pretrained_on is None else len(self.own.pretrained_on),
+            "transfer": self.transferred,
+            "versions": {module.__name__: module.__version__ for module in (msssl, torch, torchvision, lightning)},
+        }
+
+
+def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Subject:
+    """A checkpoint and its images, set up.
+
+    Args:
+        ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
+        data: images to judge it by, normalised as those that it was pretrained on; by default these.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: an unreadable checkpoint, no labels, one class, or neither test nor validation images.
+    """
+    path = find(ckpt_path)
+    checkpoint = read(path)
+    own = MultiViewDataModule.from_checkpoint(checkpoint)
+    if data is not None:
+        own.views.automatic = False  # its statistics are known
+        data.views = own.views
+    data = data or own
+    data.prepare_data()
+    data.setup()
+    where = f"{type(data).__name__} in {data.data_dir}"
+    if data.num_classes is None:
+        raise ValueError(f"{path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
+    if data.num_classes < 2:
+        raise ValueError(f"{path} cannot be probed: {where} has one class")
+    if not {"val", "test"} & data.splits.keys():
+        raise ValueError(
+            f"{path} cannot be probed: {where} has neither a test split nor, with val_fraction 0, validation images"
+        )
+    return Subject(path, hashlib.sha256(path.read_bytes()).hexdigest(), checkpoint, own, data)

@@ -1,0 +1,56 @@
+"""The report of a probe on the terminal."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+INTERVAL = "  95 % interval"
+MEASURES = {
+    "dim": "dim",
+    "weight_decay": "weight decay",
+    "val_top1": "val top-1",
+    "val_interval": INTERVAL,
+    "test_top1": "test top-1",
+    "test_interval": INTERVAL,
+    "test_top5": "test top-5",
+    "test_balanced": "test balanced",
+    "test_auroc": "test AUROC",
+    "val_mlp": "val MLP",
+    "test_mlp": "test MLP",
+    "test_mlp_interval": INTERVAL,
+    "val_knn": "val kNN",
+    "test_knn": "test kNN",
+    "test_knn_interval": INTERVAL,
+    "alpha": "alpha",
+    "rankme": "RankMe of z",
+}
+
+
+def print_report(report: dict[str, Any], path: Path) -> None:
+    """Print a column for each of the features, and where the report is."""
+    rows = report["rows"]
+    table = Table("", *(row["features"] for row in rows), caption=report["protocol"])
+    for key, name in MEASURES.items():
+        if any(row.get(key) is not None for row in rows):
+            table.add_row(name, *(_cell(key, row.get(key)) for row in rows))
+    for count in rows[0].get("few_labels", {}):
+        for head in ("linear", "knn"):
+            found = [row["few_labels"][count][head] for row in rows]
+            table.add_row(f"{count} a class, {head}", *(f"{each['mean']:.3f}" for each in found))
+            table.add_row(INTERVAL, *(_cell("interval", each["interval"]) for each in found))
+    Console(markup=False).print(table)
+    written = f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('.head.pt').name}"
+    Console(soft_wrap=True, markup=False, highlight=False).print(written)
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return " to ".join("?" if math.isnan(end) else f"{end:.3f}" for end in value)
+    if key in ("dim", "weight_decay"):
+        return f"{value:g}"
+    return f"{value:.1f}" if key == "rankme" else f"{value:.3f}"
