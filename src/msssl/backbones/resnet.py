@@ -34,6 +34,7 @@ class ResNet(nn.Module):
         if depth not in _STAGES:
             raise ValueError(f"depth is {depth}: a ResNet has depth {', '.join(map(str, _STAGES))}")
         block, lengths = _STAGES[depth]
+        self.depth, self.width, self.low_resolution = depth, width, low_resolution
         self.num_features = 8 * width * block.expansion
         kernel, stride = (3, 1) if low_resolution else (7, 2)
         self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)

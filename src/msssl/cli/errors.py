@@ -80,6 +80,7 @@ def _expected(message: str) -> str:
     lines = re.findall(r"^( *)(?:- )?Expected an? (.+?)(?:\. Got.*)?$", message, flags=re.MULTILINE)
     deepest = max((len(indent) for indent, _ in lines), default=0)
     names = [re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", name) for indent, name in lines if len(indent) == deepest]
+    names = [re.sub(r"Literal\[(.+)\]", lambda found: found[1].replace("'", ""), name) for name in names]
     return " or ".join(dict.fromkeys(name.replace("typing.", "").replace("NoneType", "null") for name in names))
 
 

@@ -9,9 +9,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from msssl.cli.errors import condense
-from msssl.evaluation import probe
+from msssl.evaluation import export, probe, report
 
-COMMANDS: dict[str, Callable[..., None]] = {"probe": probe}
+COMMANDS: dict[str, Callable[..., None]] = {"probe": probe, "export": export, "report": report}
 
 
 class Parser(LightningArgumentParser):

@@ -84,6 +84,13 @@ class MultiViewCLI(LightningCLI):
         parser.set_defaults({"last_checkpoint.filename": "last", "last_checkpoint.enable_version_counter": False})
 
     @override
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_class_arguments(FeaturesWriter, skip={"folder"})
+        return parser
+
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
         if self.config.subcommand in COMMANDS:
@@ -122,8 +129,9 @@ class MultiViewCLI(LightningCLI):
         if self.subcommand != "fit" or config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
         if self.subcommand == "predict":
-            checkpoint = self._get(self.config_init, "ckpt_path")
-            callbacks.append(FeaturesWriter(Path(checkpoint).parent if checkpoint else Path.cwd()))
+            given = self.config_init["predict"]
+            folder = Path(given["ckpt_path"]).parent if given["ckpt_path"] else Path.cwd()
+            callbacks.append(FeaturesWriter(folder, given["format"], given["head"]))
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_dir) if self.run_dir else None

@@ -135,6 +135,7 @@ class EvaluationLoader:
         n_batches = -(-per_rank // batch_size)
         if len(images) // world_size < n_batches:
             raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
+        self.images = images
         rows = torch.arange(rank, len(images), world_size)
         self._loader = batches_of(images, Rows(rows.tensor_split(n_batches)), num_workers)
 

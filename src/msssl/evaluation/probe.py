@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from msssl.checkpoint import write_file
+from msssl.checkpoint import write_head
 from msssl.data import MultiViewDataModule
 from msssl.evaluation.features import Encoder, Split, content_of, extract, stored
 from msssl.evaluation.few_labels import evaluate_few_labels
@@ -71,7 +71,8 @@ def probe(
         "rows": rows,
     }
     target = subject.path.with_name(f"{_stem(subject, kind)}.json")
-    _write_head(heads[PRETRAINED], report, target.with_suffix(".head.pt"))
+    told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
+    write_head(target.with_suffix(".head.pt"), heads[PRETRAINED], **told)
     draw_report(report, subject.data, features[UNTRAINED], features[PRETRAINED], target.with_suffix(".png"))
     unfinished = target.with_suffix(".json.tmp")
     unfinished.write_text(json.dumps(report, indent=2, default=vars) + "\n")
@@ -99,11 +100,6 @@ def _stem(subject: Subject, kind: Protocol) -> str:
     if subject.transferred:
         parts.append(f"{type(subject.data).__name__}-{Path(subject.data.data_dir).absolute().name}")
     return "-".join([*parts, *kind.suffixes()])
-
-
-def _write_head(head: nn.Module, report: dict[str, Any], path: Path) -> None:
-    told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
-    write_file(path, {**{name: value.cpu() for name, value in head.state_dict().items()}, **told})
 
 
 @torch.no_grad()

@@ -1,0 +1,190 @@
+"""Formats that other software loads: what is written, and the lines of code that load it."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from msssl.backbones import ResNet
+
+FormatName = Literal["torchvision", "timm", "onnx", "safetensors"]
+NEEDS = {
+    "torchvision": (),
+    "timm": ("timm", "safetensors"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "safetensors": ("safetensors",),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is written.
+
+    Attributes:
+        backbone: in evaluation mode, on the CPU.
+        head: from its features to logits, or None.
+        images: normalised images (N, 3, H, W) of the size that it was pretrained on.
+    """
+
+    backbone: nn.Module
+    head: nn.Linear | None
+    images: Tensor
+
+    @property
+    def model(self) -> nn.Module:
+        """The backbone, and the head behind it."""
+        if self.head is None:
+            return self.backbone
+        return nn.Sequential(OrderedDict(backbone=self.backbone, fc=self.head)).eval()
+
+    @property
+    def output(self) -> str:
+        """What it returns."""
+        return "features" if self.head is None else "logits"
+
+
+def write(network: Network, name: FormatName, path: Path) -> tuple[Path, list[str]]:
+    """Write a file, and return it with the lines that load it, in which `{file}` stands for its path.
+
+    Args:
+        network: to write.
+        name: of the format.
+        path: of the file, without its ending.
+
+    Raises:
+        ImportError: the exporter is not installed.
+        ValueError: the format cannot hold the architecture; the message names those that can.
+    """
+    for package in NEEDS[name]:
+        if find_spec(package) is None:
+            raise ImportError(f"format {name} needs {package}: pip install 'msssl[export]'")
+    return _WRITERS[name](network, path)
+
+
+def usage(network: Network, name: FormatName) -> str:
+    """The line that applies what was loaded to `images`."""
+    if name == "onnx":
+        return f'({network.output},) = session.run(None, {{"images": images}})  # NumPy, float32'
+    return f"{network.output} = model.eval()(images)"
+
+
+def load(network: Network, lines: list[str], file: Path) -> Callable[[Tensor], Tensor]:
+    """The model that the lines load from a file: they are run as they are shown."""
+    scope: dict[str, Any] = {"model": deepcopy(network.model)}  # for a class that the lines cannot build
+    for value in scope["model"].state_dict().values():
+        value.zero_()
+    exec("\n".join(lines).format(file=str(file)), scope)  # nothing in them is from elsewhere
+    if "session" in scope:
+        return lambda images: torch.from_numpy(scope["session"].run(None, {"images": images.numpy()})[0])
+    model: nn.Module = scope["model"].eval()
+    return model
+
+
+def _torchvision(network: Network, path: Path) -> tuple[Path, list[str]]:
+    resnet = _resnet(network.backbone, "torchvision")
+    num_classes = "" if network.head is None else f"num_classes={network.head.out_features}"
+    changes = _small_stem(resnet) | ({"fc": "torch.nn.Identity()"} if network.head is None else {})
+    file = path.with_suffix(".pth")
+    torch.save(_named_as_torchvision(network), file)
+    lines = ["import torch, torchvision", f"model = torchvision.models.resnet{resnet.depth}({num_classes})"]
+    return file, [*lines, *_assigned(changes), "model.load_state_dict(torch.load({file!r}))"]
+
+
+def _timm(network: Network, path: Path) -> tuple[Path, list[str]]:
+    backbone, num_classes = network.backbone, 0 if network.head is None else network.head.out_features
+    config = getattr(backbone, "pretrained_cfg", None)
+    changes = {}
+    if config is None:
+        resnet = _resnet(backbone, "timm")
+        name, options, changes = f"resnet{resnet.depth}", "", _small_stem(resnet)
+        state = _named_as_torchvision(network)
+    else:
+        name, options = config["architecture"], _timm_options(backbone)
+        state = dict(backbone.state_dict())
+        if network.head is not None:
+            state |= {f"{config['classifier']}.{key}": value for key, value in network.head.state_dict().items()}
+    lines = ["import timm, torch", f'model = timm.create_model("{name}", num_classes={num_classes}{options})']
+    lines += [*_assigned(changes), "timm.models.load_checkpoint(model, {file!r})"]
+    return _save_safetensors(state, path), lines
+
+
+def _onnx(network: Network, path: Path) -> tuple[Path, list[str]]:
+    file = path.with_suffix(".onnx")
+    torch.onnx.export(
+        network.model,
+        (network.images,),
+        file,
+        input_names=["images"],
+        output_names=[network.output],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )
+    return file, ["import onnxruntime", "session = onnxruntime.InferenceSession({file!r})"]
+
+
+def _safetensors(network: Network, path: Path) -> tuple[Path, list[str]]:
+    backbone, imports, head = network.backbone, "", network.head
+    if isinstance(backbone, ResNet):
+        imports = "msssl, "
+        built = (
+            f"model = msssl.ResNet({backbone.depth}, width={backbone.width}, low_resolution={backbone.low_resolution})"
+        )
+    elif (config := getattr(backbone, "pretrained_cfg", None)) is not None:
+        imports = "timm, "
+        built = f'model = timm.create_model("{config["architecture"]}", num_classes=0{_timm_options(backbone)})'
+    else:
+        behind = "" if head is None else ", as `backbone`, and a Linear as `fc`"
+        built = f"# model: a {type(backbone).__module__}.{type(backbone).__qualname__}, built as for the run{behind}"
+    lines = [f"import {imports}safetensors.torch", built]
+    if head is not None and built.startswith("model"):
+        lines[0] = f"import collections, {imports}safetensors.torch, torch"
+        linear = f"torch.nn.Linear({head.in_features}, {head.out_features})"
+        lines.append(f"model = torch.nn.Sequential(collections.OrderedDict(backbone=model, fc={linear}))")
+    lines.append("model.load_state_dict(safetensors.torch.load_file({file!r}))")
+    return _save_safetensors(dict(network.model.state_dict()), path), lines
+
+
+_WRITERS = {"torchvision": _torchvision, "timm": _timm, "onnx": _onnx, "safetensors": _safetensors}
+
+
+def _resnet(backbone: nn.Module, library: str) -> ResNet:
+    """The backbone, if the library has such a network."""
+    if isinstance(backbone, ResNet) and backbone.width == 64:
+        return backbone
+    what = f"{type(backbone).__name__} of width {backbone.width}" if isinstance(backbone, ResNet) else ""
+    raise ValueError(f"{library} has no {what or type(backbone).__name__}: export it as onnx or safetensors")
+
+
+def _small_stem(resnet: ResNet) -> dict[str, str]:
+    """What is other than in the library, for small images."""
+    if not resnet.low_resolution:
+        return {}
+    return {"conv1": "torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)", "maxpool": "torch.nn.Identity()"}
+
+
+def _assigned(changes: dict[str, str]) -> list[str]:
+    return [", ".join(f"model.{name}" for name in changes) + " = " + ", ".join(changes.values())] if changes else []
+
+
+def _named_as_torchvision(network: Network) -> dict[str, Tensor]:
+    head = {} if network.head is None else {f"fc.{key}": value for key, value in network.head.state_dict().items()}
+    return {**network.backbone.state_dict(), **head}
+
+
+def _timm_options(backbone: nn.Module) -> str:
+    return ", dynamic_img_size=True" if getattr(backbone, "dynamic_img_size", False) else ""
+
+
+def _save_safetensors(state: dict[str, Tensor], path: Path) -> Path:
+    from safetensors.torch import save_file
+
+    file = path.with_suffix(".safetensors")
+    save_file({name: value.contiguous() for name, value in state.items()}, file)
+    return file
