@@ -18,7 +18,8 @@ def draw_spectrum(axes: Any, spectra: dict[str, Tensor]) -> None:
         shown = (values / values[0].clamp(min=torch.finfo(values.dtype).tiny)).cpu()
         axes.loglog(torch.arange(1, len(shown) + 1).numpy(), shown.clamp(min=1e-12).numpy(), label=name)
     axes.set(xlabel="dimension", ylabel="variance, of the largest", title="Eigenspectrum of features")
-    axes.legend(frameon=False)
+    if len(spectra) > 1:
+        axes.legend(frameon=False)
 
 
 def draw_neighbours(axes: Any, images: Tensor, nearest: Tensor, similarity: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from msssl.distributed import gather_rows
-from msssl.metrics import alpha_req, rankme
+from msssl.drawing import draw_neighbours, draw_spectrum
+from msssl.metrics import alpha_req, eigenspectrum, neighbours, rankme
 
 MIN_RANK, MIN_SPREAD = 2.0, 0.1  # below either the embeddings are called collapsed
+MAX_ROWS, MAX_WORK = 10_000, 4e10  # images looked at, and multiplications of a decomposition: some seconds
+MAX_DIMS = 512  # of the correlations drawn
+N_IMAGES, N_NEIGHBOURS = 6, 6
 log = logging.getLogger(__name__)
 
 
@@ -21,8 +26,11 @@ class RankMonitor(Callback):
     """Logs `val/rankme` (of z), `val/alpha` (of features) and `val/spread` at each validation; warns of a collapse.
 
     The spread is the standard deviation of each dimension of z / ||z||, averaged, times sqrt(D): about 1 where z fills
-    the sphere, 0 where all images have one embedding. TensorBoard gets the correlation matrix of z as a picture, red
-    for 1 and blue for -1. It sees clean validation images in evaluation mode, of all ranks, each once.
+    the sphere, 0 where all images have one embedding. It sees clean validation images in evaluation mode, of all ranks,
+    each once: 10,000 at most, fewer where D is above 2,000, evenly spread.
+
+    TensorBoard gets the correlations of z (of 512 dimensions at most; red is 1, blue -1), the eigenspectrum of features
+    and the nearest neighbours of a few validation images among the others.
     """
 
     def __init__(self) -> None:
@@ -40,17 +48,19 @@ class RankMonitor(Callback):
     ) -> None:
         if trainer.sanity_checking:
             return
-        features = outputs["features"].to(pl_module.dtype)
+        dim: Any = pl_module.proj_dim
+        kept = outputs["index"] % _stride(_n_images(trainer), dim) == 0
+        features = outputs["features"][kept].to(pl_module.dtype)
         z = pl_module.projector(features)  # type: ignore[operator]
-        self._rows.append((outputs["index"].cpu(), features.cpu(), z.cpu()))
+        self._rows.append((outputs["index"][kept].cpu(), features.cpu(), z.cpu()))
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows, self._rows = self._rows, []
         if not rows:
             return
-        _, features, z = gather_rows(rows)
-        if not z.isfinite().all():
+        index, features, z = gather_rows(rows)
+        if not z.isfinite().all() or not len(z):
             return  # `NonFiniteGuard` stops the run
         spread = float((z / z.norm(dim=1, keepdim=True).clamp(min=1e-12)).std(dim=0).mean() * math.sqrt(z.shape[1]))
         rank = float(rankme(z))
@@ -67,11 +77,49 @@ class RankMonitor(Callback):
                 min(z.shape),
                 spread,
             )
-        self._draw(trainer, z)
-
-    def _draw(self, trainer: Trainer, z: Tensor) -> None:
-        correlation = torch.corrcoef(z.T).nan_to_num()
-        blue_to_red = torch.stack([1 + correlation, 1 - correlation.abs(), 1 - correlation]).clamp(0, 1)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("correlation of z", blue_to_red, trainer.global_step)
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                _draw(logger.experiment, trainer, index, features, z)
+
+
+def _n_images(trainer: Trainer) -> int:
+    """Of the validation split; 0 where a loader of the user's own does not tell."""
+    images = getattr(trainer.val_dataloaders, "images", None)
+    return 0 if images is None else len(images)
+
+
+def _stride(n_images: int, dim: int) -> int:
+    """Every so many of the images are looked at, so that an SVD of their z (n, dim) costs no more than `MAX_WORK`."""
+    n = MAX_WORK / dim**2
+    at_most = min(MAX_ROWS, n if n >= dim else math.sqrt(MAX_WORK / dim))
+    return max(1, math.ceil(n_images / at_most))
+
+
+def _draw(writer: Any, trainer: Trainer, index: Tensor, features: Tensor, z: Tensor) -> None:
+    step = trainer.global_step
+    dims = torch.linspace(0, z.shape[1] - 1, min(MAX_DIMS, z.shape[1])).long()
+    correlation = torch.corrcoef(z[:, dims].T).nan_to_num()
+    writer.add_image(
+        "correlation of z", torch.stack([1 + correlation, 1 - correlation.abs(), 1 - correlation]).clamp(0, 1), step
+    )
+    if len(features) > 1:
+        _add_figure(writer, "eigenspectrum", step, lambda axes: draw_spectrum(axes, {"": eigenspectrum(features)}))
+    images = getattr(trainer.val_dataloaders, "images", None)
+    if images is None or len(features) <= N_IMAGES:
+        return
+    shown = torch.linspace(0, len(features) - 1, N_IMAGES).long()
+    others = torch.ones(len(features), dtype=torch.bool)
+    others[shown] = False
+    similarity, nearest = neighbours(features[shown], features[others], min(N_NEIGHBOURS, int(others.sum())))
+    rows = torch.searchsorted(images.indices, index)  # both are sorted
+    pixels = images[rows[others][nearest.flatten()].tolist()]["image"].unflatten(0, nearest.shape)
+    queries = images[rows[shown].tolist()]["image"]
+    _add_figure(writer, "neighbours", step, lambda axes: draw_neighbours(axes, queries, pixels, similarity))
+
+
+def _add_figure(writer: Any, name: str, step: int, draw: Callable[[Any], None]) -> None:
+    from matplotlib.figure import Figure  # half a second, for this only
+
+    figure = Figure(figsize=(6, 5), dpi=100, layout="constrained")
+    draw(figure.subplots())
+    writer.add_figure(name, figure, step)

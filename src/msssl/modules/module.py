@@ -31,7 +31,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         proj_hidden_dim: width of its hidden layers; `proj_dim` by default.
         proj_layers: its linear layers; 2 is the paper's projector, 1 a single linear map.
         weights: what the backbone of a fresh run starts from: a checkpoint, a file of a `state_dict`, or such as
-            `torchvision:ResNet50_Weights.IMAGENET1K_V2`; a run that goes on, and a loaded checkpoint, keep their own.
+            `torchvision:ResNet50_Weights.IMAGENET1K_V2` or `timm:resnet50.a1_in1k`; a run that goes on, and a loaded
+            checkpoint, keep their own.
         feature_dim: F; found from the backbone by default.
         decay_bias_and_norm: whether weight decay acts on biases and normalisation parameters too.
         optimizer: from parameters to an optimizer; Adam as in the paper by default.

@@ -1,5 +1,6 @@
 """Weights that a backbone starts from."""
 
+import difflib
 import logging
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
 
     Args:
         backbone: of the same architecture.
-        weights: a checkpoint of msssl (its backbone is taken), a file of a `state_dict`, or
-            `torchvision:ResNet50_Weights.IMAGENET1K_V2` and the like, downloaded by torchvision.
+        weights: a checkpoint of msssl (its backbone is taken), a file of a `state_dict` (`.safetensors` too), or
+            `torchvision:ResNet50_Weights.IMAGENET1K_V2` or `timm:resnet50.a1_in1k` and the like, downloaded by them.
 
     Raises:
         FileNotFoundError: no such file, or no network; the message says where to put the file.
         ValueError: unknown weights, or parameters that are missing or of another shape, by name.
     """
-    found = _from_torchvision(weights) if weights.startswith("torchvision:") else _from_file(weights)
+    source, colon, name = weights.partition(":")
+    sources = {"torchvision": _from_torchvision, "timm": _from_timm}
+    found = sources[source](name) if colon and source in sources else _from_file(weights)
     wanted = backbone.state_dict()
     for name, value in wanted.items():
         if name not in found:
@@ -44,22 +47,54 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
 def _from_file(weights: str) -> dict[str, Tensor]:
     if not Path(weights).is_file():
         raise FileNotFoundError(f"weights {weights} is not a file")
-    content = read_file(weights)
+    content = _read_safetensors(weights) if weights.endswith(".safetensors") else read_file(weights)
     state: dict[str, Tensor] = content.get("state_dict", content)
     of_backbone = {name.removeprefix("backbone."): value for name, value in state.items() if name[:9] == "backbone."}
     return of_backbone or state
 
 
-def _from_torchvision(weights: str) -> dict[str, Tensor]:
+def _read_safetensors(path: str) -> dict[str, Any]:
     try:
-        entry: Any = models.get_weight(weights.removeprefix("torchvision:"))
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"weights {path} need safetensors: pip install 'msssl[export]'") from error
+    try:
+        return load_file(path)
+    except Exception as error:  # a kind of its own, of the Rust library
+        raise ValueError(f"weights {path} cannot be read as safetensors: {error}") from error
+
+
+def _from_torchvision(name: str) -> dict[str, Tensor]:
+    try:
+        entry: Any = models.get_weight(name)
     except (ValueError, KeyError) as error:
-        raise ValueError(f"torchvision has no weights {weights.removeprefix('torchvision:')} ({error})") from error
+        raise ValueError(f"torchvision has no weights {name} ({error})") from error
     try:
         state: dict[str, Tensor] = entry.get_state_dict(progress=True)
     except (OSError, RuntimeError) as error:  # no network; a download that is not the file
         place = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
         raise FileNotFoundError(
-            f"weights {weights} cannot be downloaded ({error}): fetch {entry.url} elsewhere and put it there: {place}"
+            f"weights torchvision:{name} cannot be downloaded ({error}): fetch {entry.url} elsewhere and put it "
+            f"there: {place}"
         ) from error
     return state
+
+
+def _from_timm(name: str) -> dict[str, Tensor]:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"weights timm:{name} need timm: pip install 'msssl[timm]'") from error
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        near = difflib.get_close_matches(name, timm.list_pretrained(), n=1, cutoff=0)[0]
+        raise ValueError(f"timm has no weights {name!r}; did you mean timm:{near}?")
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
+    except OSError as error:
+        page = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+        reason = str(error).partition(". ")[0]
+        raise FileNotFoundError(
+            f"weights timm:{name} cannot be downloaded ({reason}): fetch {page} elsewhere and name the file instead"
+        ) from error
+    return model.state_dict()
