@@ -1,6 +1,7 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from kornia import augmentation as K
@@ -238,6 +239,13 @@ def test_a_resumed_probe_goes_on_as_if_never_stopped(tmp_path, saved):
     assert_equal_states(resumed.state_dict(), whole.state_dict())
 
 
+def test_another_number_of_classes_than_the_checkpoints_is_named(tmp_path, saved):
+    _, _, path = saved
+    two = relabelled(coloured(36), torch.arange(36) % 2)
+    with pytest.raises(ValueError, match="3 classes and 3 features, but the run has 2 and 3"):
+        fit(tmp_path, [OnlineProbe()], data=data_of(two, two), max_epochs=2, ckpt_path=path)
+
+
 def test_validation_of_a_checkpoint_reports_the_accuracy_at_save_time(tmp_path, saved):
     _, accuracy, path = saved
     (fresh,) = trainer_of(tmp_path, [OnlineProbe()]).validate(module_of(), datamodule=data_of(), verbose=False)
@@ -442,30 +450,45 @@ def test_features_are_written_in_order_of_their_index(tmp_path):
             "index": torch.tensor([0, 2]),
         },
     ]
-    trainer = SimpleNamespace(world_size=1, global_rank=0)
+    trainer = SimpleNamespace(is_global_zero=True, predict_dataloaders=None)
     FeaturesWriter(tmp_path / "new").write_on_epoch_end(trainer, None, predictions, [])
-    written = torch.load(tmp_path / "new" / "features.pt", weights_only=True)
+    written = np.load(tmp_path / "new" / "features.npz")
     assert written["features"].tolist() == [[0.0, 0.5], [1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]
     assert written["label"].tolist() == [0, 10, 20, 30]
     assert written["index"].tolist() == [0, 1, 2, 3]
 
 
-def test_each_rank_writes_its_own_features(tmp_path):
-    prediction = {"features": torch.ones(1, 2), "label": torch.tensor([0]), "index": torch.tensor([5])}
-    trainer = SimpleNamespace(world_size=2, global_rank=1)
-    FeaturesWriter(tmp_path).write_on_epoch_end(trainer, None, [prediction], [])
-    assert [path.name for path in tmp_path.iterdir()] == ["features-rank1.pt"]
+def test_rank_0_writes_the_features_of_all_ranks(tmp_path, monkeypatch):
+    def prediction(index):
+        return {
+            "features": torch.full((1, 2), float(index)),
+            "label": torch.tensor([0]),
+            "index": torch.tensor([index]),
+        }
+
+    shares = [[tuple(prediction(i)[name] for name in ("index", "label", "features"))] for i in (5, 3)]
+    monkeypatch.setattr("msssl.distributed.gather_objects", lambda share: shares)
+    for rank in (1, 0):
+        assert list(tmp_path.iterdir()) == []
+        trainer = SimpleNamespace(is_global_zero=rank == 0, predict_dataloaders=None)
+        FeaturesWriter(tmp_path).write_on_epoch_end(trainer, None, [prediction(5 - 2 * rank)], [])
+    written = np.load(tmp_path / "features.npz")
+    assert written["index"].tolist() == [3, 5]
+    assert written["features"].tolist() == [[3.0, 3.0], [5.0, 5.0]]
 
 
 def test_predict_writes_the_features_of_every_image(tmp_path):
     module, images = module_of(), coloured(15)
     data = data_of(test=images)
     trainer_of(tmp_path, [FeaturesWriter(tmp_path)]).predict(module, datamodule=data)
-    written = torch.load(tmp_path / "features.pt", weights_only=True)
-    assert set(written) == {"features", "label", "index"}
+    written = np.load(tmp_path / "features.npz")
+    assert set(written) == {"features", "label", "index", "path"}
     assert written["index"].tolist() == list(range(15))
-    assert torch.equal(written["label"], images.tensors[1])
-    torch.testing.assert_close(written["features"], module.eval()(data.views.evaluate(images.tensors[0])))
+    assert written["path"][3] == "image 3 of test"
+    assert torch.equal(torch.from_numpy(written["label"]), images.tensors[1])
+    torch.testing.assert_close(
+        torch.from_numpy(written["features"]), module.eval()(data.views.evaluate(images.tensors[0]))
+    )
 
 
 # Probes of other shapes and places.

@@ -2,9 +2,11 @@
 
 import logging
 import math
+import sys
 
 import pytest
 import torch
+import torchvision
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -119,11 +121,51 @@ def test_without_labels_neighbours_are_off_with_one_line(tmp_path, caplog):
     assert "val/rankme" in metrics
 
 
-def test_the_correlations_are_in_tensorboard(tmp_path):
+def test_the_pictures_are_in_tensorboard(tmp_path):
     fit([RankMonitor()], tmp_path, logger=TensorBoardLogger(tmp_path, name="", version=""))
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     (event,) = events.Images("correlation of z")
     assert (event.width, event.height, event.step) == (8, 8, 6)
+    for name in ("eigenspectrum", "neighbours"):
+        (event,) = events.Images(name)
+        picture = torchvision.io.decode_image(
+            torch.frombuffer(bytearray(event.encoded_image_string), dtype=torch.uint8)
+        )
+        assert event.step == 6
+        assert picture[:3].float().std() > 10  # something is drawn
+
+
+def test_the_neighbours_drawn_are_the_nearest_of_the_other_images(tmp_path, monkeypatch):
+    drawn = []
+    module = sys.modules["msssl.callbacks.rank_monitor"]
+    monkeypatch.setattr(module, "draw_neighbours", lambda axes, *given: drawn.append(given))
+    fitted, data, _ = fit([RankMonitor()], tmp_path, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    ((queries, nearest, similarity),) = drawn
+    features, _ = clean(fitted, data, "val")
+    pixels = data.images("val")[range(31)]["image"]
+    shown = [0, 6, 12, 18, 24, 30]
+    assert torch.equal(queries, pixels[shown])
+    cosine = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=2)[shown]
+    cosine[:, shown] = -2
+    expected = cosine.sort(dim=1, descending=True)
+    assert torch.equal(nearest, pixels[expected.indices[:, :6]])
+    assert torch.allclose(similarity, expected.values[:, :6], atol=1e-5)
+
+
+@pytest.mark.parametrize(("dim", "at_most"), [(256, 10_000), (2048, 9_600), (8192, 2_300)])
+def test_large_sets_are_looked_at_in_part(dim, at_most):
+    stride = sys.modules["msssl.callbacks.rank_monitor"]._stride
+    for n in (1_000, 50_000, 1_000_000):
+        assert min(n, 1_000) <= -(-n // stride(n, dim)) <= at_most
+    assert stride(1_000, dim) == 1
+
+
+def test_a_part_is_the_same_images_for_any_number_of_ranks(tmp_path, monkeypatch):
+    module = sys.modules["msssl.callbacks.rank_monitor"]
+    monkeypatch.setattr(module, "MAX_ROWS", 12)
+    fitted, data, metrics = fit([RankMonitor()], tmp_path)
+    features, _ = clean(fitted, data, "val")
+    assert float(metrics["val/alpha"]) == pytest.approx(float(alpha_req(features[::3])), rel=1e-4)
 
 
 def test_ranks_with_uneven_shares_report_what_one_process_does(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+import timm
 import torch
 import torchvision
 from conftest import NARROW, TINY_IMAGES
@@ -94,6 +95,30 @@ def test_without_network_the_message_says_what_to_put_where(hub):
     assert "no network here" in str(raised.value)
 
 
+def test_timms_weights_give_timms_features(monkeypatch):
+    """Its download is replaced by the model that it would have loaded."""
+    made = timm.create_model("resnet18", num_classes=0)
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: asked.append((args, kwargs)) or made)
+    backbone = ResNet(18, low_resolution=False)
+    load_weights(backbone, "timm:resnet18.a1_in1k")
+    assert asked == [(("resnet18.a1_in1k",), {"pretrained": True, "num_classes": 0})]
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(backbone.eval()(images), made.eval()(images), atol=1e-5)
+
+
+def test_timms_weights_without_network_name_the_file_to_fetch(monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no network here. And more.")
+
+    monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(FileNotFoundError) as raised:
+        load_weights(ResNet(18, low_resolution=False), "timm:resnet18.a1_in1k")
+    assert "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors" in str(raised.value)
+    assert "(no network here)" in str(raised.value)
+
+
 def lacking(state):
     del state["layer2.0.conv1.weight"]
     return "lack layer2.0.conv1.weight of the backbone ResNet"
@@ -134,11 +159,14 @@ def test_a_classifiers_head_is_left_out(tmp_path):
     [
         ("torchvision:ResNet18_Weights.V9", "ResNet18_Weights.V9"),
         ("torchvision:Nothing.X", "Nothing"),
+        ("timm:resnet18.a1_in2k", "did you mean timm:resnet18.a1_in1k?"),
+        ("text.safetensors", "text.safetensors cannot be read as safetensors"),
         ("text.pt", "text.pt"),
     ],
 )
 def test_weights_that_cannot_be_read_are_named(tmp_path, monkeypatch, weights, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.pt").write_text("not a checkpoint")
+    for name in ("text.pt", "text.safetensors"):
+        (tmp_path / name).write_text("not a checkpoint")
     with pytest.raises(ValueError, match=re.escape(message)):
         load_weights(ResNet(18, width=8), weights)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from msssl.checkpoint import read_head
@@ -40,11 +40,13 @@ class FeaturesWriter(BasePredictionWriter):
         self.folder = Path(folder)
         self.format = format
         self.head = head
+        self._head: tuple[nn.Linear, list[str]] | None = None
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         width: Any = pl_module.feature_dim
-        self._head = None if self.head is None else read_head(self.head, width)  # before the work, not after
+        if self.head is not None:
+            self._head = read_head(self.head, width)  # before the work, not after
 
     @override
     def write_on_epoch_end(

@@ -167,6 +167,12 @@ class OnlineProbe(Callback):
 
     def _restore(self) -> None:
         if self.head is not None and self._saved:
+            wanted, saved = (list(each.values())[-2].shape for each in (self.head.state_dict(), self._saved["head"]))
+            if wanted != saved:
+                raise ValueError(
+                    f"online {self.name}: its head in the checkpoint has {saved[0]} classes and {saved[1]} features, "
+                    f"but the run has {wanted[0]} and {wanted[1]}"
+                )
             self.head.load_state_dict(self._saved["head"])
             self._optimizer.load_state_dict(self._saved["optimizer"])
             self._optimizer.param_groups[0]["lr"] = self.lr  # the argument wins over the checkpoint

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msssl.progress import with_bar
+
 
 def linear_probe(
     features: Tensor, labels: Tensor, *, num_classes: int, weight_decay: float = 1e-2, max_iter: int = 200
@@ -52,7 +54,8 @@ def linear_probes(
     weight = x.new_zeros(num_classes, x.shape[1], requires_grad=True)
     bias = x.new_zeros(num_classes, requires_grad=True)
     heads: dict[float, nn.Linear] = {}
-    for weight_decay in sorted(weight_decays, reverse=True):
+    strongest_first = sorted(weight_decays, reverse=True)
+    for weight_decay in with_bar(strongest_first, "Linear heads") if len(strongest_first) > 1 else strongest_first:
         _minimise(weight, bias, x, y, weight_decay, max_iter)
         head = nn.utils.skip_init(nn.Linear, x.shape[1], num_classes, device=features.device)  # no random draw
         with torch.no_grad():

@@ -85,14 +85,15 @@ def _from_timm(name: str) -> dict[str, Tensor]:
         import timm
     except ImportError as error:
         raise ImportError(f"weights timm:{name} need timm: pip install 'msssl[timm]'") from error
-    config = timm.models.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        near = difflib.get_close_matches(name, timm.list_pretrained(), n=1, cutoff=0)[0]
+    known = timm.list_pretrained()
+    if name not in known and name not in {each.partition(".")[0] for each in known}:  # with its tag, or without
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
         raise ValueError(f"timm has no weights {name!r}; did you mean timm:{near}?")
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
     except OSError as error:
-        page = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+        repository = getattr(timm.models.get_pretrained_cfg(name), "hf_hub_id", name)
+        page = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
         reason = str(error).partition(". ")[0]
         raise FileNotFoundError(
             f"weights timm:{name} cannot be downloaded ({reason}): fetch {page} elsewhere and name the file instead"
