@@ -196,5 +196,5 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seed = state_dict["seed"]  # a resumed run keeps its order and views
         self.pretrained_on = state_dict["pretrained_on"]
-        self.pretrained_size = state_dict["pretrained_size"]
+        self.pretrained_size = state_dict.get("pretrained_size")
         self.views.normalize_by(state_dict["mean"], state_dict["std"])

@@ -100,7 +100,8 @@ def _row(label: str, reports: list[dict[str, Any]], index: int) -> Row:
 
 def _settings(report: dict[str, Any]) -> dict[str, str]:
     """What made the run, by dotted names, but for its seed and what changes no accuracy."""
-    flat: dict[str, str] = {"epochs": str(report["run"]["epochs"]), "method": str(report["run"]["method"])}
+    flat = {name: str(report["run"][name]) for name in ("epochs", "method")}
+    flat["checkpoint"] = Path(report["checkpoint"]).stem  # such as last and best of one run
 
     def add(name: str, value: Any) -> None:
         if isinstance(value, dict):

@@ -44,7 +44,7 @@ def _cells(row: Row) -> list[str]:
     interval = "-" if row.low != row.low else f"{row.low:.3f} to {row.high:.3f}"  # NaN: one seed, no interval
     costs = [_number(value) for value in row.costs.values()]
     knn = "-" if row.knn is None else f"{row.knn:.3f}"
-    return [row.run, row.features, str(len(row.seeds)), f"{row.mean:.3f}", interval, knn, *costs]
+    return [row.run, row.features, " ".join(map(str, row.seeds)), f"{row.mean:.3f}", interval, knn, *costs]
 
 
 def _number(value: float | None) -> str:
