@@ -136,6 +136,13 @@ def test_overlay_of_callbacks_keeps_checkpoints_and_probe(msssl, tmp_path):
     assert len(list(tmp_path.glob("runs/*/last.ckpt"))) == 1
 
 
+def test_the_key_on_of_a_config_is_a_word(msssl, tmp_path):
+    overlay = write(tmp_path / "on.yaml", "online_probe: {class_path: OnlineProbe, init_args: {on: projector.0}}\n")
+    code, out, err = msssl(*SHAPES, "--config", overlay, "--print_config")
+    assert code == 0, err
+    assert yaml.safe_load(out)["online_probe"]["init_args"]["on"] == "projector.0"
+
+
 def test_a_loss_of_ones_own(msssl, tmp_path):
     write(tmp_path / "my_losses.py", readme_block("class Alignment"))
     code, _, err = msssl(*SHAPES, "--model", "my_losses.Alignment", "--model.weight", 2)

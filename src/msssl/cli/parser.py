@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, get_args
 
+import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
@@ -12,6 +14,25 @@ from msssl.cli.errors import condense
 from msssl.evaluation import export, probe, report
 
 COMMANDS: dict[str, Callable[..., None]] = {"probe": probe, "export": export, "report": report}
+
+
+_load_yaml = get_loader("yaml")
+
+
+def _load(text: str) -> Any:
+    """YAML in which the key `on`, as a probe has it, is a word: to PyYAML it is the boolean true."""
+    return _with_words(_load_yaml(text))
+
+
+def _with_words(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_words(item) for item in value]
+    if isinstance(value, dict):
+        return {"on" if key is True else key: _with_words(item) for key, item in value.items()}
+    return value
+
+
+set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
