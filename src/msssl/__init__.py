@@ -21,7 +21,9 @@ _HOME = {
     "Beton": "data",
     "Shapes": "data",
     "MultiView": "views",
+    "OnlineKNN": "callbacks",
     "OnlineProbe": "callbacks",
+    "RankMonitor": "callbacks",
     "ResNet": "backbones",
 }
 _MODULES = ("losses", "metrics", "distributed")
@@ -46,7 +48,9 @@ if TYPE_CHECKING:
     from msssl import losses as losses
     from msssl import metrics as metrics
     from msssl.backbones import ResNet as ResNet
+    from msssl.callbacks import OnlineKNN as OnlineKNN
     from msssl.callbacks import OnlineProbe as OnlineProbe
+    from msssl.callbacks import RankMonitor as RankMonitor
     from msssl.data import CIFAR10 as CIFAR10
     from msssl.data import CIFAR100 as CIFAR100
     from msssl.data import STL10 as STL10
