@@ -13,6 +13,7 @@ _HOME = {
     "SimCLR": "modules",
     "SpectralContrastive": "modules",
     "MMCR": "modules",
+    "WarmupCosine": "modules",
     "MultiViewDataModule": "data",
     "CIFAR10": "data",
     "CIFAR100": "data",
@@ -64,4 +65,5 @@ if TYPE_CHECKING:
     from msssl.modules import SimCLR as SimCLR
     from msssl.modules import SpectralContrastive as SpectralContrastive
     from msssl.modules import VICReg as VICReg
+    from msssl.modules import WarmupCosine as WarmupCosine
     from msssl.views import MultiView as MultiView

@@ -6,3 +6,4 @@ from msssl.modules.module import MultiViewModule as MultiViewModule
 from msssl.modules.simclr import SimCLR as SimCLR
 from msssl.modules.spectral_contrastive import SpectralContrastive as SpectralContrastive
 from msssl.modules.vicreg import VICReg as VICReg
+from msssl.modules.warmup_cosine import WarmupCosine as WarmupCosine

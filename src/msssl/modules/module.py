@@ -14,6 +14,7 @@ from msssl.backbones import build_backbone, check_features, evaluating, find_fea
 from msssl.checkpoint import Reloadable
 from msssl.distributed import check_equal_shapes, gather
 from msssl.modules.non_finite_guard import NonFiniteGuard
+from msssl.modules.warmup_cosine import WarmupCosine
 from msssl.modules.weights import load_weights
 
 
@@ -36,7 +37,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         feature_dim: F; found from the backbone by default.
         decay_bias_and_norm: whether weight decay acts on biases and normalisation parameters too.
         optimizer: from parameters to an optimizer; Adam as in the paper by default.
-        lr_scheduler: from the optimizer to a schedule that steps once an epoch; constant by default.
+        lr_scheduler: from the optimizer to a schedule that steps once an epoch (`msssl.WarmupCosine`: every step);
+            constant by default.
 
     Source: Ghosh et al. 2024 (NeurIPS), appendix D for projector and optimizer.
     """
@@ -160,8 +162,18 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
+        interval = "step" if isinstance(scheduler, WarmupCosine) else "epoch"
         monitor = getattr(scheduler, "monitor", None)  # of ReduceLROnPlateau
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": monitor},
+        }
+
+    @override
+    def on_train_start(self) -> None:  # after the optimizer of a checkpoint is loaded: the run may be longer by now
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, WarmupCosine):
+            scheduler.fill_in(self.trainer.estimated_stepping_batches)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         parameters = [p for p in self.parameters() if p.requires_grad]
