@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.checkpoint import read_head
+from msssl.checkpoint import read_head, whole
 from msssl.distributed import gather_rows
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class FeaturesWriter(BasePredictionWriter):
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         width: Any = pl_module.feature_dim
-        if self.head is not None:
-            self._head = read_head(self.head, width)  # before the work, not after
+        if self.head is not None:  # read before the work, not after
+            self._head = read_head(self.head, width, trainer.ckpt_path)
 
     @override
     def write_on_epoch_end(
@@ -65,10 +65,8 @@ class FeaturesWriter(BasePredictionWriter):
         }
         path = self.folder / f"{'features' if self._head is None else 'classes'}.{self.format}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        growing = path.with_name(f"{path.name}.tmp")
-        with growing.open("wb") as file:
+        with whole(path) as growing, growing.open("wb") as file:
             _WRITERS[self.format](file, columns)
-        growing.replace(path)
         log.info("%s of %d images: %s", "features" if self._head is None else "classes", len(index), path)
 
     def _values(self, features: Tensor) -> dict[str, np.ndarray[Any, Any]]:

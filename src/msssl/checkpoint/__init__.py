@@ -3,6 +3,8 @@
 from msssl.checkpoint.files import find as find
 from msssl.checkpoint.files import read as read
 from msssl.checkpoint.files import read_file as read_file
+from msssl.checkpoint.files import sha256_of as sha256_of
+from msssl.checkpoint.files import whole as whole
 from msssl.checkpoint.files import write_file as write_file
 from msssl.checkpoint.head import read_head as read_head
 from msssl.checkpoint.head import write_head as write_head

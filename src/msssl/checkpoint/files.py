@@ -1,5 +1,8 @@
 """Checkpoints on disk: found, read without running code from them, written whole or not at all."""
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +50,24 @@ def read_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that gets its name once all of it is there; nothing is left of a part."""
+    growing = path.with_name(f"{path.name}.tmp")
+    try:
+        yield growing
+        growing.replace(path)
+    finally:
+        growing.unlink(missing_ok=True)
+
+
 def write_file(path: Path, content: dict[str, Any]) -> None:
     """Write what `read_file` reads, whole or not at all."""
-    growing = path.with_name(f"{path.name}.tmp")
-    torch.save(content, growing)
-    growing.replace(path)
+    with whole(path) as growing:
+        torch.save(content, growing)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Fingerprint of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

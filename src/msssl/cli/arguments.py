@@ -44,7 +44,10 @@ def _split(arg: str) -> list[str]:
 
 
 def _data_of(path: str) -> Any:
-    config = yaml.safe_load(Path(path).read_text())
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {path} is not YAML: {error}") from error
     if not isinstance(config, dict) or not config.get("data"):
         raise ValueError(f"config {path} names no data")
     return config["data"]

@@ -189,8 +189,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def state_dict(self) -> dict[str, Any]:
         seen = self.splits["train"].indices.int() if self.splits else self.pretrained_on
         statistics = {"mean": list(self.views.mean), "std": list(self.views.std)}
-        of_run = {"seed": self.seed, "pretrained_on": seen, "pretrained_size": self.pretrained_size}
-        return {**of_run, **statistics, **super().state_dict()}
+        of_run = {"seed": self.seed, "pretrained_on": seen, "pretrained_size": self.pretrained_size, **statistics}
+        return {**of_run, "world_size": self._shard()["world_size"], **super().state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

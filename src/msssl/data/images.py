@@ -28,9 +28,11 @@ class Decoded(Dataset[tuple[Tensor, Tensor]]):
 
     Attributes:
         mapped: whether the images are in a file, and reading them may wait for the disk.
+        paths: of the images, where the data set has them.
     """
 
     mapped = False
+    paths: Sequence[str] | None = None
 
     def __init__(self, images: Tensor, targets: Tensor, unreadable: dict[int, str]) -> None:
         self.images = images

@@ -59,9 +59,9 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
 
     @property
     def fingerprint(self) -> str:
-        """Of the files' names, sizes and times, their labels and the window; the same where the folder has moved."""
+        """Of the files' names, sizes and times, labels, window and size; the same where the folder has moved."""
         root = len(os.path.commonpath([min(self.paths), max(self.paths)]))
-        content = hashlib.sha256(repr(self.window).encode())
+        content = hashlib.sha256(repr((self.window, self.image_size)).encode())
         for path, label in zip(self.paths, self.targets, strict=True):
             try:
                 stat = os.stat(path)  # noqa: PTH116  # half the time of pathlib's

@@ -84,6 +84,7 @@ class Storage:
         else:
             opened = self._in_memory(dataset, name, size)
             self._taken += n_bytes
+        opened.paths = getattr(dataset, "paths", None)
         if opened.unreadable and not self.skip:
             raise UnreadableImageError(next(iter(opened.unreadable.values())))
         return opened

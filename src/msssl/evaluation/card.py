@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from msssl.checkpoint import sha256_of
 from msssl.data import MultiViewDataModule
+from msssl.evaluation.subject import epochs_of
 
 ROWS = {"test_top1": "test top-1", "val_top1": "val top-1", "test_mlp": "test, MLP", "test_knn": "test, kNN"}
 
@@ -32,7 +34,7 @@ def model_card(
     return f"""# {method} on {type(data).__name__}
 
 - Pretrained without labels on {type(data).__name__}{n_images} of {size[0]} x {size[1]} pixels
-  for {checkpoint["epoch"] + 1} epochs ({checkpoint["global_step"]:,} steps).
+  for {epochs_of(checkpoint)} epochs ({checkpoint["global_step"]:,} steps).
 - {data.views.n_views} views of each image:
 {steps}
 - Input: RGB, float32, (N, 3, {height}, {width}), values from 0 to 1, minus mean ({mean}), divided by std ({std}).
@@ -56,10 +58,10 @@ def _steps(data: MultiViewDataModule) -> list[Any]:
 
 
 def _accuracy(path: Path) -> str:
-    parts = []
+    parts, sha256 = [], sha256_of(path)
     for file in sorted(path.parent.glob("probe*.json")):
         report = json.loads(file.read_text())
-        if Path(report["checkpoint"]).name != path.name:
+        if report["sha256"] != sha256:
             continue
         lines = [f"| features | {' | '.join(ROWS.values())} |", "|---" * (len(ROWS) + 1) + "|"]
         for row in report["rows"]:

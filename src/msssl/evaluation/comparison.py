@@ -10,6 +10,7 @@ from msssl.metrics import mean_interval
 
 IGNORED = ("data_dir", "cache_dir", "num_workers", "storage", "on_error", "_instantiator")  # change no accuracy
 METHOD = ("method", "run.model._class_path")  # shown anyway
+REQUIRED = ("checkpoint", "data_class", "data_id", "images", "protocol", "reported_on", "rows", "run", "seeds")
 COSTS = {"epochs": "epochs", "minutes": "minutes", "views_seen": "views"}
 
 
@@ -48,10 +49,10 @@ def read_reports(runs: Sequence[str]) -> list[dict[str, Any]]:
         for path in paths:
             try:
                 content = json.loads(path.read_text())
-                _ = content["protocol"], content["data_id"], content["run"], content["rows"]
+                _ = [content[name] for name in REQUIRED]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path} is not a report of msssl probe: {type(error).__name__} {error}") from error
-            found[path.resolve()] = content
+            found[path.resolve()] = {**content, "path": str(path)}
     return list(found.values())
 
 
@@ -62,7 +63,7 @@ def group(reports: list[dict[str, Any]]) -> dict[str, list[Row]]:
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for each in reports:
-        data = each["data_id"] or f"of {each['checkpoint']}, which have no fingerprint"
+        data = each["data_id"] or f"without a fingerprint, of {each['path']}"
         n_images = each["images"][each["reported_on"]]
         title = f"{each['data_class']} {data}, {n_images:,} images of {each['reported_on']}: {each['protocol']}"
         tables.setdefault(title, []).append(each)
@@ -75,7 +76,8 @@ def _rows(reports: list[dict[str, Any]]) -> list[Row]:
     varying = [name for name in names if len({each.get(name, "-") for each in settings}) > 1]
     of_run: dict[str, list[dict[str, Any]]] = {}
     for each, values in zip(reports, settings, strict=True):
-        method = str(each["run"]["method"]).rpartition(".")[2]
+        package, _, method = str(each["run"]["method"]).rpartition(".")
+        method = method if package.partition(".")[0] == "msssl" else f"{package}.{method}".lstrip(".")
         differs = [f"{name.rpartition('.')[2]}={values.get(name, '-')}" for name in varying if name not in METHOD]
         of_run.setdefault(" ".join([method, *differs]), []).append(each)
     return [_row(label, group, index) for label, group in of_run.items() for index in range(len(group[0]["rows"]))]

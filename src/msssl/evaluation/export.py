@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
 
-from msssl.checkpoint import find, read, read_head
-from msssl.data import MultiViewDataModule
+from msssl.checkpoint import find, read, read_head, whole
 from msssl.evaluation.card import model_card
 from msssl.evaluation.formats import FormatName, Network, load, usage, write
+from msssl.evaluation.subject import data_of
 from msssl.modules import MultiViewModule
 
 TOLERANCE = 1e-5  # of outputs, relative to the largest
@@ -38,21 +40,18 @@ def export(ckpt_path: str, format: FormatName, head: str | None = None, out: str
     path = find(ckpt_path)
     checkpoint = read(path)
     module = MultiViewModule.from_checkpoint(checkpoint).eval()
-    data = MultiViewDataModule.from_checkpoint(checkpoint)
+    data = data_of(path, checkpoint)
     size = data.pretrained_size
     if size is None:
         raise ValueError(f"{path} was written before a training step: it does not say the size of its images")
     pixels = torch.randint(256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    linear, classes = (None, None) if head is None else read_head(head, module.feature_dim)
+    linear, classes = (None, None) if head is None else read_head(head, module.feature_dim, path)
     network = Network(module.backbone, linear, data.views.evaluate(pixels))
     folder = path.with_name(f"export-{format}") if out is None else Path(out)
-    if folder.exists() and not (folder / "config.json").is_file():
+    if folder.exists() and not _is_export(folder):
         raise FileExistsError(f"{folder} is there and no earlier export: name another with out")
-    growing = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(growing, ignore_errors=True)
-    growing.mkdir(parents=True)
-    try:
-        file, lines = write(network, format, growing / "model")
+    with TemporaryDirectory() as building:
+        file, lines = write(network, format, Path(building, "model"))
         _check(network, lines, file)
         shown = [*(line.format(file=file.name) for line in lines), usage(network, format)]
         config = {
@@ -64,15 +63,36 @@ def export(ckpt_path: str, format: FormatName, head: str | None = None, out: str
             "feature_dim": module.feature_dim,
             "classes": classes,
         }
-        (growing / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (growing / "README.md").write_text(model_card(path, checkpoint, data, config, shown))
-        shutil.rmtree(folder, ignore_errors=True)
-        growing.rename(folder)
-    finally:
-        shutil.rmtree(growing, ignore_errors=True)
+        Path(building, "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        Path(building, "README.md").write_text(model_card(path, checkpoint, data, config, shown))
+        _put(Path(building), folder)
     written = ["", f"written to {folder / file.name}, outputs compared; in that folder, load it by", "", *shown]
     for line in written:
         Console(soft_wrap=True, markup=False, highlight=False).print(line)
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether nothing is there but an export."""
+    names = {each.name for each in folder.iterdir()} if folder.is_dir() else {""}
+    return all(name in ("config.json", "README.md") or name.startswith("model.") for name in names)
+
+
+def _put(building: Path, folder: Path) -> None:
+    """Files into a folder, in place of an earlier export; all of them or none."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = list(folder.iterdir())
+    try:
+        with ExitStack() as stack:  # each gets its name at the end
+            for file in building.iterdir():
+                shutil.copyfile(file, stack.enter_context(whole(folder / file.name)))
+    except OSError:
+        for each in made:
+            each.rmdir()
+        raise
+    for file in earlier:
+        if not (building / file.name).exists():
+            file.unlink()
 
 
 @torch.no_grad()

@@ -108,6 +108,8 @@ def _timm(network: Network, path: Path) -> tuple[Path, list[str]]:
         name, options = config["architecture"], _timm_options(backbone)
         state = dict(backbone.state_dict())
         if network.head is not None:
+            if not isinstance(config["classifier"], str):
+                raise ValueError(f"timm's {name} has several classifiers: export it as onnx, or without head")
             state |= {f"{config['classifier']}.{key}": value for key, value in network.head.state_dict().items()}
     lines = ["import timm, torch", f'model = timm.create_model("{name}", num_classes={num_classes}{options})']
     lines += [*_assigned(changes), "timm.models.load_checkpoint(model, {file!r})"]

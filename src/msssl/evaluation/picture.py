@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from msssl.checkpoint import whole
 from msssl.data import MultiViewDataModule
 from msssl.drawing import draw_confusion, draw_neighbours, draw_spectrum
 from msssl.evaluation.features import Split
@@ -44,6 +45,5 @@ def draw_report(
     shown = data.images("probe")[nearest.flatten().tolist()]["image"].unflatten(0, nearest.shape)
     draw_neighbours(right, data.images(split)[rows.tolist()]["image"], shown, similarity)
     figure.suptitle(f"{row['features']}: {report['protocol']}", fontsize=8, wrap=True)
-    growing = path.with_suffix(".png.tmp")
-    figure.savefig(growing, format="png")
-    growing.replace(path)
+    with whole(path) as growing:
+        figure.savefig(growing, format="png")

@@ -1,17 +1,16 @@
 """`msssl probe`: what frozen features are worth, beside raw pixels and the same encoder untrained."""
 
 import json
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msssl.checkpoint import write_head
+from msssl.checkpoint import whole, write_head
 from msssl.data import MultiViewDataModule
 from msssl.evaluation.features import Encoder, Split, content_of, extract, stored
-from msssl.evaluation.few_labels import evaluate_few_labels
+from msssl.evaluation.few_labels import draw, evaluate_few_labels
 from msssl.evaluation.heads import evaluate, evaluate_as_the_paper
 from msssl.evaluation.picture import draw_report
 from msssl.evaluation.protocol import Protocol
@@ -47,6 +46,8 @@ def probe(
     """
     kind = Protocol(protocol, test_patches)
     subject = open_subject(ckpt_path, data)
+    for count in labels_per_class or []:
+        draw(subject.labels("probe"), count, seed=0)  # says so now, not after the work, where they are too few
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoders: dict[str, Encoder] = {
         RAW: _pixels,
@@ -70,13 +71,12 @@ def probe(
         "seeds": {"run": subject.own.seed, "split": subject.data.split_seed, "views": SEED, "heads": 0},
         "rows": rows,
     }
-    target = subject.path.with_name(f"{_stem(subject, kind)}.json")
+    target = subject.path.with_name(f"{_stem(subject, kind, report['data_id'])}.json")
     told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
     write_head(target.with_suffix(".head.pt"), heads[PRETRAINED], **told)
     draw_report(report, subject.data, features[UNTRAINED], features[PRETRAINED], target.with_suffix(".png"))
-    unfinished = target.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(report, indent=2, default=vars) + "\n")
-    unfinished.replace(target)
+    with whole(target) as growing:
+        growing.write_text(json.dumps(report, indent=2, default=vars) + "\n")
     print_report(report, target)
 
 
@@ -85,7 +85,8 @@ def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, dev
     size, found = subject.own.pretrained_size, {}
     for split in subject.splits:
         content = None if name == RAW else content_of(subject.data, split)  # pixels are large, and soon made
-        key = content and f"{subject.sha256} {name} {content} {kind.test_patches} {SEED} {size} {device}"
+        drawn = f"{kind.test_patches} {SEED} {subject.data.batch_size}" if kind.test_patches > 1 else ""
+        key = content and f"{subject.sha256} {name} {content} {size} {device} {drawn}"
 
         def make(split: str = split) -> Split:
             return extract(encoder, subject.data, split, device, kind.test_patches, SEED, size)
@@ -94,11 +95,11 @@ def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, dev
     return found
 
 
-def _stem(subject: Subject, kind: Protocol) -> str:
+def _stem(subject: Subject, kind: Protocol, data_id: str | None) -> str:
     """Name of what is written: `probe` for the last checkpoint, its own data and the standard protocol."""
     parts = ["probe", *([] if subject.path.stem == "last" else [subject.path.stem])]
     if subject.transferred:
-        parts.append(f"{type(subject.data).__name__}-{Path(subject.data.data_dir).absolute().name}")
+        parts += [type(subject.data).__name__, *([data_id[:8]] if data_id else [])]
     return "-".join([*parts, *kind.suffixes()])
 
 

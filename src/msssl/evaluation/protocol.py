@@ -11,7 +11,7 @@ from msssl.evaluation.adam import (
     PAPER_WEIGHT_DECAY,
 )
 from msssl.evaluation.features import Split
-from msssl.evaluation.heads import TEMPERATURE, WEIGHT_DECAYS, K, can_choose
+from msssl.evaluation.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, WEIGHT_DECAYS, K, can_choose
 
 PAPER_PATCHES = 16
 
@@ -25,6 +25,8 @@ class Protocol:
     """
 
     def __init__(self, name: Literal["standard", "paper"], test_patches: int | None) -> None:
+        if name not in ("standard", "paper"):
+            raise ValueError(f"protocol is {name!r}: expected standard or paper")
         self.name = name
         self.of_paper = name == "paper"
         default = PAPER_PATCHES if self.of_paper else 1
@@ -59,18 +61,21 @@ class Protocol:
                 "last epoch; nothing chosen"
             )
             fitted = ", fitted on train + val" if {"val", "test"} <= features.keys() else ", fitted on train"
-            return how + fitted + self._reported(features)
+            return how + fitted + self._reported(features, chosen)
         how = f"offline linear probe, {seen}, L-BFGS (200 iterations at most)"
         if chosen:
             how += f", weight decay of {', '.join(map(str, WEIGHT_DECAYS))} chosen on val"
+        else:
+            how += f", weight decay {DEFAULT}, nothing chosen"
         if {"val", "test"} <= features.keys():
             how += ", refitted on train + val"
-        heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, epochs chosen likewise; kNN: k = {K}, T = {TEMPERATURE}"
-        return how + self._reported(features) + heads
+        epochs = "epochs chosen likewise" if chosen else f"{DEFAULT_ROUNDS} epochs"
+        heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, {epochs}; kNN: k = {K}, T = {TEMPERATURE}"
+        return how + self._reported(features, chosen) + heads
 
-    def _reported(self, features: dict[str, Split]) -> str:
+    def _reported(self, features: dict[str, Split], chosen: bool) -> str:
         if "test" in features:
             return ", test read once, 95 % bootstrap interval"
-        if self.of_paper:
-            return "; there is no test split, and val was read once"
-        return "; there is no test split, and val chose: read it as an upper bound"
+        if chosen:
+            return "; there is no test split, and val chose: read it as an upper bound"
+        return "; there is no test split, and val was read once"

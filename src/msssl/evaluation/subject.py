@@ -1,6 +1,7 @@
 """What a report is about: a checkpoint, the run that it is of, and the images that it is judged by."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 import lightning
 import torch
 import torchvision
+from torch import Tensor
 
 import msssl
-from msssl.checkpoint import find, read
+from msssl.checkpoint import find, read, sha256_of
 from msssl.data import MultiViewDataModule
 from msssl.data.cache import fingerprint
+from msssl.data.images import labels_or_minus_one
 from msssl.evaluation.features import content_of
 from msssl.modules import MultiViewModule
 
 SPLITS = ("probe", "val", "test")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class Subject:
         given = getattr(self.data.splits["probe"].dataset, "classes", None)
         return [str(name) for name in given or range(self.num_classes)]
 
+    def labels(self, split: str) -> Tensor:
+        """Of the images of a split."""
+        part = self.data.splits[split]
+        return labels_or_minus_one(part.dataset)[part.indices]
+
     def module(self) -> MultiViewModule:
         """The pretrained module, in evaluation mode."""
         return MultiViewModule.from_checkpoint(self.checkpoint).eval()
@@ -72,8 +81,7 @@ class Subject:
 
     def run(self) -> dict[str, Any]:
         """What the run was and what it cost, as plain data."""
-        loops = self.checkpoint["loops"]["fit_loop"]
-        epochs = self.checkpoint["epoch"] + int(loops["epoch_loop.batch_progress"]["is_last_batch"])
+        epochs = epochs_of(self.checkpoint)
         clock = self.checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train")
         seen = self.own.pretrained_on
         n_images = None if seen is None else len(seen)
@@ -88,9 +96,16 @@ class Subject:
             "minutes": None if clock is None else clock / 60,
             "images": n_images,
             "n_views": self.own.views.n_views,
-            "views_seen": None if n_images is None else epochs * n_images * self.own.views.n_views,
+            "views_seen": self._views_seen(),
             "settings": settings,
         }
+
+    def _views_seen(self) -> int | None:
+        world_size = self.checkpoint.get(type(self.own).__qualname__, {}).get("world_size")
+        if world_size is None:
+            return None
+        n_batches: int = self.checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+        return n_batches * self.own.batch_size * int(world_size) * self.own.views.n_views
 
     def provenance(self) -> dict[str, Any]:
         """Fingerprints of checkpoint and images, seeds and versions, as plain data.
@@ -115,6 +130,22 @@ class Subject:
         }
 
 
+def epochs_of(checkpoint: dict[str, Any]) -> int:
+    """Epochs that a checkpoint has behind it; the one that it was written at the end of counts."""
+    loop = checkpoint["loops"]["fit_loop"]
+    progress, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    under_way = progress["ready"] > progress["completed"]
+    return int(progress["completed"] + (under_way and batches["is_last_batch"]))
+
+
+def data_of(path: Path, checkpoint: dict[str, Any]) -> MultiViewDataModule:
+    """The data module that a checkpoint was written with; not set up. ValueError naming the file."""
+    try:
+        return MultiViewDataModule.from_checkpoint(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Subject:
     """A checkpoint and its images, set up.
 
@@ -128,10 +159,12 @@ def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Sub
     """
     path = find(ckpt_path)
     checkpoint = read(path)
-    own = MultiViewDataModule.from_checkpoint(checkpoint)
+    own = data_of(path, checkpoint)
     if data is not None:
         own.views.automatic = False  # its statistics are known
         data.views = own.views
+        if own.pretrained_size is None:
+            log.warning("%s does not say the size of its images: those of another set are not resized", path)
     data = data or own
     data.prepare_data()
     data.setup()
@@ -144,4 +177,8 @@ def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Sub
         raise ValueError(
             f"{path} cannot be probed: {where} has neither a test split nor, with val_fraction 0, validation images"
         )
-    return Subject(path, hashlib.sha256(path.read_bytes()).hexdigest(), checkpoint, own, data)
+    subject = Subject(path, sha256_of(path), checkpoint, own, data)
+    for split in subject.splits:
+        if split != "val" and not (subject.labels(split) >= 0).any():
+            raise ValueError(f"{path} cannot be probed: {where} has no labels in {split}")
+    return subject
