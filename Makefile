@@ -11,7 +11,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: $(READY) ## Pretrain on drawn shapes, then probe: about 3 minutes on 2 CPU cores
+demo: $(READY) ## Pretrain on drawn shapes, then probe: about 4 minutes on 2 CPU cores
 	$(BIN)/msssl fit --config demo.yaml
 	$(BIN)/msssl probe --ckpt_path last
 

@@ -180,6 +180,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_write_what_one_process_does(msssl, run, tmp_path):
     """The shares are of 11 and 10 images; ranks that are forked import once."""
     args = ["predict", "--ckpt_path=run", "--data.batch_size=4"]

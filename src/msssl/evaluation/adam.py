@@ -6,11 +6,13 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from msssl.evaluation.features import Split
 from msssl.progress import with_bar
 
 HIDDEN_DIM, BATCH_SIZE, LR, WEIGHT_DECAY = 256, 256, 1e-3, 1e-2  # of the MLP, by AdamW
+AVERAGED = 0.98  # share of the average that is kept in a step: over about 50 steps
 ROUNDS, MIN_STEPS, PATIENCE = 40, 25, 5  # a round is an epoch, and these steps at least
 PAPER_EPOCHS, PAPER_BATCH_SIZE, PAPER_LR, PAPER_WEIGHT_DECAY, PAPER_SMOOTHING = 200, 512, 1e-3, 1e-6, 0.1
 
@@ -18,7 +20,7 @@ PAPER_EPOCHS, PAPER_BATCH_SIZE, PAPER_LR, PAPER_WEIGHT_DECAY, PAPER_SMOOTHING = 
 def mlp_probe(
     train: Split, *, num_classes: int, rounds: int = ROUNDS, val: Split | None = None
 ) -> tuple[nn.Module, int, float | None]:
-    """Linear, ReLU, Linear on standardised features, trained by AdamW.
+    """Linear, ReLU, Linear on standardised features, trained by AdamW; the average of the last steps' weights counts.
 
     Args:
         train: features (N, F) and labels (N,); rows labelled -1 are left out.
@@ -41,20 +43,21 @@ def mlp_probe(
         ).to(x.device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     steps = _train(head, optimizer, x, y, BATCH_SIZE)
+    average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
     steps_per_round = max(MIN_STEPS, -(-len(x) // BATCH_SIZE))
     best: tuple[int, float | None] = rounds, None
     for number in with_bar(range(1, rounds + 1), "MLP head", rounds):
         for _ in islice(steps, steps_per_round):
-            pass
+            average.update_parameters(head)
         if val is None:
             continue
         with torch.no_grad():
-            accuracy = top1(head(val[0]), val[1])
+            accuracy = top1(average(val[0]), val[1])
         if best[1] is None or accuracy > best[1]:
             best = number, accuracy
         elif number - best[0] == PATIENCE:
             break
-    return head.requires_grad_(False), *best
+    return average.module.requires_grad_(False), *best
 
 
 def paper_probe(train: Split, *, num_classes: int) -> nn.Module:

@@ -70,7 +70,7 @@ class Protocol:
         if {"val", "test"} <= features.keys():
             how += ", refitted on train + val"
         epochs = "epochs chosen likewise" if chosen else f"{DEFAULT_ROUNDS} epochs"
-        heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, {epochs}; kNN: k = {K}, T = {TEMPERATURE}"
+        heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, averaged weights, {epochs}; kNN: k = {K}, T = {TEMPERATURE}"
         return how + self._reported(features, chosen) + heads
 
     def _reported(self, features: dict[str, Split], chosen: bool) -> str:
