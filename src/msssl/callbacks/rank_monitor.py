@@ -104,16 +104,16 @@ def _draw(writer: Any, trainer: Trainer, index: Tensor, features: Tensor, z: Ten
     )
     if len(features) > 1:
         _add_figure(writer, "eigenspectrum", step, lambda axes: draw_spectrum(axes, {"": eigenspectrum(features)}))
-    images = getattr(trainer.val_dataloaders, "images", None)
-    if images is None or len(features) <= N_IMAGES:
+    loader: Any = trainer.val_dataloaders
+    if not hasattr(loader, "pixels") or len(features) <= N_IMAGES:
         return
     shown = torch.linspace(0, len(features) - 1, N_IMAGES).long()
     others = torch.ones(len(features), dtype=torch.bool)
     others[shown] = False
     similarity, nearest = neighbours(features[shown], features[others], min(N_NEIGHBOURS, int(others.sum())))
-    rows = torch.searchsorted(images.indices, index)  # both are sorted
-    pixels = images[rows[others][nearest.flatten()].tolist()]["image"].unflatten(0, nearest.shape)
-    queries = images[rows[shown].tolist()]["image"]
+    rows = torch.searchsorted(loader.images.indices, index)  # both are sorted
+    pixels = loader.pixels(rows[others][nearest.flatten()]).unflatten(0, nearest.shape)
+    queries = loader.pixels(rows[shown])
     _add_figure(writer, "neighbours", step, lambda axes: draw_neighbours(axes, queries, pixels, similarity))
 
 

@@ -145,6 +145,11 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self._loader)
 
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Images (n, 3, H, W), uint8, of some rows (n,) of the split."""
+        (batch,) = batches_of(self.images, Rows([rows]), num_workers=0)
+        return batch["image"]
+
 
 def _permutation(purpose: str, seed: int, epoch: int, length: int) -> Tensor:
     generator = torch.Generator().manual_seed(derive_seed(purpose, seed, epoch))

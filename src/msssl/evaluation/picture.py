@@ -42,8 +42,8 @@ def draw_report(
     features, bank = pretrained[split][0], pretrained["probe"][0]
     rows = torch.linspace(0, len(features) - 1, min(N_IMAGES, len(features))).long()
     similarity, nearest = neighbours(features[rows.to(features.device)], bank, min(N_NEIGHBOURS, len(bank)))
-    shown = data.images("probe")[nearest.flatten().tolist()]["image"].unflatten(0, nearest.shape)
-    draw_neighbours(right, data.images(split)[rows.tolist()]["image"], shown, similarity)
+    shown = data.evaluation_dataloader("probe").pixels(nearest.flatten().cpu()).unflatten(0, nearest.shape)
+    draw_neighbours(right, data.evaluation_dataloader(split).pixels(rows), shown, similarity)
     figure.suptitle(f"{row['features']}: {report['protocol']}", fontsize=8, wrap=True)
     with whole(path) as growing:
         figure.savefig(growing, format="png")
