@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from msssl.checkpoint import whole, write_head
 from msssl.data import MultiViewDataModule
-from msssl.evaluation.features import Encoder, Split, content_of, extract, stored
+from msssl.evaluation.features import Encoder, Split, extract, stored
 from msssl.evaluation.few_labels import draw, evaluate_few_labels
 from msssl.evaluation.heads import evaluate, evaluate_as_the_paper
 from msssl.evaluation.picture import draw_report
@@ -84,7 +84,7 @@ def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, dev
     """Features of each split, from the run's folder where they have been extracted before."""
     size, found = subject.own.pretrained_size, {}
     for split in subject.splits:
-        content = None if name == RAW else content_of(subject.data, split)  # pixels are large, and soon made
+        content = None if name == RAW else subject.contents[split]  # pixels are large, and soon made
         drawn = f"{kind.test_patches} {SEED} {subject.data.batch_size}" if kind.test_patches > 1 else ""
         key = content and f"{subject.sha256} {name} {content} {size} {device} {drawn}"
 

@@ -1,5 +1,6 @@
 """What a report is about: a checkpoint, the run that it is of, and the images that it is judged by."""
 
+import functools
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ class Subject:
         given = getattr(self.data.splits["probe"].dataset, "classes", None)
         return [str(name) for name in given or range(self.num_classes)]
 
+    @functools.cached_property
+    def contents(self) -> dict[str, str | None]:
+        """A name for the images of each split; found once, as it may read all of them."""
+        return {name: content_of(self.data, name) for name in self.splits}
+
     def labels(self, split: str) -> Tensor:
         """Of the images of a split."""
         part = self.data.splits[split]
@@ -112,7 +118,7 @@ class Subject:
 
         `data_id` names the images of all splits and their labels; None where there is no way to tell.
         """
-        contents = [content_of(self.data, name) for name in self.splits]
+        contents = list(self.contents.values())
         told = None if None in contents else hashlib.sha256("".join(map(str, contents)).encode()).hexdigest()[:16]
         return {
             "checkpoint": str(self.path),
