@@ -2,6 +2,7 @@
 
 from msssl.callbacks.best_checkpoint import BestCheckpoint as BestCheckpoint
 from msssl.callbacks.features_writer import FeaturesWriter as FeaturesWriter
+from msssl.callbacks.last_checkpoint import LastCheckpoint as LastCheckpoint
 from msssl.callbacks.online_knn import OnlineKNN as OnlineKNN
 from msssl.callbacks.online_probe import OnlineProbe as OnlineProbe
 from msssl.callbacks.rank_monitor import RankMonitor as RankMonitor

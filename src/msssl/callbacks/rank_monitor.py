@@ -120,6 +120,6 @@ def _draw(writer: Any, trainer: Trainer, index: Tensor, features: Tensor, z: Ten
 def _add_figure(writer: Any, name: str, step: int, draw: Callable[[Any], None]) -> None:
     from matplotlib.figure import Figure  # half a second, for this only
 
-    figure = Figure(figsize=(6, 5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6, 5), dpi=100)  # a constrained layout would take three times as long
     draw(figure.subplots())
     writer.add_figure(name, figure, step)

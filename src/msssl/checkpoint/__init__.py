@@ -1,5 +1,9 @@
 """What modules and data modules share about checkpoints: hyperparameters that load again, and safe loading."""
 
+from msssl.checkpoint.checkpoint_io import NotWrittenError as NotWrittenError
+from msssl.checkpoint.checkpoint_io import WholeCheckpointIO as WholeCheckpointIO
+from msssl.checkpoint.checkpoint_io import writing as writing
+from msssl.checkpoint.files import LAST as LAST
 from msssl.checkpoint.files import find as find
 from msssl.checkpoint.files import read as read
 from msssl.checkpoint.files import read_file as read_file

@@ -1,6 +1,9 @@
 """Checkpoints on disk: found, read without running code from them, written whole or not at all."""
 
 import hashlib
+import logging
+import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,9 +11,15 @@ from typing import Any
 
 import torch
 
+log = logging.getLogger(__name__)
 
-def find(spec: str, root: str = "runs") -> Path:
-    """The checkpoint that a `--ckpt_path` means: a file, the `last.ckpt` of a run's folder, or `last`.
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # of a run, and the one before it
+
+
+def find(spec: str, root: str | Path = "runs") -> Path:
+    """The checkpoint that a `--ckpt_path` means: a file, the last one of a run's folder, or `last`.
+
+    A `last.ckpt` that is cut or damaged is passed over, with a warning, for `previous.ckpt`, the one before it.
 
     Args:
         spec: path of a file or of a run's folder, or `last` for the newest run below `root`.
@@ -18,16 +27,50 @@ def find(spec: str, root: str = "runs") -> Path:
 
     Raises:
         FileNotFoundError: naming what was looked for.
+        ValueError: neither is whole.
     """
-    if spec == "last":
-        found = sorted(Path(root).rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise FileNotFoundError(f"ckpt_path last: there is no last.ckpt below {root}")
-        return found[-1]
-    path = Path(spec, "last.ckpt") if Path(spec).is_dir() else Path(spec)
-    if not path.is_file():
+    path = _newest_run(Path(root)) if spec == "last" else Path(spec)
+    if path.is_dir():
+        path = path / LAST
+    found = [each for each in ([path, path.with_name(PREVIOUS)] if path.name == LAST else [path]) if each.is_file()]
+    if not found:
         raise FileNotFoundError(f"ckpt_path {spec}: {path} is not a file")
-    return path
+    for each, instead in zip(found, [*found[1:], None], strict=True):
+        reason = _damage(each)
+        if reason is None or path.name != LAST:
+            return each
+        if instead is None:
+            raise ValueError(f"ckpt_path {spec}: {each} cannot be read as a checkpoint: {reason}")
+        log.warning("%s is passed over for %s, the one before: %s", each, instead.name, reason)
+    raise AssertionError
+
+
+def _newest_run(root: Path) -> Path:
+    marks = [path for name in (LAST, PREVIOUS, "config.yaml") for path in root.rglob(name)]
+    runs = list(dict.fromkeys(path.parent for path in sorted(marks, key=_age)))
+    with_checkpoint = [run for run in runs if (run / LAST).is_file() or (run / PREVIOUS).is_file()]
+    if not with_checkpoint:
+        raise FileNotFoundError(f"ckpt_path last: there is no {LAST} below {root}")
+    if runs[0] != with_checkpoint[0]:  # another run, hours of it, is not what was meant
+        raise FileNotFoundError(
+            f"ckpt_path last: the newest run, {runs[0]}, has no checkpoint yet; the newest that has one is "
+            f"{with_checkpoint[0]}: name it if you mean it"
+        )
+    return runs[0]
+
+
+def _age(path: Path) -> float:
+    return -path.stat().st_mtime
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file that `torch.save` wrote, by its checksums, or None."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return damaged and f"{damaged} in it is damaged"
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -61,10 +104,15 @@ def whole(path: Path) -> Iterator[Path]:
         growing.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: dict[str, Any]) -> None:
-    """Write what `read_file` reads, whole or not at all."""
+def write_file(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
+    """Write what `read_file` reads, whole or not at all; what was there gets the name `keep`, if given."""
     with whole(path) as growing:
-        torch.save(content, growing)
+        with growing.open("wb") as file:  # an open file, whose errors say what is wrong
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
 
 
 def sha256_of(path: str | Path) -> str:

@@ -13,15 +13,15 @@ def main() -> None:
         return
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # classes in files of the working directory, found last
-    from msssl.cli.errors import user_message
+    from msssl.cli.errors import failure, user_message
     from msssl.cli.run import run  # imports torch and lightning
 
     try:
         run(sys.argv[1:])
-    except FloatingPointError as error:  # the run went wrong, not its arguments
-        sys.stderr.write(f"msssl: error: {error}\n")
-        sys.exit(1)
     except Exception as error:
+        if (reason := failure(error)) is not None:
+            sys.stderr.write(f"msssl: error: {reason}\n")
+            sys.exit(1)
         message = user_message(error)
         if message is None:
             raise

@@ -1,13 +1,16 @@
 """What happens to the arguments before they are parsed: names of shipped configs, and checkpoints."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from msssl.checkpoint import find
+from msssl.cli.run_folder import is_requeued, requeued_run
 
+_ROOT = "--trainer.default_root_dir"
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -26,11 +29,14 @@ def expand(args: list[str]) -> list[str]:
             args[i + 1] = _find_config(args[i + 1])
             if args[0] == "probe":  # any config that a run can have: only its data are read
                 args[i : i + 2] = ["--data", json.dumps(_data_of(args[i + 1]))]
+    if args and args[0] == "fit" and "--ckpt_path" not in args and is_requeued():
+        run = requeued_run(_root(args))
+        args += ["--ckpt_path", str(run)] if run else []
     if args and args[0] in TRAINER_COMMANDS and "--ckpt_path" in args[:-1]:
         i = args.index("--ckpt_path") + 1
         if args[i] == "null":
             return args
-        checkpoint = find(args[i])
+        checkpoint = find(args[i], _root(args))
         args[i] = str(checkpoint)
         saved = checkpoint.with_name("config.yaml")
         if saved.is_file():  # first, so that every other config and flag wins
@@ -40,17 +46,33 @@ def expand(args: list[str]) -> list[str]:
 
 def _split(arg: str) -> list[str]:
     name, equals, value = arg.partition("=")
-    return [name, value] if equals and name in ("--config", "--ckpt_path", "-c") else [arg]
+    return [name, value] if equals and name in ("--config", "--ckpt_path", "-c", _ROOT) else [arg]
+
+
+def _root(args: list[str]) -> str:
+    """Folder of the runs, by the flag, else by the last config that names it."""
+    roots: list[str | None] = ["runs"]
+    for name, value in pairwise(args):
+        if name in ("--config", "-c"):
+            trainer = _read_yaml(value).get("trainer")
+            roots.insert(0, trainer.get("default_root_dir") if isinstance(trainer, dict) else None)
+    roots = [*reversed([value for name, value in pairwise(args) if name == _ROOT]), *roots]
+    return next(root for root in roots if root is not None)
 
 
 def _data_of(path: str) -> Any:
+    data = _read_yaml(path).get("data")
+    if not data:
+        raise ValueError(f"config {path} names no data")
+    return data
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
         config = yaml.safe_load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"config {path} is not YAML: {error}") from error
-    if not isinstance(config, dict) or not config.get("data"):
-        raise ValueError(f"config {path} names no data")
-    return config["data"]
+    return config if isinstance(config, dict) else {}
 
 
 def _find_config(name: str) -> str:

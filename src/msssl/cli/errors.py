@@ -9,9 +9,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from msssl.checkpoint import NotWrittenError
+
 _PURPOSEFUL = (str(Path(__file__).parents[1]), str(Path(lightning.__file__).parent))
+
+
+def failure(error: BaseException) -> str | None:
+    """The line for a run that went wrong, not its arguments, or None for any other error."""
+    if isinstance(error, FloatingPointError | NotWrittenError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return " ".join([str(error).partition(". ")[0] + ".", *getattr(error, "__notes__", [])])
+    return None
 
 
 def user_message(error: BaseException) -> str | None:

@@ -38,6 +38,8 @@ set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line that names the key and the nearest right one, with exit code 2."""
 
+    command: str | None = None  # the only one whose parser is built, which takes a second for all; None for all
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
@@ -45,7 +47,8 @@ class Parser(LightningArgumentParser):
     @override
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         self.commands = action = super().add_subcommands(*args, **kwargs)
-        self.command_parsers = {name: _parser_of(function) for name, function in COMMANDS.items()}
+        needed = {name: function for name, function in COMMANDS.items() if self.command in (name, None)}
+        self.command_parsers = {name: _parser_of(function) for name, function in needed.items()}
         for name, command in self.command_parsers.items():
             action.add_subcommand(name, command, help=command.description)
         return action

@@ -1,23 +1,36 @@
 """LightningCLI, with a folder for each run and a summary at its end."""
 
+import logging
 import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
-from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
-from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineKNN, OnlineProbe, RankMonitor, ViewGrid
-from msssl.cli.arguments import expand
+from msssl.callbacks import (
+    BestCheckpoint,
+    FeaturesWriter,
+    LastCheckpoint,
+    OnlineKNN,
+    OnlineProbe,
+    RankMonitor,
+    ViewGrid,
+)
+from msssl.checkpoint import LAST
+from msssl.cli.arguments import TRAINER_COMMANDS, expand
 from msssl.cli.bar import Bar
 from msssl.cli.log import set_up_logging
+from msssl.cli.loggers import run_loggers
 from msssl.cli.parser import COMMANDS, Parser
+from msssl.cli.precision import native_precision
+from msssl.cli.resume import SaveConfig, go_on
 from msssl.cli.run_folder import discard, new_run_folder
 from msssl.cli.summary import log_start, print_summary
 from msssl.data import MultiViewDataModule
@@ -26,6 +39,7 @@ from msssl.evaluation import inspect
 from msssl.modules import MultiViewModule
 
 DATA_COMMANDS: dict[str, Callable[..., Any]] = {"inspect": inspect, "write-beton": write_beton}
+log = logging.getLogger(__name__)
 LOG_EVERY_N_STEPS = 50  # Lightning's default
 
 
@@ -33,6 +47,7 @@ def run(args: list[str]) -> None:
     """Parse the arguments and run the command."""
     set_up_logging()
     sys.argv[1:] = expand(args)  # in place: Lightning starts the other ranks with the same arguments
+    Parser.command = next((arg for arg in args[:1] if arg in (*TRAINER_COMMANDS, *COMMANDS, *DATA_COMMANDS)), None)
     MultiViewCLI(
         MultiViewModule,
         MultiViewDataModule,
@@ -51,19 +66,30 @@ class MultiViewCLI(LightningCLI):
     """Runs any `MultiViewModule` on any `MultiViewDataModule`."""
 
     run_dir: Path | None = None
+    goes_on = False  # whether `run_dir` is that of a run that was stopped
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
             self._discard_empty_run()
+            if self.run_dir is not None and (self.run_dir / LAST).is_file():
+                log.info("go on with: msssl fit --ckpt_path %s", self.run_dir)
             raise
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in every if Parser.command in (name, None)}
 
     @override
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         super().setup_parser(*args, **kwargs)
         self.data_parsers = {}
         for name, function in DATA_COMMANDS.items():
+            if Parser.command not in (name, None):
+                continue
             parser = self.data_parsers[name] = self.init_parser(description=(function.__doc__ or "").partition("\n")[0])
             self._add_arguments(parser)  # those of a fit, so that its configs can be given
             parser.add_function_arguments(function, skip={"data"})
@@ -80,8 +106,7 @@ class MultiViewCLI(LightningCLI):
             default = {"class_path": f"msssl.callbacks.{kind.__name__}"} if key in kinds else None
             parser.add_argument(f"--{key}", type=kind | None, default=default)
             parser.callback_keys.append(key)
-        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")
-        parser.set_defaults({"last_checkpoint.filename": "last", "last_checkpoint.enable_version_counter": False})
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
 
     @override
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -117,6 +142,8 @@ class MultiViewCLI(LightningCLI):
 
     @override
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if not any(arg.startswith("--trainer.precision") for arg in sys.argv):  # a flag is meant
+            config["precision"] = native_precision(config["precision"], config["accelerator"])
         callbacks = [callback for callback in callbacks if callback is not None]  # `online_probe: null`
         given = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in given):
@@ -141,13 +168,17 @@ class MultiViewCLI(LightningCLI):
         """Choose the run's folder, log into it unless told otherwise, and return the callbacks of a fit."""
         if config["fast_dev_run"]:
             return []
-        self.run_dir = new_run_folder(Path(config["default_root_dir"] or "runs"))
+        ckpt_path, step = self.config_init["fit"]["ckpt_path"], None
+        if ckpt_path is not None:
+            plain = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_unset=False))
+            step, self.goes_on = go_on(ckpt_path, plain, self.model)
+        if self.goes_on:
+            self.run_dir = Path(ckpt_path).parent
+        else:
+            self.run_dir = new_run_folder(Path(config["default_root_dir"] or "runs"))
         config["default_root_dir"] = self.run_dir
         if config["logger"] in (None, True):
-            config["logger"] = [
-                TensorBoardLogger(self.run_dir, name="", version="", default_hp_metric=False),
-                CSVLogger(self.run_dir, name="", version=""),
-            ]
+            config["logger"] = run_loggers(self.run_dir, step if self.goes_on else None)
         clock = [] if config["max_time"] else [Timer()]  # minutes of the run, for reports; max_time brings its own
         return [ViewGrid(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
 
@@ -163,15 +194,5 @@ class MultiViewCLI(LightningCLI):
     def _discard_empty_run(self) -> None:
         """A run that failed before its first step leaves no folder."""
         trainer = getattr(self, "trainer", None)
-        if self.run_dir is not None and (trainer is None or trainer.global_step == 0):
+        if self.run_dir is not None and not self.goes_on and (trainer is None or trainer.global_step == 0):
             discard(self.run_dir)
-
-
-class SaveConfig(SaveConfigCallback):
-    """Saves the resolved config in the run's folder, wherever the logger writes."""
-
-    @override
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        config = self.config.clone()
-        config["ckpt_path"] = None  # used once: the saved config must not resume again
-        self.parser.save(config, Path(trainer.default_root_dir) / "config.yaml", skip_unset=False, overwrite=True)

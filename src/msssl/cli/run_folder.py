@@ -1,7 +1,9 @@
 """A folder for each run, and nothing of a run that never started."""
 
+import hashlib
 import os
 import shutil
+import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 _CHOSEN = "MSSSL_RUN_FOLDER"
+_COMMAND = sys.argv[1:]  # as it was given: names of configs in it are replaced by paths
 
 
 def new_run_folder(root: Path) -> Path:
-    """A folder of its own for this run, named after the time; made on rank 0, the one that writes."""
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    """A folder of its own for this run, named after the time or SLURM's job; made on rank 0, the one that writes."""
+    name = _slurm_name() or datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
         folder = root / (name + suffix)
         if rank() > 0:  # processes that rank 0 started know its choice
@@ -25,6 +28,27 @@ def new_run_folder(root: Path) -> Path:
         os.environ[_CHOSEN] = str(folder)
         return folder
     raise FileExistsError(f"{root / name}: too many runs in one second")
+
+
+def is_requeued() -> bool:
+    """Whether this is a SLURM job that has run before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
+def requeued_run(root: str) -> Path | None:
+    """The folder in which this command of a requeued job left a checkpoint, or None."""
+    found = [path for path in Path(root).glob(f"{_slurm_name()}*") if any(path.glob("*.ckpt"))]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _slurm_name() -> str | None:
+    """One name for a command of a job, however often it is requeued."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return None
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    command = hashlib.sha256(" ".join(_COMMAND).encode()).hexdigest()[:6]
+    return "-".join(["slurm", job, *([task] if task else []), command])
 
 
 def discard(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """The method that all losses share: views -> backbone -> projector -> loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule
@@ -13,7 +14,11 @@ from typing_extensions import override
 from msssl.backbones import build_backbone, check_features, evaluating, find_feature_dim
 from msssl.checkpoint import Reloadable
 from msssl.distributed import check_equal_shapes, gather
+from msssl.modules.exact_resume import ExactResume
+from msssl.modules.memory_advice import MemoryAdvice
 from msssl.modules.non_finite_guard import NonFiniteGuard
+from msssl.modules.optimization import arguments_of, parameter_groups, take_arguments, with_schedule
+from msssl.modules.recompute import features_of
 from msssl.modules.warmup_cosine import WarmupCosine
 from msssl.modules.weights import load_weights
 
@@ -36,6 +41,11 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             checkpoint, keep their own.
         feature_dim: F; found from the backbone by default.
         decay_bias_and_norm: whether weight decay acts on biases and normalisation parameters too.
+        chunk_views: how many of the K views pass through the backbone together, computed again in the backward pass:
+            memory is that of these alone, for a third more time, and BatchNorm's statistics are those of each such
+            part; by default all views pass together, and are kept.
+        compile: whether `torch.compile` fuses the backbone in training, with channels last, after a minute or so;
+            `auto` is yes on CUDA.
         optimizer: from parameters to an optimizer; Adam as in the paper by default.
         lr_scheduler: from the optimizer to a schedule that steps once an epoch (`msssl.WarmupCosine`: every step);
             constant by default.
@@ -52,6 +62,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         weights: str | None = None,
         feature_dim: int | None = None,
         decay_bias_and_norm: bool = True,
+        chunk_views: int | None = None,
+        compile: bool | Literal["auto"] = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=1e-6),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -66,8 +78,14 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self.projector = _projector([self.feature_dim, *[hidden_dim] * (proj_layers - 1), proj_dim])
         self.weights = weights
         self.decay_bias_and_norm = decay_bias_and_norm
+        if chunk_views is not None and chunk_views < 1:
+            raise ValueError(f"chunk_views is {chunk_views}: at least 1 view passes through the backbone")
+        self.chunk_views = chunk_views
+        self.compile_backbone = compile
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
+        self._optimizer_arguments: list[dict[str, Any]] = []
         self._shapes_checked = False
         self._has_weights = False
 
@@ -101,6 +119,9 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         if self.weights is not None and not self._has_weights:
             load_weights(self.backbone, self.weights)
         self._has_weights = True
+        if self.compile_backbone is True or (self.compile_backbone == "auto" and self.device.type == "cuda"):
+            self.backbone.to(memory_format=torch.channels_last)
+            self._compiled = torch.compile(self.forward)  # not the module itself: evaluation has sizes of its own
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -110,7 +131,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         views = batch["views"]  # (K, N, C, H, W), or a list of such, one for each size
         groups = views if isinstance(views, list) else [views]
-        features = torch.cat([self(group.flatten(0, 1)).unflatten(0, group.shape[:2]) for group in groups])
+        encode: Any = self._compiled or self
+        features = torch.cat([features_of(encode, group, self.chunk_views, self.backbone) for group in groups])
         z = self.projector(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         if not self._shapes_checked:  # once: it waits for all ranks
             check_equal_shapes(z)
@@ -139,50 +161,28 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(batch)
-
-    @override
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(batch)
-
-    @override
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(batch)
-
-    def _evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"features": self(batch["image"]), "label": batch["label"], "index": batch["index"]}
+
+    test_step = predict_step = validation_step
 
     @override
     def configure_callbacks(self) -> list[Callback]:
-        return [NonFiniteGuard()]
+        return [NonFiniteGuard(), ExactResume(), MemoryAdvice()]
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self._parameter_groups())
-        if self.make_lr_scheduler is None:
-            return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
-        interval = "step" if isinstance(scheduler, WarmupCosine) else "epoch"
-        monitor = getattr(scheduler, "monitor", None)  # of ReduceLROnPlateau
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": monitor},
-        }
+        optimizer = self.make_optimizer(parameter_groups(self, self.decay_bias_and_norm))
+        self._optimizer_arguments = arguments_of(optimizer)
+        return with_schedule(optimizer, self.make_lr_scheduler)
 
     @override
-    def on_train_start(self) -> None:  # after the optimizer of a checkpoint is loaded: the run may be longer by now
+    def on_train_start(self) -> None:  # after the optimizer of a checkpoint is loaded: arguments win over it
         scheduler = self.lr_schedulers()
+        if self._optimizer_arguments:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            take_arguments(optimizer, self._optimizer_arguments, scheduler)
         if isinstance(scheduler, WarmupCosine):
-            scheduler.fill_in(self.trainer.estimated_stepping_batches)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        if self.decay_bias_and_norm:
-            return [{"params": parameters}]
-        return [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+            scheduler.fill_in(self.trainer.estimated_stepping_batches)  # the run may be longer by now
 
 
 def _projector(dims: list[int]) -> nn.Sequential:

@@ -1,0 +1,110 @@
+"""What a run that goes on keeps of itself, and what a flag may change."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from torch import Tensor, nn
+from typing_extensions import override
+
+from msssl.checkpoint import read
+
+log = logging.getLogger(__name__)
+
+_OF_THE_RUN = ("seed_everything", "model.init_args.weights")  # used when it began
+_OPTIMIZER = "model.init_args.optimizer"
+_STATE = (  # theirs is in the checkpoint
+    f"{_OPTIMIZER}.class_path",
+    f"{_OPTIMIZER}.init_args.fused",
+    f"{_OPTIMIZER}.init_args.capturable",
+    "model.init_args.lr_scheduler",
+)
+_SCHEDULE = "model.init_args.lr_scheduler.init_args."
+_FREE = tuple(f"{_SCHEDULE}{name}" for name in ("warmup", "final"))  # of `WarmupCosine`, whose state leaves them out
+
+
+def go_on(ckpt_path: str | Path, config: dict[str, Any], module: nn.Module) -> tuple[int, bool]:
+    """Compare a config with that of the run that a checkpoint is of, and log what has changed.
+
+    Args:
+        ckpt_path: a file; a `config.yaml` beside it is that of its run.
+        config: of the run that goes on, plain.
+        module: built from it.
+
+    Returns:
+        The number of steps that the run has taken, and whether it goes on in its folder: not if another root is given.
+
+    Raises:
+        ValueError: naming the key of a change that cannot be: of a shape, or of what the checkpoint holds the state of.
+    """
+    checkpoint = read(ckpt_path)
+    saved = Path(ckpt_path).with_name("config.yaml")
+    changed = changes(yaml.safe_load(saved.read_text()), config) if saved.is_file() else {}
+    elsewhere = changed.pop("trainer.default_root_dir", None) is not None
+    _check(changed, checkpoint["state_dict"], module.state_dict())
+    if changed:
+        listed = (f"{_flag(key)} {old} -> {new}" for key, (old, new) in sorted(changed.items()))
+        log.info("changed: %s", ", ".join(listed))
+    return int(checkpoint["global_step"]), saved.is_file() and not elsewhere
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the resolved config in the run's folder, wherever the logger writes, once the run is sure to start."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: a flag with which a run cannot go on must not stay in its config."""
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        config = self.config.clone()
+        config["ckpt_path"] = None  # used once: the saved config must not resume again
+        self.parser.save(config, Path(trainer.default_root_dir) / "config.yaml", skip_unset=False, overwrite=True)
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys whose values differ between two configs, dotted, with both values.
+
+    >>> changes({"trainer": {"max_epochs": 2, "devices": 1}}, {"trainer": {"max_epochs": 3, "devices": 1}})
+    {'trainer.max_epochs': (2, 3)}
+    """
+    before, after = dict(_flat(old)), dict(_flat(new))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key) and key != "ckpt_path"
+    }
+
+
+def _check(changed: dict[str, tuple[Any, Any]], saved: dict[str, Tensor], built: dict[str, Tensor]) -> None:
+    for key, (old, new) in sorted(changed.items()):
+        if key in _OF_THE_RUN or (key.startswith(_STATE) and key not in _FREE):
+            raise ValueError(f"{_flag(key)} is {new}, but the run that goes on has {old}: leave it, or start a new run")
+    for name in [*built, *saved]:
+        shapes = [tuple(each[name].shape) if name in each else None for each in (saved, built)]
+        if shapes[0] != shapes[1]:
+            given = [f"{_flag(key)} {new} (it was {old})" for key, (old, new) in changed.items() if "model." in key]
+            reason = f"with {', '.join(sorted(given))}, " if given else ""
+            raise ValueError(
+                f"{reason}{name} has shape {shapes[1]}, but {shapes[0]} in the checkpoint: leave it, or start a new run"
+            )
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace(".init_args", "")
+
+
+def _flat(value: Any, prefix: str = "") -> Any:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value

@@ -1,0 +1,68 @@
+"""What a checkpoint needs beside what Lightning keeps, so that a run goes on as if it had never stopped."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from typing_extensions import override
+
+
+class ExactResume(Callback):
+    """Keeps the random state that dropout uses, and mends the counts of epochs in Lightning's checkpoints.
+
+    Ranks are seeded alike, so the state of the first serves all. Every `MultiViewModule` brings one.
+
+    Raises:
+        ValueError: a strategy that spreads the parameters over devices, whose checkpoints are of another kind.
+    """
+
+    def __init__(self) -> None:
+        self._random: dict[str, Any] = {}
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            name = type(trainer.strategy).__name__
+            raise ValueError(f"strategy is {name}: msssl trains on one device, or on several by strategy ddp")
+        if trainer.precision == "64-true":  # Lightning does so after it has loaded the weights, by then rounded
+            pl_module.double()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._random = state_dict
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        mend_progress(checkpoint["loops"]["fit_loop"])
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        random, self._random = self._random, {}
+        if random:
+            torch.set_rng_state(random["cpu"])
+        if random.get("cuda") is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
+
+
+def mend_progress(fit_loop: dict[str, Any]) -> None:
+    """Turn the state that Lightning 2.6 saves in `on_train_epoch_end` into that of the epoch's end, in place.
+
+    It counts an epoch that is processed and not completed: from it a run with `max_steps` would end an epoch early.
+    Where `max_steps` ended the run within an epoch, the epoch is not processed either.
+    """
+    epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
+    if epochs["current"]["processed"] != epochs["current"]["completed"] + 1:
+        return
+    for count in (epochs["current"], epochs["total"]):
+        if batches["is_last_batch"]:
+            count["completed"] = count["processed"]
+        else:
+            count["processed"] = count["completed"]
+    if batches["is_last_batch"]:
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False

@@ -1,0 +1,25 @@
+"""What to change where the memory of a GPU is not enough."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+
+class MemoryAdvice(Callback):
+    """Adds to an out-of-memory error what the step held and the two arguments that help. Every module brings one."""
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, torch.OutOfMemoryError):
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        batch, views = getattr(data, "batch_size", "?"), getattr(getattr(data, "views", None), "n_views", "?")
+        chunk_views = getattr(pl_module, "chunk_views", None)
+        together = "all" if chunk_views is None else chunk_views
+        exception.add_note(
+            f"A step on this device had {batch} images with {views} views each, {together} of them in memory together. "
+            f"Lower data.batch_size ({batch}), or set model.chunk_views: 1 view at a time needs the least memory, and "
+            "the loss still sees all of them."
+        )

@@ -1,0 +1,51 @@
+"""What a module's arguments say about the optimizer and its schedule, in a fresh run and in one that goes on."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from msssl.modules.warmup_cosine import WarmupCosine
+
+_OF_THE_STATE = ("params", "lr", "initial_lr", "fused", "capturable")  # `lr` is scaled; the last two say where state is
+
+
+def parameter_groups(module: nn.Module, decay_bias_and_norm: bool) -> list[dict[str, Any]]:
+    """The parameters that learn: one group, or one without weight decay for biases and normalisation."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if decay_bias_and_norm:
+        return [{"params": parameters}]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def with_schedule(optimizer: Optimizer, make_lr_scheduler: Callable[[Optimizer], Any] | None) -> Any:
+    """What `configure_optimizers` returns."""
+    if make_lr_scheduler is None:
+        return optimizer
+    scheduler = make_lr_scheduler(optimizer)
+    interval = "step" if isinstance(scheduler, WarmupCosine) else "epoch"
+    monitor = getattr(scheduler, "monitor", None)  # of ReduceLROnPlateau
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": monitor}}
+
+
+def arguments_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The hyperparameters of each group of a fresh optimizer."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def take_arguments(optimizer: Optimizer, arguments: list[dict[str, Any]], scheduler: Any) -> None:
+    """Give an optimizer that was loaded from a checkpoint the hyperparameters of a fresh one.
+
+    A learning rate under a schedule stays where the schedule has it, in proportion.
+    """
+    for i, (group, given) in enumerate(zip(optimizer.param_groups, arguments, strict=True)):
+        group.update({name: value for name, value in given.items() if name not in _OF_THE_STATE})
+        if scheduler is None:
+            group["lr"] = given["lr"]
+        elif "initial_lr" in group and group["initial_lr"] != given["lr"]:
+            group["lr"] *= given["lr"] / group["initial_lr"]
+            group["initial_lr"] = scheduler.base_lrs[i] = given["lr"]
