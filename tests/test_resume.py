@@ -26,6 +26,7 @@ ORDERS = {  # options under which Lightning counts steps and epochs differently
     "validated every other epoch": ("--trainer.check_val_every_n_epoch=2",),
     "workers": ("--data.num_workers=2", "--data.storage=stream", EVERY_STEP),
     "cached": ("--data.num_workers=1", "--data.storage=cached", EVERY_STEP),
+    "chunks of views": ("--model.chunk_views=2", ACCUMULATED, EVERY_STEP),
     "plateau": (
         "--model.lr_scheduler=ReduceLROnPlateau",
         "--model.lr_scheduler.monitor=val/probe_top1",
@@ -337,6 +338,7 @@ def test_a_run_that_was_moved_keeps_its_best_checkpoint(runner, folder):
 def test_ranks_stop_at_one_step_and_go_on(runner, folder, ranks):
     """The signal comes to the first rank alone."""
     options = ("--trainer.devices", ranks, "--trainer.strategy=ddp", ACCUMULATED, EVERY_STEP, "--data.batch_size=4")
+    options += ("--model.chunk_views=2",)
     options = tuple(map(str, options))
     first, second = interrupted(runner, folder, options, ("SIGTERM", 4), ranks)
     assert (first, second) == (143, 0), output(folder)
