@@ -72,7 +72,7 @@ class OnlineProbe(Callback):
             head = self._build(pl_module, num_classes)
         device = trainer.strategy.root_device
         self.head = head.to(device)
-        self._optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr)
+        self._optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, fused=True)
         self._accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=-1, validate_args=False).to(
             device
         )

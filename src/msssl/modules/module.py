@@ -140,7 +140,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         terms = self.terms(z)
         detached = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
         for name, value in detached.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=z.shape[1])
+            self.log(f"train/{name}", value, batch_size=z.shape[1])  # not for the bar: Lightning would wait for it
         outputs = {
             "loss": terms["loss"],
             "terms": detached,
