@@ -21,6 +21,7 @@ def set_up_logging() -> None:
         ".*exists and is not empty.*",  # the run's folder is made before it is used
         ".*Couldn't infer the batch indices.*",  # our batches carry them
         ".*callbacks used to create the checkpoint.*",  # validate, test and predict have no use for all of them
+        ".*sync_dist=True.*",  # what one rank measures for all
         ".*dirpath has changed.*",  # each run has a folder of its own
     ):
         warnings.filterwarnings("ignore", message=noise)
