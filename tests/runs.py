@@ -168,6 +168,7 @@ def start(folder, args, what, which, rank, ranks, port):
 def work():
     for name in ("lightning.pytorch.cli", "matplotlib.figure", "msssl.cli.run", "torch._dynamo"):
         importlib.import_module(name)  # all that a run imports, once
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a pool of processes does not survive a fork
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # or each child would copy all that was imported

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, OnlineProbe
-from msssl.callbacks import BestCheckpoint, FeaturesWriter, ViewGrid
+from msssl.callbacks import BestCheckpoint, FeaturesWriter, Pace, ViewGrid, pace
 from msssl.callbacks.view_grid import add_caption, contact_sheet, draw_views
 
 COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]], dtype=torch.uint8)
@@ -553,3 +553,16 @@ def test_probes_leave_no_trace_in_the_encoder():
 def test_a_place_that_is_not_there_is_named(on, message):
     with pytest.raises(ValueError, match=message):
         fit_probes([OnlineProbe(on=on)])
+
+
+@pytest.mark.parametrize(("options", "batches"), [({}, 4), ({"accumulate_grad_batches": 2}, 4)])
+def test_pace_says_what_the_clock_says(options, batches, tmp_path, monkeypatch, caplog):
+    """Each batch takes 2 seconds: 3 views of 8 images in it."""
+    times = iter(range(0, 100, 2 * batches))
+    monkeypatch.setattr(pace, "monotonic", lambda: next(times))
+    data = data_of(coloured(64), batch_size=8, views=MultiView(n_views=3))
+    with caplog.at_level("INFO", logger="msssl"):
+        fit(tmp_path, [Pace()], data=data, max_epochs=2, log_every_n_steps=4, **options)
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("pace")]
+    every = options.get("accumulate_grad_batches", 1)
+    assert line.startswith(f"pace: 12 views/s, {2000 * every:.3g} ms a step; 0:00:16 to go, ")

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import NARROW
+from lightning import Trainer, seed_everything
 from PIL import Image
+from torch import nn
+from torch.testing import assert_close
 from torch.utils.data import TensorDataset
 
-from msssl import Beton, ImageFolder, MultiViewDataModule
+from msssl import BarlowTwins, Beton, ImageFolder, MultiViewDataModule
+from msssl.callbacks import LastCheckpoint
 from msssl.data.beton_file import import_ffcv
 from msssl.data.write_beton import write_beton
 
@@ -246,3 +250,34 @@ def test_images_larger_than_ffcvs_pages_are_written(tmp_path):
     write_beton(data, str(tmp_path))
     (batch,) = read(tmp_path, batch_size=2).evaluation_dataloader("probe")
     assert torch.equal(batch["image"], large.tensors[0])
+
+
+@needs_ffcv
+@pytest.mark.parametrize("order", ["exact", "quasi_random"])
+def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path, order):
+    write_beton(images(n=24), str(tmp_path / "beton"))
+    undisturbed = trained(tmp_path, order)
+    trained(tmp_path, order, max_steps=9, every_n_train_steps=4)  # the second epoch is left after its second batch
+    found = trained(tmp_path, order, ckpt_path=tmp_path / "first.ckpt")
+    assert_close(found, undisturbed, rtol=0, atol=0)
+
+
+def trained(folder, order, max_steps=14, ckpt_path=None, **saving):
+    torch.manual_seed(0)
+    seed_everything(3, verbose=False)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Dropout(0.2))
+    module = BarlowTwins(backbone=backbone, feature_dim=8, proj_dim=8)
+    callbacks = [LastCheckpoint("first", dirpath=folder, **saving)] if saving else []
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=max_steps,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=bool(saving),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    data = Beton(str(folder / "beton"), order=order, batch_size=4, num_workers=2, val_fraction=0.0)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return module.state_dict()

@@ -33,7 +33,7 @@ def make(chunk_views=2, **kwargs):
     torch.manual_seed(0)
     made = msssl.BarlowTwins(backbone=Net(), proj_dim=8, chunk_views=chunk_views, **kwargs)
     made.log = lambda *args, **kwargs: None
-    made.on_fit_start()
+    made.configure_model()
     return made
 
 

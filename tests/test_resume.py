@@ -251,7 +251,15 @@ def test_a_full_disk_keeps_the_checkpoint_before(runner, folder):
     assert not list(run_of(folder).glob("*.tmp"))
 
 
-@pytest.mark.parametrize("first", [("--trainer.max_epochs=2",), ("--trainer.max_steps=10",)], ids=str)
+@pytest.mark.parametrize(
+    "first",
+    [
+        ("--trainer.max_epochs=2",),
+        ("--trainer.max_steps=10",),
+        ("--trainer.max_steps=10", "--last_checkpoint.every_n_train_steps=4"),
+    ],
+    ids=str,
+)
 def test_a_longer_run_is_the_one_that_was_longer_from_the_start(runner, folder, first):
     """But for its schedule, which knows the end: so without one."""
     constant = "--model.lr_scheduler=null"
@@ -408,9 +416,16 @@ def assert_trained_as(run, reference):
         assert row == pytest.approx(other, rel=1e-6)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_train_as_one_process_with_their_batches_together(runner, folder, one_rank, ranks):
-    assert fit_on_ranks(runner, folder, ranks, "--config", "run.yaml") == 0, output(folder)
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        (2, []),
+        (3, ["--model.chunk_views=3"]),
+        pytest.param(2, ["--model.compile=true", "--model.chunk_views=2"], marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_train_as_one_process_with_their_batches_together(runner, folder, one_rank, ranks, options):
+    assert fit_on_ranks(runner, folder, ranks, "--config", "run.yaml", *options) == 0, output(folder)
     assert_trained_as(run_of(folder), one_rank)
 
 

@@ -5,5 +5,6 @@ from msssl.callbacks.features_writer import FeaturesWriter as FeaturesWriter
 from msssl.callbacks.last_checkpoint import LastCheckpoint as LastCheckpoint
 from msssl.callbacks.online_knn import OnlineKNN as OnlineKNN
 from msssl.callbacks.online_probe import OnlineProbe as OnlineProbe
+from msssl.callbacks.pace import Pace as Pace
 from msssl.callbacks.rank_monitor import RankMonitor as RankMonitor
 from msssl.callbacks.view_grid import ViewGrid as ViewGrid

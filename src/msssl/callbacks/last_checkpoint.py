@@ -125,9 +125,16 @@ class LastCheckpoint(ModelCheckpoint):
             _requeue()
 
     @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        steps, epochs = trainer.max_steps, trainer.max_epochs
+        over = trainer.should_stop or 0 <= steps <= trainer.global_step or epochs == trainer.current_epoch + 1
+        if over:  # not in `on_train_end`, when Lightning counts an epoch that was cut short as complete
+            self._save_unless_saved(trainer)
+
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._put_back()
-        self._save_unless_saved(trainer)
 
     def _save_unless_saved(self, trainer: Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):

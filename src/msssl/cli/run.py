@@ -20,6 +20,7 @@ from msssl.callbacks import (
     LastCheckpoint,
     OnlineKNN,
     OnlineProbe,
+    Pace,
     RankMonitor,
     ViewGrid,
 )
@@ -180,7 +181,7 @@ class MultiViewCLI(LightningCLI):
         if config["logger"] in (None, True):
             config["logger"] = run_loggers(self.run_dir, step if self.goes_on else None)
         clock = [] if config["max_time"] else [Timer()]  # minutes of the run, for reports; max_time brings its own
-        return [ViewGrid(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
+        return [ViewGrid(), Pace(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
 
     def before_fit(self) -> None:
         """Say what runs, and where."""

@@ -119,6 +119,9 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         if self.weights is not None and not self._has_weights:
             load_weights(self.backbone, self.weights)
         self._has_weights = True
+
+    @override
+    def configure_model(self) -> None:  # before DDP looks at the layout of the parameters
         if self.compile_backbone is True or (self.compile_backbone == "auto" and self.device.type == "cuda"):
             self.backbone.to(memory_format=torch.channels_last)
             self._compiled = torch.compile(self.forward)  # not the module itself: evaluation has sizes of its own
