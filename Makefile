@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format golden clean
+.PHONY: help demo bench test test-all check format golden clean
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -14,6 +14,9 @@ $(READY): pyproject.toml
 demo: $(READY) ## Pretrain on drawn shapes, then probe: about 4 minutes on 2 CPU cores
 	$(BIN)/msssl fit --config demo.yaml
 	$(BIN)/msssl probe --ckpt_path last
+
+bench: $(READY) ## Measure the step of the demonstration, part by part, against its floor: a minute
+	$(BIN)/python benchmarks/step.py --config demo.yaml
 
 test: $(READY) ## Run the tests and doctests
 	$(BIN)/pytest -n auto

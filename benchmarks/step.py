@@ -1,0 +1,295 @@
+"""What a training step of a config costs on this machine, part by part, and how far it is from the floor.
+
+    make bench                                                       # the demonstration's config, on the CPU
+    python benchmarks/step.py --config cifar.yaml --device cuda      # any config, with the flags of msssl fit
+
+The floor: each operation of the step takes at least its arithmetic at the measured rate of a matrix product, and at
+least its bytes at the measured rate of a copy, whichever is longer; operations that a compiler could fuse count as they
+are. Parts are timed one after the other, with a wait for the device after each; the whole step is timed without.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import date
+from itertools import count
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from machine import machine
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+from msssl import MultiViewDataModule, MultiViewModule
+from msssl.cli.arguments import expand
+from msssl.modules.recompute import features_of
+
+KNOBS = {
+    "data": "data.storage memory, or more data.num_workers",
+    "copy": "data.storage memory, which keeps the images on the GPU",
+    "views": "data.views.compile true, or cheaper augmentations",
+    "forward": "model.compile true and trainer.precision bf16-mixed on a GPU, or a narrower backbone",
+    "loss": "a smaller model.proj_dim",
+    "backward": "model.compile true and trainer.precision bf16-mixed on a GPU, or a narrower backbone",
+    "optimizer": "model.optimizer.fused true",
+    "probe": "online_probe null",
+}
+WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
+
+
+def main() -> None:
+    """Measure the step of a config, print a table and write it beside its numbers."""
+    config = parse(sys.argv[1:])
+    device = torch.device(config.device)
+    torch.manual_seed(0)
+    bench = Bench(config, device)
+    whole = bench.whole_step()
+    parts = bench.parts()
+    work = bench.work()
+    rates = {"copy GB/s": copy_rate(device) / 1e9, "matrix TFLOP/s": matrix_rate(device, bench.dtype) / 1e12}
+    floor = sum(max(f / rates["matrix TFLOP/s"] / 1e12, b / rates["copy GB/s"] / 1e9) for f, b in work.operations)
+    slowest = max(parts, key=lambda name: parts[name])
+    epochs = (config.trainer or {}).get("max_epochs") or 1
+    seconds = whole * len(bench.loader)
+    found = {
+        "ms a step": 1e3 * whole,
+        "views/s": bench.n_views / whole,
+        **{f"{name} ms": 1e3 * value for name, value in parts.items()},
+        "floor ms": 1e3 * floor,
+        "share of the floor": floor / whole,
+        "TFLOP": sum(f for f, _ in work.operations) / 1e12,
+        "GB": sum(b for _, b in work.operations) / 1e9,
+        **rates,
+        **({"waits": work.waits} if device.type == "cuda" else {}),  # a CPU never waits for itself
+        "peak MB": bench.peak() / 1e6,
+        "s an epoch": seconds,
+        "min a run": epochs * seconds / 60,
+    }
+    told = (
+        f"{slowest} takes {parts[slowest] / sum(parts.values()):.0%} of the step: the knob is {KNOBS[slowest]}; "
+        f"the whole runs at {floor / whole:.0%} of the rate of its floor."
+    )
+    where = machine(device.type, torch.get_num_threads())
+    about = f"{' '.join(sys.argv[1:])}; {where}; torch {torch.__version__}; {date.today()}"
+    lines = [
+        about,
+        "",
+        "| | |",
+        "|---|---|",
+        *[f"| {name} | {value:,.4g} |" for name, value in found.items()],
+        "",
+        told,
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if config.out:
+        Path(f"{config.out}.md").write_text("\n".join(lines) + "\n")
+        Path(f"{config.out}.json").write_text(json.dumps({"about": about, "told": told, **found}, indent=1) + "\n")
+
+
+def parse(args: list[str]) -> Any:
+    """The configs and flags of a fit; `--device`, `--out` and `--seconds` are the benchmark's."""
+    parser = ArgumentParser(allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="config")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=str | None, default=None, help="of the files, without their ending")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for the whole step, and again for its parts")
+    parser.add_argument("--trainer", type=dict | None, default=None)
+    for other in (
+        "seed_everything",
+        "online_probe",
+        "online_knn",
+        "rank_monitor",
+        "best_checkpoint",
+        "last_checkpoint",
+    ):
+        parser.add_argument(f"--{other}", type=Any, default=None)
+    parser.add_subclass_arguments(MultiViewModule, "model")
+    parser.add_subclass_arguments(MultiViewDataModule, "data")
+    parsed = parser.parse_args(expand(["fit", *args])[1:])
+    return parser.instantiate(parsed)
+
+
+class Bench:
+    """A module, its data and the step that a trainer would take, in plain PyTorch."""
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        logging.getLogger("msssl").setLevel(logging.WARNING)
+        self.device, self.seconds = device, config.seconds
+        self.data: MultiViewDataModule = config.data
+        self.data.setup("fit")
+        self.loader = self.data.train_dataloader()
+        self.module: MultiViewModule = config.model.to(device).train()
+        self.module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # there is no trainer
+        self.module._device = device
+        self.module.configure_model()
+        configured: Any = self.module.configure_optimizers()
+        self.optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+        half = device.type == "cuda" and "bf16" in str((config.trainer or {}).get("precision"))
+        self.dtype = torch.bfloat16 if half else torch.float32
+        self.probe = torch.nn.Linear(self.module.feature_dim, self.data.num_classes or 10).to(device)
+        self.probe_optimizer = torch.optim.AdamW(self.probe.parameters(), fused=True)
+        self.n_views = 0
+        for step, _ in zip(range(5), self.steps(), strict=False):  # compiles, caches, makes the optimizer's state
+            del step
+
+    def batches(self) -> Iterator[Any]:
+        """Batches without end."""
+        for epoch in count():
+            self.loader.epoch = lambda epoch=epoch: epoch  # type: ignore[misc]
+            yield from self.loader
+
+    def steps(self, mark: Callable[[str], None] = lambda part: None) -> Iterator[None]:
+        """Steps without end; `mark` is called after each part."""
+        module = self.module
+        autocast = torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
+        for batch in self.batches():
+            mark("data")
+            moved = {
+                name: x.to(self.device, non_blocking=True) if torch.is_tensor(x) else x for name, x in batch.items()
+            }
+            mark("copy")
+            moved = self.data.on_after_batch_transfer(moved)
+            mark("views")
+            groups = moved["views"] if isinstance(moved["views"], list) else [moved["views"]]
+            self.n_views = sum(len(group.flatten(0, 1)) for group in groups)
+            with autocast:
+                encode: Any = module._compiled or module
+                parts = [features_of(encode, group, module.chunk_views, module.backbone) for group in groups]
+                features = torch.cat(parts)
+                z = module.projector(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+                mark("forward")
+                loss = module.terms(z)["loss"]
+            mark("loss")
+            self.optimizer.zero_grad()
+            loss.backward()
+            mark("backward")
+            self.optimizer.step()
+            mark("optimizer")
+            logits = self.probe(features.detach().float().flatten(0, 1))
+            labels = moved["label"].clamp(min=0).repeat(len(features))
+            F.cross_entropy(logits, labels).backward()
+            self.probe_optimizer.step()
+            self.probe_optimizer.zero_grad()
+            mark("probe")
+            yield
+
+    def wait(self) -> None:
+        """Until the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def whole_step(self) -> float:
+        """Seconds of a step, without waits in between."""
+        steps, times = self.steps(), []
+        began = perf_counter()
+        while perf_counter() - began < self.seconds or len(times) < 5:
+            self.wait()
+            start = perf_counter()
+            for _ in range(5):
+                next(steps)
+            self.wait()
+            times.append((perf_counter() - start) / 5)
+        return median(times)
+
+    def parts(self) -> dict[str, float]:
+        """Median seconds of each part, waiting after each."""
+        times: dict[str, list[float]] = {name: [] for name in KNOBS}
+        last = perf_counter()
+
+        def mark(part: str) -> None:
+            nonlocal last
+            self.wait()
+            now = perf_counter()
+            times[part].append(now - last)
+            last = now
+
+        began = perf_counter()
+        for _ in self.steps(mark):
+            if perf_counter() - began > self.seconds:
+                break
+            last = perf_counter()
+        return {name: median(found[1:] or found) for name, found in times.items()}
+
+    def work(self) -> "Work":
+        """What one step computes, moves and waits for."""
+        steps = self.steps()
+        next(steps)
+        with Work() as work, uncompiled(self.module):
+            next(steps)
+        return work
+
+    def peak(self) -> int:
+        """Bytes that were in use together: on the device, or of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def uncompiled(module: MultiViewModule) -> Iterator[None]:
+    """Its operations one by one, as they can be counted."""
+    compiled, module._compiled = module._compiled, None
+    try:
+        yield
+    finally:
+        module._compiled = compiled
+
+
+class Work(TorchDispatchMode):
+    """Counts arithmetic and bytes of each operation, and those for whose result Python waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[int, int]] = []  # FLOP and bytes
+        self.waits = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count."""
+        out = func(*args, **(kwargs or {}))
+        self.waits += func.name().partition(".")[0] in WAITS and args[0].is_cuda
+        if not func.is_view:
+            count_flops = flop_registry.get(func.overloadpacket)
+            flops = count_flops(*args, **(kwargs or {}), out_val=out) if count_flops else 0
+            tensors = [x for x in tree_iter((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+            self.operations.append((flops, sum(x.numel() * x.element_size() for x in tensors)))
+        return out
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second, read and written, of a copy larger than any cache."""
+    x = torch.empty(2**28 if device.type == "cpu" else 2**30, dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    return 2 * len(x) / fastest(lambda: y.copy_(x), device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP a second of a large matrix product."""
+    n = 1024 if device.type == "cpu" else 8192
+    x = torch.randn(n, n, device=device, dtype=dtype)
+    return 2 * n**3 / fastest(lambda: x @ x, device)
+
+
+def fastest(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the fastest of a few runs."""
+    times = []
+    for _ in range(8):
+        start = perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(perf_counter() - start)
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()
