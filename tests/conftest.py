@@ -132,3 +132,18 @@ def stl10_folder(tmp_path, monkeypatch):
     (folder / "class_names.txt").write_text("\n".join(f"class{i}" for i in range(10)) + "\n")
     monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory):
+    """Runs command lines in processes that may die; see `runs.py`."""
+    from runner import Runner
+
+    runner = Runner(tmp_path_factory.mktemp("runs"))
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def folder(runner, request):
+    return runner.folder(str(abs(hash(request.node.nodeid))))

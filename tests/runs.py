@@ -1,7 +1,7 @@
 """Runs of the command line in forked processes, which die or are told to stop at a given point.
 
 Started as a script, so that the fork is of a process without threads: it reads jobs from stdin, one JSON list a line,
-`[folder, arguments, [what, which], ranks]`, and prints the exit codes of each job's ranks.
+`[folder, arguments, [what, which], ranks, environment]`, and prints the exit codes of each job's ranks.
 """
 
 import gc
@@ -89,10 +89,11 @@ def full_disk(save, content, file):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def signalled(signum):
+def signalled(signum, times=1):
     def act(function, *args, **kwargs):
         result = function(*args, **kwargs)
-        os.kill(os.getpid(), signum)
+        for _ in range(times):
+            os.kill(os.getpid(), signum)
         return result
 
     return act
@@ -110,21 +111,25 @@ def arm(what, which):
         at_call(Path, "replace", which, die)
     elif what == "validation":
         at_call(OnlineProbe, "on_validation_batch_end", which, die)
-    elif what in ("SIGTERM", "SIGINT", "SIGUSR1"):  # in the middle of a micro-batch
-        at_call(MultiView, "forward", which, signalled(signal.Signals[what]))
+    elif what in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGINT twice"):  # in the middle of a micro-batch
+        name, _, twice = what.partition(" ")
+        at_call(MultiView, "forward", which, signalled(signal.Signals[name], 2 if twice else 1))
     elif what == "full disk":  # a limit on the size of files: writing beyond it is an error of the system, too
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         at_call(torch, "save", which, full_disk)
-    elif what == "SIGTERM in validation":
-        at_call(OnlineProbe, "on_validation_batch_end", which, signalled(signal.SIGTERM))
+    elif what.startswith("SIGTERM in "):
+        name = {"validation": "on_validation_batch_end", "start": "on_train_start"}[what.split()[-1]]
+        at_call(OnlineProbe, name, which, signalled(signal.SIGTERM))
     else:
         raise ValueError(what)
 
 
-def child(folder, args, what, which):
-    from msssl.cli import main
+def child(folder, args, what, which, environment):
+    from msssl.cli import main, run_folder
 
     os.chdir(folder)
+    os.environ.update(environment)
+    run_folder._COMMAND = args
     sys.path[:] = [*sys.path, folder]
     out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
@@ -148,7 +153,7 @@ def launched(rank, ranks, port):
     rank_zero_only.rank = rank  # found by its import
 
 
-def start(folder, args, what, which, rank, ranks, port):
+def start(folder, args, what, which, rank, ranks, port, environment):
     pid = os.fork()
     if pid > 0:
         return pid
@@ -156,7 +161,7 @@ def start(folder, args, what, which, rank, ranks, port):
     try:
         if ranks > 1:
             launched(rank, ranks, port)
-        code = child(folder, args, what if rank == 0 else None, which)
+        code = child(folder, args, what if rank == 0 else None, which, environment)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -173,11 +178,11 @@ def work():
     gc.collect()
     gc.freeze()  # or each child would copy all that was imported
     for line in sys.stdin:
-        folder, args, (what, which), ranks = json.loads(line)
+        folder, args, (what, which), ranks, environment = json.loads(line)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        pids = [start(folder, args, what, which, rank, ranks, port) for rank in range(ranks)]
+        pids = [start(folder, args, what, which, rank, ranks, port, environment) for rank in range(ranks)]
         if what == "time":
             time.sleep(which)
             os.kill(pids[0], signal.SIGKILL)

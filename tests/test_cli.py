@@ -60,7 +60,9 @@ def write(path, text):
     return path
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    "config", [pytest.param(name, marks=[pytest.mark.slow] * (name == "large_projector.yaml")) for name in CONFIGS]
+)
 def test_every_shipped_config_takes_three_steps(config, msssl, request):
     base = BASES.get(config, "cifar.yaml") if config in OVERLAYS else config
     data_dir = request.getfixturevalue(STAND_INS[base]) if base in STAND_INS else "data"

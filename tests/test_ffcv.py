@@ -258,7 +258,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path, order):
     write_beton(images(n=24), str(tmp_path / "beton"))
     undisturbed = trained(tmp_path, order)
     trained(tmp_path, order, max_steps=9, every_n_train_steps=4)  # the second epoch is left after its second batch
-    found = trained(tmp_path, order, ckpt_path=tmp_path / "first.ckpt")
+    found = trained(tmp_path, order, ckpt_path=tmp_path / "last.ckpt")
     assert_close(found, undisturbed, rtol=0, atol=0)
 
 
@@ -267,7 +267,7 @@ def trained(folder, order, max_steps=14, ckpt_path=None, **saving):
     seed_everything(3, verbose=False)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Dropout(0.2))
     module = BarlowTwins(backbone=backbone, feature_dim=8, proj_dim=8)
-    callbacks = [LastCheckpoint("first", dirpath=folder, **saving)] if saving else []
+    callbacks = [LastCheckpoint(dirpath=folder, **saving)] if saving else []
     trainer = Trainer(
         accelerator="cpu",
         max_steps=max_steps,

@@ -1,20 +1,13 @@
 """Runs that are killed, stopped and go on, against the same run undisturbed; `runs.py` is what runs them."""
 
-import csv
-import json
 import random
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from runs import CONFIG, NET
+from runner import EVERY_STEP, EXACT, assert_as_if_nothing_had_happened, content, output, rows, run_of
 from torch.testing import assert_close
 
-EXACT = {"rtol": 0, "atol": 0, "equal_nan": True}
-EVERY_STEP = "--last_checkpoint.every_n_train_steps=1"
 ACCUMULATED = "--trainer.accumulate_grad_batches=3"
 ORDERS = {  # options under which Lightning counts steps and epochs differently
     "epochs": (),
@@ -33,93 +26,6 @@ ORDERS = {  # options under which Lightning counts steps and epochs differently
         "--model.lr_scheduler.patience=0",
     ),
 }
-
-
-class Runner:
-    """Runs command lines in folders of their own."""
-
-    def __init__(self, root):
-        self.root = root
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("runs.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.finished = {}
-
-    def folder(self, name):
-        folder = self.root / name
-        folder.mkdir(exist_ok=True)
-        (folder / "net.py").write_text(NET)
-        (folder / "run.yaml").write_text(CONFIG)
-        return folder
-
-    def __call__(self, folder, *args, point=(None, 0), ranks=1):
-        """Exit code of a command line, the same on all ranks; negative for the signal that killed it."""
-        self.process.stdin.write(json.dumps([str(folder), list(map(str, args)), point, ranks]) + "\n")
-        self.process.stdin.flush()
-        codes = json.loads(self.process.stdout.readline())
-        assert len(set(codes)) == 1, (codes, (folder / "out.txt").read_text())
-        return codes[0]
-
-    def undisturbed(self, *options, ranks=1):
-        if (options, ranks) not in self.finished:
-            folder = self.folder(f"undisturbed{len(self.finished)}")
-            assert self(folder, "fit", "--config", "run.yaml", *options, ranks=ranks) == 0, output(folder)
-            self.finished[options, ranks] = run_of(folder)
-        return self.finished[options, ranks]
-
-
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory):
-    runner = Runner(tmp_path_factory.mktemp("runs"))
-    yield runner
-    runner.process.stdin.close()
-    runner.process.wait()
-
-
-@pytest.fixture
-def folder(runner, request):
-    return runner.folder(str(abs(hash(request.node.nodeid))))
-
-
-def run_of(folder):
-    (found,) = (folder / "runs").iterdir()
-    return found
-
-
-def output(folder):
-    return (folder / "out.txt").read_text()
-
-
-def content(run):
-    """What a run has come to: its checkpoint, but for where it lies and how long it took."""
-    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
-    names = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "Shapes")
-    callbacks = {
-        key: state for key, state in checkpoint["callbacks"].items() if "Checkpoint" not in key and key != "Timer"
-    }
-    return {**{name: checkpoint[name] for name in names}, "callbacks": callbacks}
-
-
-def rows(run):
-    with (run / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def events(run):
-    """What TensorBoard shows: each scalar's steps and values."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
-
-
-def assert_as_if_nothing_had_happened(run, reference):
-    assert_close(content(run), content(reference), **EXACT)
-    assert rows(run) == rows(reference)
-    assert events(run) == events(reference)
 
 
 def interrupted(runner, folder, options, point, ranks=1):

@@ -27,7 +27,7 @@ _HOME = {
     "RankMonitor": "callbacks",
     "ResNet": "backbones",
 }
-_MODULES = ("losses", "metrics", "distributed")
+_MODULES = ("callbacks", "losses", "metrics", "distributed")
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 
@@ -45,6 +45,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from msssl import callbacks as callbacks
     from msssl import distributed as distributed
     from msssl import losses as losses
     from msssl import metrics as metrics

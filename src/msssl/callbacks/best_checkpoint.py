@@ -22,6 +22,8 @@ class BestCheckpoint(ModelCheckpoint):
         self, monitor: str = "val/probe_top1", mode: str = "max", filename: str = "best", **kwargs: Any
     ) -> None:
         super().__init__(monitor=monitor, mode=mode, filename=filename, **kwargs)
+        if self.save_top_k == 1:  # or a file that a killed run left after its last checkpoint would stay beside
+            self._enable_version_counter = False
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

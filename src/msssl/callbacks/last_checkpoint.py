@@ -32,14 +32,13 @@ class LastCheckpoint(ModelCheckpoint):
     number. A second Ctrl-C stops it where it is.
 
     Args:
-        filename: name of the file, without `.ckpt`.
-        **kwargs: those of `lightning.pytorch.callbacks.ModelCheckpoint`.
+        **kwargs: those of `lightning.pytorch.callbacks.ModelCheckpoint`, but the file's name.
     """
 
-    def __init__(self, filename: str = "last", **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         # Lightning's default is after a validation, and not at every epoch's end.
         kwargs = {"save_on_train_epoch_end": True, **kwargs}
-        super().__init__(filename=filename, enable_version_counter=False, **kwargs)
+        super().__init__(filename="last", enable_version_counter=False, **kwargs)
         self._received = 0  # number of a signal
         self._stops = False  # whether all ranks know
         self._deferred: str | None = None  # what to write once a validation is over

@@ -29,9 +29,9 @@ def expand(args: list[str]) -> list[str]:
             args[i + 1] = _find_config(args[i + 1])
             if args[0] == "probe":  # any config that a run can have: only its data are read
                 args[i : i + 2] = ["--data", json.dumps(_data_of(args[i + 1]))]
-    if args and args[0] == "fit" and "--ckpt_path" not in args and is_requeued():
-        run = requeued_run(_root(args))
-        args += ["--ckpt_path", str(run)] if run else []
+    if args and args[0] == "fit" and is_requeued() and (run := requeued_run(_root(args))):
+        i = args.index("--ckpt_path") if "--ckpt_path" in args else len(args)
+        args[i : i + 2] = ["--ckpt_path", str(run)]  # not the one, if any, from which it began
     if args and args[0] in TRAINER_COMMANDS and "--ckpt_path" in args[:-1]:
         i = args.index("--ckpt_path") + 1
         if args[i] == "null":

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from typing_extensions import override
 
 from msssl.checkpoint import whole
+from msssl.cli.run_folder import rank
 
 
 def run_loggers(folder: Path, step: int | None = None) -> list[Logger]:
@@ -20,7 +21,7 @@ def run_loggers(folder: Path, step: int | None = None) -> list[Logger]:
         step: number of steps in the checkpoint from which the run goes on; what was logged later is dropped, since it
             will be logged again.
     """
-    last = None if step is None else _drop_later(folder / "metrics.csv", step)
+    last = None if step is None or rank() > 0 else _drop_later(folder / "metrics.csv", step)
     purge = {} if step is None else {"purge_step": step}
     return [
         _TensorBoard(folder, name="", version="", default_hp_metric=False, last=last, **purge),

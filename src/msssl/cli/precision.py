@@ -1,21 +1,30 @@
 """bf16 where the device computes in it natively."""
 
 import logging
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 log = logging.getLogger(__name__)
 
 
-def native_precision(precision: Any, accelerator: Any) -> Any:
+def choose_precision(precision: Any, accelerator: Any, ckpt_path: str | None) -> Any:
     """The precision of a config, or 32 bit instead of bf16-mixed where that would be emulated, said in the log.
+
+    A flag is taken as it is, and so is the precision of a run that goes on.
 
     Args:
         precision: as `trainer.precision` has it.
         accelerator: as `trainer.accelerator` has it.
+        ckpt_path: from which a run goes on.
     """
-    if precision not in ("bf16-mixed", "bf16"):
+    if precision not in ("bf16-mixed", "bf16") or any(arg.startswith("--trainer.precision") for arg in sys.argv):
+        return precision
+    saved = Path(ckpt_path).with_name("config.yaml") if ckpt_path else None
+    if saved and saved.is_file() and yaml.safe_load(saved.read_text())["trainer"]["precision"] == precision:
         return precision
     on_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
     if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False):

@@ -14,12 +14,15 @@ from msssl.checkpoint import read
 
 log = logging.getLogger(__name__)
 
-_OF_THE_RUN = ("seed_everything", "model.init_args.weights")  # used when it began
+_OF_THE_RUN = ("seed_everything", "model.init_args.weights", "last_checkpoint.dirpath")  # chosen when it began
 _OPTIMIZER = "model.init_args.optimizer"
 _STATE = (  # theirs is in the checkpoint
     f"{_OPTIMIZER}.class_path",
     f"{_OPTIMIZER}.init_args.fused",
     f"{_OPTIMIZER}.init_args.capturable",
+    f"{_OPTIMIZER}.init_args.amsgrad",
+    f"{_OPTIMIZER}.init_args.centered",
+    "model.init_args.decay_bias_and_norm",
     "model.init_args.lr_scheduler",
 )
 _SCHEDULE = "model.init_args.lr_scheduler.init_args."
@@ -41,9 +44,15 @@ def go_on(ckpt_path: str | Path, config: dict[str, Any], module: nn.Module) -> t
         ValueError: naming the key of a change that cannot be: of a shape, or of what the checkpoint holds the state of.
     """
     checkpoint = read(ckpt_path)
+    missing = [name for name in ("global_step", "loops", "optimizer_states") if name not in checkpoint]
+    if missing:
+        raise ValueError(
+            f"ckpt_path {ckpt_path} holds no {missing[0]}, only weights: begin a run with them by --model.weights"
+        )
     saved = Path(ckpt_path).with_name("config.yaml")
     changed = changes(yaml.safe_load(saved.read_text()), config) if saved.is_file() else {}
-    elsewhere = changed.pop("trainer.default_root_dir", None) is not None
+    root = changed.pop("trainer.default_root_dir", None)
+    elsewhere = root is not None and Path(root[1] or "runs").resolve() != saved.resolve().parents[1]
     _check(changed, checkpoint["state_dict"], module.state_dict())
     if changed:
         listed = (f"{_flag(key)} {old} -> {new}" for key, (old, new) in sorted(changed.items()))

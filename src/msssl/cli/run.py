@@ -1,6 +1,5 @@
 """LightningCLI, with a folder for each run and a summary at its end."""
 
-import logging
 import sys
 from collections.abc import Callable
 from inspect import signature
@@ -24,15 +23,14 @@ from msssl.callbacks import (
     RankMonitor,
     ViewGrid,
 )
-from msssl.checkpoint import LAST
 from msssl.cli.arguments import TRAINER_COMMANDS, expand
 from msssl.cli.bar import Bar
 from msssl.cli.log import set_up_logging
 from msssl.cli.loggers import run_loggers
 from msssl.cli.parser import COMMANDS, Parser
-from msssl.cli.precision import native_precision
+from msssl.cli.precision import choose_precision
 from msssl.cli.resume import SaveConfig, go_on
-from msssl.cli.run_folder import discard, new_run_folder
+from msssl.cli.run_folder import leave, mark, new_run_folder
 from msssl.cli.summary import log_start, print_summary
 from msssl.data import MultiViewDataModule
 from msssl.data.write_beton import write_beton
@@ -40,7 +38,6 @@ from msssl.evaluation import inspect
 from msssl.modules import MultiViewModule
 
 DATA_COMMANDS: dict[str, Callable[..., Any]] = {"inspect": inspect, "write-beton": write_beton}
-log = logging.getLogger(__name__)
 LOG_EVERY_N_STEPS = 50  # Lightning's default
 
 
@@ -72,10 +69,10 @@ class MultiViewCLI(LightningCLI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
-        except BaseException:
-            self._discard_empty_run()
-            if self.run_dir is not None and (self.run_dir / LAST).is_file():
-                log.info("go on with: msssl fit --ckpt_path %s", self.run_dir)
+        except BaseException as error:
+            if self.run_dir is not None:
+                trainer = getattr(self, "trainer", None)
+                leave(self.run_dir, self.goes_on or (trainer is not None and trainer.global_step > 0), error)
             raise
 
     @staticmethod
@@ -143,8 +140,9 @@ class MultiViewCLI(LightningCLI):
 
     @override
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        if not any(arg.startswith("--trainer.precision") for arg in sys.argv):  # a flag is meant
-            config["precision"] = native_precision(config["precision"], config["accelerator"])
+        ckpt_path = self.config_init[self.subcommand].get("ckpt_path")
+        precision = choose_precision(config["precision"], config["accelerator"], ckpt_path)
+        config["precision"] = self.config[self.subcommand]["trainer"]["precision"] = precision  # which is saved
         callbacks = [callback for callback in callbacks if callback is not None]  # `online_probe: null`
         given = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in given):
@@ -175,6 +173,7 @@ class MultiViewCLI(LightningCLI):
             step, self.goes_on = go_on(ckpt_path, plain, self.model)
         if self.goes_on:
             self.run_dir = Path(ckpt_path).parent
+            mark(self.run_dir)
         else:
             self.run_dir = new_run_folder(Path(config["default_root_dir"] or "runs"))
         config["default_root_dir"] = self.run_dir
@@ -191,9 +190,3 @@ class MultiViewCLI(LightningCLI):
         """Say what came out."""
         if self.run_dir is not None and self.trainer.is_global_zero:
             print_summary(self.trainer, self.run_dir)
-
-    def _discard_empty_run(self) -> None:
-        """A run that failed before its first step leaves no folder."""
-        trainer = getattr(self, "trainer", None)
-        if self.run_dir is not None and not self.goes_on and (trainer is None or trainer.global_step == 0):
-            discard(self.run_dir)

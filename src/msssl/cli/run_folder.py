@@ -1,6 +1,7 @@
 """A folder for each run, and nothing of a run that never started."""
 
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from msssl.checkpoint.files import LAST, PREVIOUS
+
+log = logging.getLogger(__name__)
 _CHOSEN = "MSSSL_RUN_FOLDER"
 _COMMAND = sys.argv[1:]  # as it was given: names of configs in it are replaced by paths
 
@@ -37,8 +41,17 @@ def is_requeued() -> bool:
 
 def requeued_run(root: str) -> Path | None:
     """The folder in which this command of a requeued job left a checkpoint, or None."""
-    found = [path for path in Path(root).glob(f"{_slurm_name()}*") if any(path.glob("*.ckpt"))]
+    name = _slurm_name()
+    folders = [*Path(root).glob(f"{name}*"), *(path.parent for path in Path(root).glob(f"*/.{name}"))]
+    found = [path for path in folders if (path / LAST).is_file() or (path / PREVIOUS).is_file()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def mark(folder: Path) -> None:
+    """Leave the name of a SLURM job in the folder of an older run that goes on in it, for when it is requeued."""
+    name = _slurm_name()
+    if name is not None and rank() == 0:
+        (folder / f".{name}").touch()
 
 
 def _slurm_name() -> str | None:
@@ -51,12 +64,18 @@ def _slurm_name() -> str | None:
     return "-".join(["slurm", job, *([task] if task else []), command])
 
 
-def discard(folder: Path) -> None:
-    """Remove the folder of a run that failed before its first step, and its root if nothing else is in it."""
-    if rank() == 0:
+def leave(folder: Path, began: bool, error: BaseException) -> None:
+    """What remains of a run that failed: nothing, if it never began, or how it goes on."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error.code = 130  # Lightning's is 1
+    if rank() > 0:
+        return
+    if not began:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # other runs are in it
             folder.parent.rmdir()
+    elif (folder / LAST).is_file() and not isinstance(error, FloatingPointError):  # which would come again
+        log.info("go on with: msssl fit --ckpt_path %s", folder)
 
 
 def rank() -> int:
