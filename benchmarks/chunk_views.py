@@ -1,6 +1,6 @@
 """Memory and time of a step against K, with all views in memory together and with `chunk_views` of them.
 
-    python benchmarks/chunk_views.py        # about 5 minutes on one core
+    python benchmarks/chunk_views.py --n 64        # about 5 minutes on one core
     python benchmarks/chunk_views.py --device cuda --depth 50 --width 64
 
 Memory is what a step allocates at most above the state before it (weights, gradients, the optimizer's averages and the

@@ -83,7 +83,9 @@ def bare_probe(n_classes=3, feature_dim=4):
     """A probe, the trainer and module that its hooks see, and what it logs."""
     logged = {}
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(num_classes=n_classes), strategy=SimpleNamespace(root_device=torch.device("cpu"))
+        datamodule=SimpleNamespace(num_classes=n_classes),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        log_every_n_steps=0,
     )
     module = SimpleNamespace(
         feature_dim=feature_dim, log=lambda name, value, **kwargs: logged.update({name: float(value)})

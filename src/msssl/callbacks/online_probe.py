@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from msssl.backbones import evaluating
 from msssl.distributed import gather
+from msssl.logging_steps import is_logging_step
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ class OnlineProbe(Callback):
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        pl_module.log(f"train/{self.name}_loss", loss.detach(), batch_size=len(label))
+        if is_logging_step(trainer):
+            pl_module.log(f"train/{self.name}_loss", loss.detach(), batch_size=len(label))
 
     @override
     def on_validation_batch_end(

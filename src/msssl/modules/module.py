@@ -14,6 +14,7 @@ from typing_extensions import override
 from msssl.backbones import build_backbone, check_features, evaluating, find_feature_dim
 from msssl.checkpoint import Reloadable
 from msssl.distributed import check_equal_shapes, gather
+from msssl.logging_steps import is_logging_step
 from msssl.modules.exact_resume import ExactResume
 from msssl.modules.memory_advice import MemoryAdvice
 from msssl.modules.non_finite_guard import NonFiniteGuard
@@ -142,7 +143,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             self._shapes_checked = True
         terms = self.terms(z)
         detached = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
-        for name, value in detached.items():
+        for name, value in detached.items() if is_logging_step(self._trainer) else []:
             self.log(f"train/{name}", value, batch_size=z.shape[1])  # not for the bar: Lightning would wait for it
         outputs = {
             "loss": terms["loss"],
