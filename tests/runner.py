@@ -39,6 +39,8 @@ class Runner:
         self.process.stdin.write(json.dumps([str(folder), list(map(str, args)), point, ranks, env or {}]) + "\n")
         self.process.stdin.flush()
         codes = json.loads(self.process.stdout.readline())
+        if codes[0] < 0:
+            return codes[0]  # the others die of it, by one signal or another
         assert len(set(codes)) == 1, (codes, (folder / "out.txt").read_text())
         return codes[0]
 
