@@ -38,7 +38,7 @@ class ExactResume(Callback):
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        mend_progress(checkpoint["loops"]["fit_loop"])
+        mend_progress(checkpoint["loops"]["fit_loop"], by_steps=trainer.max_steps != -1)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,20 +49,26 @@ class ExactResume(Callback):
             torch.cuda.set_rng_state(random["cuda"])
 
 
-def mend_progress(fit_loop: dict[str, Any]) -> None:
-    """Turn the state that Lightning 2.6 saves in `on_train_epoch_end` into that of the epoch's end, in place.
+def mend_progress(fit_loop: dict[str, Any], by_steps: bool) -> None:
+    """Turn the states that Lightning 2.6 saves at and after an epoch's end into that of the epoch's end, in place.
 
-    It counts an epoch that is processed and not completed: from it a run with `max_steps` would end an epoch early.
-    Where `max_steps` ended the run within an epoch, the epoch is not processed either.
+    Args:
+        fit_loop: state of the loop in a checkpoint.
+        by_steps: whether the run that goes on has `max_steps`, for which Lightning counts the last step once more.
+
+    In `on_train_epoch_end` it counts an epoch as processed and not as completed, and afterwards its batches as those of
+    the next: from either a run with `max_steps` would end early. Where `max_steps` ended the run within an epoch, the
+    epoch is not processed either.
     """
     epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
-    if epochs["current"]["processed"] != epochs["current"]["completed"] + 1:
-        return
-    for count in (epochs["current"], epochs["total"]):
-        if batches["is_last_batch"]:
-            count["completed"] = count["processed"]
-        else:
-            count["processed"] = count["completed"]
-    if batches["is_last_batch"]:
+    current = epochs["current"]
+    if current["processed"] == current["completed"] + 1:
+        for count in (current, epochs["total"]):
+            if batches["is_last_batch"]:
+                count["completed"] = count["processed"]
+            else:
+                count["processed"] = count["completed"]
+    if batches["is_last_batch"] and current["ready"] == current["completed"]:
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
+        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= by_steps
