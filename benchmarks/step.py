@@ -137,8 +137,9 @@ class Bench:
         self.probe = torch.nn.Linear(self.module.feature_dim, self.data.num_classes or 10).to(device)
         self.probe_optimizer = torch.optim.AdamW(self.probe.parameters(), fused=True)
         self.n_views = 0
-        for step, _ in zip(range(5), self.steps(), strict=False):  # compiles, caches, makes the optimizer's state
-            del step
+        steps = self.steps()
+        for _ in range(5):  # compiles, caches, makes the optimizer's state
+            next(steps)
 
     def batches(self) -> Iterator[Any]:
         """Batches without end."""

@@ -23,6 +23,20 @@ def load(path):
     return module
 
 
+def fitted_in(folder, args):
+    """The checkpoint of a run of the command line in an empty folder."""
+    from msssl.cli import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path])
+        patch.setattr(sys, "argv", ["msssl", *args])
+        main()
+    logging.getLogger("msssl").handlers.clear()
+    (path,) = folder.glob("runs/*/last.ckpt")
+    return path
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -5,7 +5,6 @@ import hashlib
 import inspect
 import io
 import json
-import logging
 import pickle
 import subprocess
 import sys
@@ -16,13 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW
+from conftest import NARROW, fitted_in
 from lightning import Trainer
 from torch import nn
 
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes
 from msssl.backbones import build_backbone
-from msssl.cli import main
 from msssl.cli.errors import user_message
 from msssl.evaluation import export, formats
 from msssl.modules.weights import load_weights
@@ -152,15 +150,7 @@ def exported(path, name, out, head=None):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The checkpoint of a run of the command line, with the statistics of its images."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "path", [*sys.path])
-        patch.setattr(sys, "argv", ["msssl", *FIT])
-        main()
-    logging.getLogger("msssl").handlers.clear()
-    (path,) = folder.glob("runs/*/last.ckpt")
-    return path
+    return fitted_in(tmp_path_factory.mktemp("trained"), FIT)
 
 
 @pytest.fixture(scope="module")

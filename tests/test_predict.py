@@ -1,6 +1,5 @@
 """`msssl predict`: features, or classes by a head, of every image with its path."""
 
-import logging
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -9,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW
+from conftest import NARROW, fitted_in
 from lightning import Trainer
 from pyarrow import parquet
 
 from msssl import ImageFolder, MultiViewDataModule, MultiViewModule, Shapes
 from msssl.callbacks import FeaturesWriter, features_writer
-from msssl.cli import main
 
 CLASSES = ["disc", "ring", "Kreuz ✚", "d", "e", "f", "g", "h", "i", "a longer name"]
 QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
@@ -26,15 +24,8 @@ FIT += ["--online_probe=null", "--rank_monitor=null", "--data.batch_size=8", "--
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run on drawn images, 21 of them to predict: its folder."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "path", [*sys.path])
-        patch.setattr(sys, "argv", ["msssl", *FIT, "--data.train_images=40", "--data.test_images=21"])
-        main()
-    logging.getLogger("msssl").handlers.clear()
-    (path,) = folder.glob("runs/*/last.ckpt")
-    return path.parent
+    images = ["--data.train_images=40", "--data.test_images=21"]
+    return fitted_in(tmp_path_factory.mktemp("trained"), [*FIT, *images]).parent
 
 
 @pytest.fixture

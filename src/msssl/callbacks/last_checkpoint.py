@@ -86,10 +86,8 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.fit_loop._should_accumulate():  # between micro-batches their gradient would be lost
             return
         received = self._received
-        if (
-            trainer.world_size > 1
-        ):  # the ranks agree, and wait for each other; Lightning has them do so at each step too
-            signum = torch.tensor(int(self._received), device=pl_module.device)
+        if trainer.world_size > 1:  # they agree, and wait for each other, as Lightning has them do at each step too
+            signum = torch.tensor(received, device=pl_module.device)
             received = int(trainer.strategy.reduce(signum, reduce_op="max"))
         if received:
             self._received = received

@@ -35,14 +35,16 @@ def find(spec: str, root: str | Path = "runs") -> Path:
     found = [each for each in ([path, path.with_name(PREVIOUS)] if path.name == LAST else [path]) if each.is_file()]
     if not found:
         raise FileNotFoundError(f"ckpt_path {spec}: {path} is not a file")
-    for each, instead in zip(found, [*found[1:], None], strict=True):
-        reason = _damage(each)
-        if reason is None or path.name != LAST:
-            return each
-        if instead is None:
-            raise ValueError(f"ckpt_path {spec}: {each} cannot be read as a checkpoint: {reason}")
-        log.warning("%s is passed over for %s, the one before: %s", each, instead.name, reason)
-    raise AssertionError
+    if path.name != LAST:
+        return path
+    last, *before = found
+    reason = _damage(last)
+    if reason is not None and before:
+        log.warning("%s is passed over for %s, the one before: %s", last, before[0].name, reason)
+        last, reason = before[0], _damage(before[0])
+    if reason is not None:
+        raise ValueError(f"ckpt_path {spec}: {last} cannot be read as a checkpoint: {reason}")
+    return last
 
 
 def _newest_run(root: Path) -> Path:

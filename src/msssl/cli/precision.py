@@ -2,11 +2,11 @@
 
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+
+from msssl.cli.resume import saved_config
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ def choose_precision(precision: Any, accelerator: Any, ckpt_path: str | None) ->
     """
     if precision not in ("bf16-mixed", "bf16") or any(arg.startswith("--trainer.precision") for arg in sys.argv):
         return precision
-    saved = Path(ckpt_path).with_name("config.yaml") if ckpt_path else None
-    if saved and saved.is_file() and yaml.safe_load(saved.read_text())["trainer"]["precision"] == precision:
+    saved = saved_config(ckpt_path) if ckpt_path else None
+    if saved is not None and saved["trainer"]["precision"] == precision:
         return precision
     on_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
     if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False):

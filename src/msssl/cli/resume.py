@@ -29,6 +29,15 @@ _SCHEDULE = "model.init_args.lr_scheduler.init_args."
 _FREE = tuple(f"{_SCHEDULE}{name}" for name in ("warmup", "final"))  # of `WarmupCosine`, whose state leaves them out
 
 
+def saved_config(ckpt_path: str | Path) -> dict[str, Any] | None:
+    """The config of the run in whose folder a checkpoint is, or None for a file elsewhere."""
+    path = Path(ckpt_path).with_name("config.yaml")
+    if not path.is_file():
+        return None
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    return config
+
+
 def go_on(ckpt_path: str | Path, config: dict[str, Any], module: nn.Module) -> tuple[int, bool]:
     """Compare a config with that of the run that a checkpoint is of, and log what has changed.
 
@@ -49,15 +58,15 @@ def go_on(ckpt_path: str | Path, config: dict[str, Any], module: nn.Module) -> t
         raise ValueError(
             f"ckpt_path {ckpt_path} holds no {missing[0]}, only weights: begin a run with them by --model.weights"
         )
-    saved = Path(ckpt_path).with_name("config.yaml")
-    changed = changes(yaml.safe_load(saved.read_text()), config) if saved.is_file() else {}
+    saved = saved_config(ckpt_path)
+    changed = {} if saved is None else changes(saved, config)
     root = changed.pop("trainer.default_root_dir", None)
-    elsewhere = root is not None and Path(root[1] or "runs").resolve() != saved.resolve().parents[1]
+    elsewhere = root is not None and Path(root[1] or "runs").resolve() != Path(ckpt_path).resolve().parents[1]
     _check(changed, checkpoint["state_dict"], module.state_dict())
     if changed:
         listed = (f"{_flag(key)} {old} -> {new}" for key, (old, new) in sorted(changed.items()))
         log.info("changed: %s", ", ".join(listed))
-    return int(checkpoint["global_step"]), saved.is_file() and not elsewhere
+    return int(checkpoint["global_step"]), saved is not None and not elsewhere
 
 
 class SaveConfig(SaveConfigCallback):
