@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,6 +112,33 @@ def test_compiled(chunk_views):
     for grad, other in zip(found[1], expected[1], strict=True):
         assert (grad - other).norm() <= 1e-4 * other.norm() + 1e-4  # some are zero but for rounding
     assert_close(found[2], expected[2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("device", "compiles"), [("cuda", True), ("cpu", False)])
+def test_auto_compiles_for_the_device_of_the_trainer_to_which_the_module_is_still_to_be_moved(device, compiles):
+    module = make()
+    module.compile_backbone = "auto"
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+    assert module.device.type == "cpu"
+    module.configure_model()
+    assert (module._compiled is not None) == compiles
+
+
+def test_without_a_compiler_it_trains_eagerly_and_that_is_said_once(monkeypatch, caplog):
+    def no_compiler(images):
+        raise RuntimeError("no C++ compiler\nmore")
+
+    monkeypatch.setattr(torch, "compile", lambda encode: no_compiler)
+    views, chunks = torch.randn(4, 6, 3, 16, 16), 2
+    module = make(chunks)
+    other = make(chunks, compile=True)
+    module.backbone[3].p = other.backbone[3].p = 0.0  # channels last draws in another order
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            found, expected = step(other, views), step(module, views)
+    assert_close(found[0], expected[0], rtol=1e-5, atol=0)  # channels last sums in another order
+    messages = [record.getMessage() for record in caplog.records if record.name == "msssl.modules.compiled"]
+    assert messages == ["backbone: not compiled, slower but the same: no C++ compiler"]
 
 
 @pytest.mark.parametrize("n", [8, pytest.param(256, marks=pytest.mark.slow)])

@@ -1,7 +1,6 @@
 """The method that all losses share: views -> backbone -> projector -> loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from msssl.backbones import build_backbone, check_features, evaluating, find_fea
 from msssl.checkpoint import Reloadable
 from msssl.distributed import check_equal_shapes, gather
 from msssl.logging_steps import is_logging_step
+from msssl.modules.compiled import CompiledEncoder
 from msssl.modules.exact_resume import ExactResume
 from msssl.modules.memory_advice import MemoryAdvice
 from msssl.modules.non_finite_guard import NonFiniteGuard
@@ -83,7 +83,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             raise ValueError(f"chunk_views is {chunk_views}: at least 1 view passes through the backbone")
         self.chunk_views = chunk_views
         self.compile_backbone = compile
-        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._compiled: CompiledEncoder | None = None
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self._optimizer_arguments: list[dict[str, Any]] = []
@@ -123,9 +123,11 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def configure_model(self) -> None:  # before DDP looks at the layout of the parameters
-        if self.compile_backbone is True or (self.compile_backbone == "auto" and self.device.type == "cuda"):
+        # A trainer moves the module to its device only later.
+        device = self.device if self._trainer is None else self._trainer.strategy.root_device
+        if self.compile_backbone is True or (self.compile_backbone == "auto" and device.type == "cuda"):
             self.backbone.to(memory_format=torch.channels_last)
-            self._compiled = torch.compile(self.forward)  # not the module itself: evaluation has sizes of its own
+            self._compiled = CompiledEncoder(self.forward)  # in training alone: evaluation has sizes of its own
 
     @override
     def forward(self, images: Tensor) -> Tensor:
