@@ -29,7 +29,8 @@ class Net(nn.Sequential):
 
     def __init__(self):
         super().__init__(
-            nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(256, 12)
+            nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(8),
+            nn.Flatten(), nn.Dropout(0.3), nn.Linear(256, 12)
         )
 '''
 CONFIG = """

@@ -20,6 +20,11 @@ ORDERS = {  # options under which Lightning counts steps and epochs differently
     "workers": ("--data.num_workers=2", "--data.storage=stream", EVERY_STEP),
     "cached": ("--data.num_workers=1", "--data.storage=cached", EVERY_STEP),
     "chunks of views": ("--model.chunk_views=2", ACCUMULATED, EVERY_STEP),
+    "small views first": (
+        "--progressive_resolution=ProgressiveResolution",
+        "--progressive_resolution.sides=[16, 24]",
+        EVERY_STEP,
+    ),
     "plateau": (
         "--model.lr_scheduler=ReduceLROnPlateau",
         "--model.lr_scheduler.monitor=val/probe_top1",
@@ -40,6 +45,7 @@ def interrupted(runner, folder, options, point, ranks=1):
     ("order", "point"),
     [
         ("every step", ("step", 23)),  # of both optimizers: in the middle of step 12
+        ("small views first", ("step", 23)),
         ("epochs", ("save", 4)),
         ("validated twice an epoch", ("validation", 5)),
         ("accumulated", ("SIGTERM", 5)),  # between micro-batches

@@ -20,6 +20,7 @@ from msssl.callbacks import (
     OnlineKNN,
     OnlineProbe,
     Pace,
+    ProgressiveResolution,
     RankMonitor,
     ViewGrid,
 )
@@ -99,8 +100,8 @@ class MultiViewCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Keys of their own, and not `trainer.callbacks`, a list that an overlay would replace as a whole.
         kinds = {"online_probe": OnlineProbe, "best_checkpoint": BestCheckpoint, "rank_monitor": RankMonitor}
-        for key, kind in {**kinds, "online_knn": OnlineKNN}.items():
-            # Neighbours need another pass over the training images: not unless asked for.
+        on_request = {"online_knn": OnlineKNN, "progressive_resolution": ProgressiveResolution}
+        for key, kind in {**kinds, **on_request}.items():
             default = {"class_path": f"msssl.callbacks.{kind.__name__}"} if key in kinds else None
             parser.add_argument(f"--{key}", type=kind | None, default=default)
             parser.callback_keys.append(key)

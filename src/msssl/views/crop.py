@@ -1,5 +1,6 @@
 """Random resized crop and horizontal flip, in one warp."""
 
+import copy
 import math
 from typing import Any
 
@@ -83,6 +84,12 @@ class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
         box = {"top": top, "left": left, "height": h, "width": w, "flip": flip}
         return {name: value.flatten() for name, value in box.items()}
 
+    def with_side(self, side: int) -> "RandomResizedCropFlip":
+        """The same crop to another size, of this shorter side."""
+        resized = copy.copy(self)
+        resized.flags = {"size": with_side(self.flags["size"], side)}
+        return resized
+
     def _fallback(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the central box that is taken where ten tries do not fit."""
         height, width = size
@@ -127,6 +134,16 @@ class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
             raise ValueError("the inverse needs the transform and the size of the input")
         output: Tensor = warp_perspective(input, transform, size, align_corners=True)
         return output
+
+
+def with_side(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """A size of the same shape with another shorter side, in pixels.
+
+    >>> with_side((32, 48), 24)
+    (24, 36)
+    """
+    height, width = size
+    return round(height * side / min(size)), round(width * side / min(size))
 
 
 def _weights(start: Tensor, length: Tensor, flip: Tensor, n_in: int, n_out: int) -> Tensor:

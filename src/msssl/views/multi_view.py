@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from msssl.seeding import derive_seed
 from msssl.views._drawn import Drawn, constant
 from msssl.views._steps import Normalize, Repeat, compiled_run, run
+from msssl.views.crop import RandomResizedCropFlip, with_side
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class MultiView(nn.Module):
         ]
         self.normalize_by(*given)
         self.compile_views = compile
+        self.side: int | None = None  # shorter side of the crops in pixels, where it is not their own
         self._calls = 0
 
     def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -120,14 +122,16 @@ class MultiView(nn.Module):
     def steps(self, size: tuple[int, int]) -> list[nn.Module]:
         """The augmentations of images of a size (H, W)."""
         if self.preset is None:
-            return list(self.augmentations)  # type: ignore[arg-type]
+            steps: Any = self.augmentations
+            return [step if self.side is None else _with_side(step, self.side) for step in steps]
         side = self.preset.size
         if side is not None and min(size) < side:
             raise ValueError(
                 f"images are {size[0]} x {size[1]}, but the preset {self.augmentations} makes views of {side}: "
                 "give it larger images, or take a preset that keeps their size, such as cifar or simclr"
             )
-        return _preset(self.preset, (side, side) if side else size)
+        size = (side, side) if side else size
+        return _preset(self.preset, size if self.side is None else with_side(size, self.side))
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised.
@@ -176,6 +180,11 @@ class MultiView(nn.Module):
 @functools.cache
 def _preset(preset: Preset, size: tuple[int, int]) -> list[nn.Module]:
     return preset.augmentations(size)
+
+
+@functools.cache  # compiled code is for the very module
+def _with_side(step: nn.Module, side: int) -> nn.Module:
+    return step.with_side(side) if isinstance(step, RandomResizedCropFlip) else step
 
 
 @contextmanager

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from kornia import augmentation as K
+from lightning import Callback, Trainer
+from torch import nn
+
+from msssl import BarlowTwins, MultiView, Shapes
+from msssl.callbacks import ProgressiveResolution
+from msssl.views import ColorJitterGrayscale, MultiCrop, RandomResizedCropFlip
+
+
+class Sizes(Callback):
+    """Sizes of the views of each epoch and of the images that are evaluated, and what the backbone saw."""
+
+    def __init__(self):
+        self.views, self.images = {}, set()
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.views.setdefault(trainer.current_epoch, set()).add(tuple(batch["views"].shape[-2:]))
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.images.add(tuple(batch["image"].shape[-2:]))
+
+
+def fitted(views, callback, epochs=5, **kwargs):
+    backbone = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    data = Shapes(train_images=100, test_images=4, batch_size=8, num_workers=0, views=views)
+    sizes = Sizes()
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, **kwargs}
+    trainer = Trainer(accelerator="cpu", max_epochs=epochs, callbacks=[callback, sizes], **options)
+    trainer.fit(BarlowTwins(backbone=backbone, feature_dim=12, proj_dim=4), data)
+    return sizes, data
+
+
+def recipe(size):
+    """That of the preset `cifar`."""
+    return [RandomResizedCropFlip(size), ColorJitterGrayscale(0.4, 0.4, 0.4, p_jitter=0.8, p_grayscale=0.2)]
+
+
+@pytest.mark.parametrize("augmentations", ["cifar", recipe((32, 32))])
+def test_views_grow_by_epoch_and_evaluation_is_whole(augmentations):
+    sizes, data = fitted(MultiView(2, augmentations), ProgressiveResolution([16, 24], until=0.8))
+    assert sizes.views == {0: {(16, 16)}, 1: {(16, 16)}, 2: {(24, 24)}, 3: {(24, 24)}, 4: {(32, 32)}}
+    assert sizes.images == {(32, 32)}
+    assert data.views.side is None
+
+
+@pytest.mark.parametrize(("epochs", "sides"), [(1, [24]), (2, [24, 28]), (3, [24, 24, 28]), (4, [24, 24, 28, None])])
+def test_sides_of_short_runs(epochs, sides):
+    callback = ProgressiveResolution()
+    assert [callback.side(epoch, epochs) for epoch in range(epochs)] == sides
+
+
+@pytest.mark.parametrize("augmentations", ["cifar", recipe((32, 32))])
+def test_small_views_are_those_of_a_smaller_crop(augmentations):
+    images = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    cifar = MultiView(3, "cifar")
+    views = MultiView(3, augmentations, cifar.mean, cifar.std)
+    expected = MultiView(3, recipe((24, 24)), cifar.mean, cifar.std)(images, (5,))
+    whole = views(images, (5,))
+    views.side = 24
+    assert torch.equal(views(images, (5,)), expected)
+    views.side = None
+    assert torch.equal(views(images, (5,)), whole)
+
+
+def test_views_that_are_not_square_keep_their_shape():
+    views = MultiView(2)
+    views.side = 8
+    assert views(torch.randint(256, (2, 3, 16, 32), dtype=torch.uint8)).shape[-2:] == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("views", "options", "message"),
+    [
+        (MultiView(2, [K.RandomResizedCrop((32, 32))]), {}, "RandomResizedCropFlip to resize"),
+        (MultiCrop([MultiView(2)]), {}, "not MultiCrop"),
+        (MultiView(2), {"epochs": -1, "max_steps": 3}, "trainer.max_epochs"),
+    ],
+)
+def test_what_cannot_grow_is_named(views, options, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(views, ProgressiveResolution(), **options)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(([],), "sides"), (([0],), "sides"), (([24], 0.0), "until")])
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ProgressiveResolution(*arguments)
