@@ -4,8 +4,10 @@
     python benchmarks/step.py --config cifar.yaml --device cuda      # any config, with the flags of msssl fit
 
 The floor: each operation of the step takes at least its arithmetic at the measured rate of a matrix product, and at
-least its bytes at the measured rate of a copy, whichever is longer; operations that a compiler could fuse count as they
-are. Parts are timed one after the other, with a wait for the device after each; the whole step is timed without.
+least its bytes at the measured rate of a copy, whichever is longer. In the fused floor pointwise operations are free,
+as if a compiler had put them into their neighbours. Parts are timed one after the other, with a wait for the device
+after each; the whole step is timed without. Host: until all of a step is given to a GPU. What Lightning adds to it:
+`benchmarks/host.py`.
 """
 
 import json
@@ -41,6 +43,7 @@ KNOBS = {
     "backward": "model.compile true and trainer.precision bf16-mixed on a GPU, or a narrower backbone",
     "optimizer": "model.optimizer.fused true",
     "probe": "online_probe null",
+    "host": "model.compile true, or a larger data.batch_size: the GPU waits for Python",
 }
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
 
@@ -55,18 +58,25 @@ def main() -> None:
     parts = bench.parts()
     work = bench.work()
     rates = {"copy GB/s": copy_rate(device) / 1e9, "matrix TFLOP/s": matrix_rate(device, bench.dtype) / 1e12}
-    floor = sum(max(f / rates["matrix TFLOP/s"] / 1e12, b / rates["copy GB/s"] / 1e9) for f, b in work.operations)
+    floor, fused_floor = (work.seconds(rates, fused) for fused in (False, True))
     slowest = max(parts, key=lambda name: parts[name])
+    share = parts[slowest] / sum(parts.values())
+    if device.type == "cuda":  # a CPU is its own host
+        parts["host"] = bench.host()
+        if parts["host"] > 0.9 * whole:
+            slowest, share = "host", parts["host"] / whole
     epochs = (config.trainer or {}).get("max_epochs") or 1
     seconds = whole * len(bench.loader)
     found = {
         "ms a step": 1e3 * whole,
         "views/s": bench.n_views / whole,
         **{f"{name} ms": 1e3 * value for name, value in parts.items()},
+        "data, copy and views, share": sum(parts[name] for name in ("data", "copy", "views")) / whole,
         "floor ms": 1e3 * floor,
-        "share of the floor": floor / whole,
-        "TFLOP": sum(f for f, _ in work.operations) / 1e12,
-        "GB": sum(b for _, b in work.operations) / 1e9,
+        "fused floor ms": 1e3 * fused_floor,
+        "floor / step": floor / whole,
+        "TFLOP": sum(flop for flop, _, _ in work.operations) / 1e12,
+        "GB": sum(moved for _, moved, _ in work.operations) / 1e9,
         **rates,
         **({"waits": work.waits} if device.type == "cuda" else {}),  # a CPU never waits for itself
         "peak MB": bench.peak() / 1e6,
@@ -74,7 +84,7 @@ def main() -> None:
         "min a run": epochs * seconds / 60,
     }
     told = (
-        f"{slowest} takes {parts[slowest] / sum(parts.values()):.0%} of the step: the knob is {KNOBS[slowest]}; "
+        f"{slowest} takes {share:.0%} of the step: the knob is {KNOBS[slowest]}; "
         f"the whole runs at {floor / whole:.0%} of the rate of its floor."
     )
     where = machine(device.type, torch.get_num_threads())
@@ -107,6 +117,7 @@ def parse(args: list[str]) -> Any:
         "online_probe",
         "online_knn",
         "rank_monitor",
+        "progressive_resolution",
         "best_checkpoint",
         "last_checkpoint",
     ):
@@ -202,7 +213,7 @@ class Bench:
 
     def parts(self) -> dict[str, float]:
         """Median seconds of each part, waiting after each."""
-        times: dict[str, list[float]] = {name: [] for name in KNOBS}
+        times: dict[str, list[float]] = {name: [] for name in KNOBS if name != "host"}
         last = perf_counter()
 
         def mark(part: str) -> None:
@@ -218,6 +229,16 @@ class Bench:
                 break
             last = perf_counter()
         return {name: median(found[1:] or found) for name, found in times.items()}
+
+    def host(self) -> float:
+        """Seconds until a step is given to the device, which then has still to do it."""
+        steps, times = self.steps(), []
+        for _ in range(20):
+            self.wait()
+            start = perf_counter()
+            next(steps)
+            times.append(perf_counter() - start)
+        return median(times)
 
     def work(self) -> "Work":
         """What one step computes, moves and waits for."""
@@ -251,7 +272,7 @@ class Work(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.operations: list[tuple[int, int]] = []  # FLOP and bytes
+        self.operations: list[tuple[int, int, bool]] = []  # FLOP, bytes, whether pointwise
         self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -262,8 +283,18 @@ class Work(TorchDispatchMode):
             count_flops = flop_registry.get(func.overloadpacket)
             flops = count_flops(*args, **(kwargs or {}), out_val=out) if count_flops else 0
             tensors = [x for x in tree_iter((args, kwargs, out)) if isinstance(x, torch.Tensor)]
-            self.operations.append((flops, sum(x.numel() * x.element_size() for x in tensors)))
+            moved = sum(x.numel() * x.element_size() for x in tensors)
+            self.operations.append((flops, moved, torch.Tag.pointwise in func.tags))
         return out
+
+    def seconds(self, rates: dict[str, float], fused: bool) -> float:
+        """The floor of all operations, or of those that are not pointwise."""
+        flops_per_s, bytes_per_s = 1e12 * rates["matrix TFLOP/s"], 1e9 * rates["copy GB/s"]
+        return sum(
+            max(flops / flops_per_s, moved / bytes_per_s)
+            for flops, moved, pointwise in self.operations
+            if not (fused and pointwise)
+        )
 
 
 def copy_rate(device: torch.device) -> float:
