@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from lightning import Trainer
 from machine import machine
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -132,9 +133,13 @@ class Bench:
     """A module, its data and the step that a trainer would take, in plain PyTorch."""
 
     def __init__(self, config: Any, device: torch.device) -> None:
-        logging.getLogger("msssl").setLevel(logging.WARNING)
+        for name in ("msssl", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.device, self.seconds = device, config.seconds
         self.data: MultiViewDataModule = config.data
+        accelerator = "gpu" if device.type == "cuda" else device.type
+        # For its device, on which images may stay.
+        self.data.trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
         self.data.setup("fit")
         self.loader = self.data.train_dataloader()
         self.module: MultiViewModule = config.model.to(device).train()

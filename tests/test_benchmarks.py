@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import NARROW, TINY_IMAGES, load
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -33,6 +36,39 @@ def test_work_of_a_step_is_that_of_its_operations(monkeypatch):
     with step.Work() as work:
         network(images).sum().backward()
     assert sum(flops for flops, _, _ in work.operations) == known.get_total_flops()
+
+
+def test_exponents_are_those_of_power_laws(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    scaling = load(BENCHMARKS / "scaling.py")
+    x = [2, 4, 8, 16]
+    assert scaling.exponent(x, [3.0 * value**1.5 for value in x]) == pytest.approx(1.5)
+    terms = {name: quantity.terms for name, quantity in scaling.QUANTITIES.items()}
+    base = scaling.Point(K=4, N=64, D=256, W=16, px=32)
+    views = [base._replace(K=value) for value in x]
+    for name, expected in {"loss, VICReg": 1, "memory": 1, "memory, chunk_views 2": 0}.items():
+        found = max(scaling.exponent(x, [term(point) for point in views]) for term in terms[name])
+        assert found == pytest.approx(expected, abs=1e-9), name
+
+
+def test_accuracy_is_read_with_the_minutes_of_a_run_and_not_of_its_pauses(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    accuracy = load(BENCHMARKS / "accuracy.py")
+    for start, steps in ((1000.0, (0, 1, 2)), (5000.0, (2, 3))):  # stopped in the third minute, on after an hour
+        writer = EventFileWriter(str(tmp_path), filename_suffix=f".{start:.0f}")
+        for i, step in enumerate(steps):
+            time = start + 60 * i
+            for tag, value in {"lr-Adam": 0.001, **({"val/probe_top1": 0.1 * step} if step else {})}.items():
+                summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+                writer.add_event(Event(wall_time=time, step=step, summary=summary))
+        writer.close()
+    for i, path in enumerate(sorted(tmp_path.iterdir(), key=lambda path: path.suffix)):
+        path.rename(tmp_path / f"events.out.tfevents.{i}")
+    found = accuracy.validations(tmp_path)
+    assert found == [(1.0, pytest.approx(0.1)), (2.0, pytest.approx(0.2)), (3.0, pytest.approx(0.3))]
+    assert accuracy.fewer_epochs(12, 4, [2, 4, 8]) == ["--trainer.max_epochs", "6"]
+    with pytest.raises(ValueError, match="whole number"):
+        accuracy.fewer_epochs(10, 4, [2, 4, 8])
 
 
 @pytest.mark.slow
