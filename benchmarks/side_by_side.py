@@ -103,7 +103,7 @@ def images(n: int) -> TensorDataset:
 
 
 def ours(setting: Setting, compile: bool) -> tuple[BarlowTwins, MultiViewDataModule]:
-    """Our module and data, as the shipped configs have them."""
+    """Our module and data, with the defaults of a script."""
     torch.manual_seed(0)
     backbone = ResNet(setting.depth, setting.width, setting.low_resolution)
     views = MultiView(setting.n_views, "cifar", compile=compile)
@@ -129,6 +129,7 @@ def fitted(setting: Setting, clock: Clock, compile: bool) -> None:
         enable_model_summary=False,
     )
     trainer.fit(module, data)
+    assert not compile or (module._compiled and module._compiled.is_compiled), "the backbone was not compiled"
     assert not compile or data.views.compile_views is True, "the views were not compiled"
 
 

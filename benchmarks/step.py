@@ -46,6 +46,7 @@ KNOBS = {
     "probe": "online_probe null",
     "host": "model.compile true, or a larger data.batch_size: the GPU waits for Python",
 }
+PICKS = ("aten::index", "aten::index_select", "aten::gather")
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
 
 
@@ -56,6 +57,7 @@ def main() -> None:
     torch.manual_seed(0)
     bench = Bench(config, device)
     whole = bench.whole_step()
+    peak = bench.peak()
     parts = bench.parts()
     work = bench.work()
     rates = {"copy GB/s": copy_rate(device) / 1e9, "matrix TFLOP/s": matrix_rate(device, bench.dtype) / 1e12}
@@ -80,7 +82,7 @@ def main() -> None:
         "GB": sum(moved for _, moved, _ in work.operations) / 1e9,
         **rates,
         **({"waits": work.waits} if device.type == "cuda" else {}),  # a CPU never waits for itself
-        "peak MB": bench.peak() / 1e6,
+        "peak MB": peak / 1e6,
         "s an epoch": seconds,
         "min a run": epochs * seconds / 60,
     }
@@ -156,6 +158,8 @@ class Bench:
         steps = self.steps()
         for _ in range(5):  # compiles, caches, makes the optimizer's state
             next(steps)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
 
     def batches(self) -> Iterator[Any]:
         """Batches without end."""
@@ -287,7 +291,12 @@ class Work(TorchDispatchMode):
         if not func.is_view:
             count_flops = flop_registry.get(func.overloadpacket)
             flops = count_flops(*args, **(kwargs or {}), out_val=out) if count_flops else 0
-            tensors = [x for x in tree_iter((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+            seen: Any = (args, kwargs, out)
+            if func.name().partition(".")[0] in PICKS:
+                seen = (args[1:], out, out)  # of the source only what is picked
+            elif out is None:  # what it writes into it reads too
+                seen = (args, kwargs, [a for a, of in zip(args, func._schema.arguments, strict=False) if writes(of)])
+            tensors = [x for x in tree_iter(seen) if isinstance(x, torch.Tensor)]
             moved = sum(x.numel() * x.element_size() for x in tensors)
             self.operations.append((flops, moved, torch.Tag.pointwise in func.tags))
         return out
@@ -302,6 +311,11 @@ class Work(TorchDispatchMode):
         )
 
 
+def writes(argument: Any) -> bool:
+    """Whether an operation writes into an argument of its schema."""
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
 def copy_rate(device: torch.device) -> float:
     """Bytes a second, read and written, of a copy larger than any cache."""
     x = torch.empty(2**28 if device.type == "cpu" else 2**30, dtype=torch.uint8, device=device)
@@ -310,7 +324,8 @@ def copy_rate(device: torch.device) -> float:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product."""
+    """FLOP a second of a large matrix product; on a GPU by TF32 where convolutions may take it."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     n = 1024 if device.type == "cpu" else 8192
     x = torch.randn(n, n, device=device, dtype=dtype)
     return 2 * n**3 / fastest(lambda: x @ x, device)

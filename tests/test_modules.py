@@ -1,13 +1,14 @@
 import json
+from functools import partial
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, VICReg
+from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes, VICReg
 from msssl.losses import barlow_twins_loss, vicreg_loss
 from msssl.modules.non_finite_guard import NonFiniteGuard
 
@@ -387,3 +388,34 @@ def test_a_schedule_steps_once_an_epoch(tmp_path):
     trainer = fit(module, tmp_path, max_steps=-1, max_epochs=3)
     assert trainer.global_step == 6
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.5**3
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_gradients_of_a_fused_optimizer_can_be_clipped(tmp_path, precision):
+    """Lightning refuses that under bf16, as if there were a scaler."""
+    backbone = nn.Sequential(nn.AvgPool2d(16), nn.Flatten())
+    optimizer = partial(torch.optim.Adam, fused=True, lr=1e-3)
+    module = BarlowTwins(backbone=backbone, feature_dim=12, proj_dim=4, optimizer=optimizer)
+    seen = []
+
+    class Norms(Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            grads = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
+            seen.append(float(torch.stack(grads).norm()) if grads else None)
+
+    trainer = Trainer(
+        accelerator="cpu",
+        precision=precision,
+        gradient_clip_val=1e-3,
+        max_steps=2,
+        logger=False,
+        callbacks=[Norms()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, Shapes(train_images=20, test_images=4, batch_size=8, num_workers=0))
+    norms = [norm for norm in seen if norm is not None]
+    assert norms
+    assert max(norms) <= 1.001e-3

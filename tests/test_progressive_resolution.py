@@ -5,7 +5,7 @@ from lightning import Callback, Trainer
 from torch import nn
 
 from msssl import BarlowTwins, MultiView, Shapes
-from msssl.callbacks import ProgressiveResolution
+from msssl.callbacks import ProgressiveResolution, ViewGrid
 from msssl.views import ColorJitterGrayscale, MultiCrop, RandomResizedCropFlip
 
 
@@ -22,12 +22,12 @@ class Sizes(Callback):
         self.images.add(tuple(batch["image"].shape[-2:]))
 
 
-def fitted(views, callback, epochs=5, **kwargs):
+def fitted(views, callback, epochs=5, callbacks=(), **kwargs):
     backbone = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     data = Shapes(train_images=100, test_images=4, batch_size=8, num_workers=0, views=views)
     sizes = Sizes()
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, **kwargs}
-    trainer = Trainer(accelerator="cpu", max_epochs=epochs, callbacks=[callback, sizes], **options)
+    trainer = Trainer(accelerator="cpu", max_epochs=epochs, callbacks=[callback, sizes, *callbacks], **options)
     trainer.fit(BarlowTwins(backbone=backbone, feature_dim=12, proj_dim=4), data)
     return sizes, data
 
@@ -43,6 +43,38 @@ def test_views_grow_by_epoch_and_evaluation_is_whole(augmentations):
     assert sizes.views == {0: {(16, 16)}, 1: {(16, 16)}, 2: {(24, 24)}, 3: {(24, 24)}, 4: {(32, 32)}}
     assert sizes.images == {(32, 32)}
     assert data.views.side is None
+
+
+def test_a_preset_with_a_size_of_its_own_grows_and_is_drawn(tmp_path):
+    backbone = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    data = Shapes(
+        train_images=20, test_images=4, image_size=64, batch_size=8, num_workers=0, views=MultiView(2, "stl10")
+    )
+    sizes = Sizes()
+    callbacks = [ProgressiveResolution([24], until=0.5), sizes, ViewGrid()]
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=2, callbacks=callbacks, default_root_dir=tmp_path, **options)
+    trainer.fit(BarlowTwins(backbone=backbone, feature_dim=12, proj_dim=4), data)
+    assert sizes.views == {0: {(24, 24)}, 1: {(64, 64)}}
+    assert (tmp_path / "views.png").is_file()
+
+
+def test_larger_views_than_whole_ones_are_refused():
+    views = MultiView(2)
+    views.side = 40
+    with pytest.raises(ValueError, match="views of 40 pixels are not smaller than those of 32 x 32"):
+        views(torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8))
+
+
+def test_a_failed_fit_leaves_whole_views():
+    class Fails(Callback):
+        def on_train_batch_end(self, *args):
+            raise RuntimeError("stop")
+
+    views = MultiView(2)
+    with pytest.raises(RuntimeError, match="stop"):
+        fitted(views, ProgressiveResolution([16]), callbacks=[Fails()])
+    assert views.side is None
 
 
 @pytest.mark.parametrize(("epochs", "sides"), [(1, [24]), (2, [24, 28]), (3, [24, 24, 28]), (4, [24, 24, 28, None])])

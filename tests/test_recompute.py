@@ -124,11 +124,23 @@ def test_auto_compiles_for_the_device_of_the_trainer_to_which_the_module_is_stil
     assert (module._compiled is not None) == compiles
 
 
+def test_a_copy_runs_its_own_weights(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda encode, dynamic: encode)
+    module = make(None, compile=True)
+    images = torch.randn(4, 3, 16, 16)
+    copied = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        for p in copied.parameters():
+            p.zero_()
+        assert copied._compiled(images).norm() == 0
+        assert module.eval()._compiled(images).norm() > 0
+
+
 def test_without_a_compiler_it_trains_eagerly_and_that_is_said_once(monkeypatch, caplog):
     def no_compiler(images):
         raise RuntimeError("no C++ compiler\nmore")
 
-    monkeypatch.setattr(torch, "compile", lambda encode: no_compiler)
+    monkeypatch.setattr(torch, "compile", lambda encode, dynamic: no_compiler)
     views, chunks = torch.randn(4, 6, 3, 16, 16), 2
     module = make(chunks)
     other = make(chunks, compile=True)

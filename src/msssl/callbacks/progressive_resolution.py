@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class ProgressiveResolution(Callback):
-    """Trains on smaller views in the first epochs: a step takes time in proportion to their area.
+    """Trains on smaller views in the first epochs, for cheaper steps: work goes with the area.
 
-    The sides share the first epochs equally; then views are whole. Evaluation always sees whole images. A run
-    that goes on has the sides that it would have had.
+    The sides share the first epochs equally; then views are whole. Evaluation always sees whole images. A run that goes
+    on has the sides that it would have had, unless it becomes longer: they are a share of all epochs.
 
     Args:
         sides: of the views in pixels, in order; where views are not square, of their shorter side.
@@ -36,12 +36,13 @@ class ProgressiveResolution(Callback):
             raise ValueError(f"until is {until}: expected a share of the epochs, above 0 and at most 1")
         self.sides = list(sides)
         self.until = until
+        self._views: Any = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self._views: Any = getattr(getattr(trainer, "datamodule", None), "views", None)
+        self._views = getattr(getattr(trainer, "datamodule", None), "views", None)
         if not isinstance(self._views, MultiView) or isinstance(self._views, MultiCrop):
             raise ValueError(f"ProgressiveResolution is for views of MultiView, not {type(self._views).__name__}")
         own: Any = self._views.augmentations
@@ -59,6 +60,11 @@ class ProgressiveResolution(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._take(None, trainer.current_epoch)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(self._views, MultiView):
+            self._views.side = None
 
     def _take(self, side: int | None, epoch: int) -> None:
         if side != self._views.side:

@@ -1,8 +1,10 @@
 """A compiled encoder that falls back to the eager one."""
 
+import copy
 import logging
 from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,22 +13,31 @@ log = logging.getLogger(__name__)
 
 
 class CompiledEncoder:
-    """Runs an encoder through `torch.compile`; eagerly, with one line in the log, where it cannot be compiled.
+    """Runs an encoder through `torch.compile`; eagerly, with one line in the log, where there is no compiler.
 
     Args:
         encode: from images (N, C, H, W) to features (N, F).
+
+    Attributes:
+        is_compiled: whether it runs compiled; None before the first call, which tries.
     """
 
     def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
-        self._eager = self._encode = encode
-        self._compiled = torch.compile(encode)
-        self._tried = False
+        self.is_compiled: bool | None = None
+        self._eager = encode
+        self._compiled = torch.compile(encode, dynamic=False)  # views have few sizes
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features (N, F) of images."""
-        if self._tried:
-            return self._encode(images)
-        self._tried, start = True, perf_counter()
+        if self.is_compiled is None:
+            return self._try(images)
+        return self._compiled(images) if self.is_compiled else self._eager(images)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledEncoder":
+        return CompiledEncoder(copy.deepcopy(self._eager, memo))  # compiled code is for the very weights
+
+    def _try(self, images: Tensor) -> Tensor:
+        start, self.is_compiled = perf_counter(), False
         try:
             features = self._compiled(images)
         except torch.OutOfMemoryError:
@@ -34,6 +45,6 @@ class CompiledEncoder:
         except Exception as error:  # no compiler, or one that fails: many kinds
             log.warning("backbone: not compiled, slower but the same: %s", str(error).partition("\n")[0])
             return self._eager(images)
-        self._encode = self._compiled
+        self.is_compiled = True
         log.info("backbone: forward pass compiled in %.0f s; the backward pass is next", perf_counter() - start)
         return features

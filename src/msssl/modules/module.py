@@ -18,7 +18,7 @@ from msssl.modules.compiled import CompiledEncoder
 from msssl.modules.exact_resume import ExactResume
 from msssl.modules.memory_advice import MemoryAdvice
 from msssl.modules.non_finite_guard import NonFiniteGuard
-from msssl.modules.optimization import arguments_of, parameter_groups, take_arguments, with_schedule
+from msssl.modules.optimization import arguments_of, let_clip, parameter_groups, take_arguments, with_schedule
 from msssl.modules.recompute import features_of
 from msssl.modules.warmup_cosine import WarmupCosine
 from msssl.modules.weights import load_weights
@@ -123,8 +123,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def configure_model(self) -> None:  # before DDP looks at the layout of the parameters
-        # A trainer moves the module to its device only later.
-        device = self.device if self._trainer is None else self._trainer.strategy.root_device
+        device = self._trainer.strategy.root_device if self._trainer else self.device  # to which it is still to move
+        self._compiled = None
         if self.compile_backbone is True or (self.compile_backbone == "auto" and device.type == "cuda"):
             self.backbone.to(memory_format=torch.channels_last)
             self._compiled = CompiledEncoder(self.forward)  # in training alone: evaluation has sizes of its own
@@ -179,6 +179,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(parameter_groups(self, self.decay_bias_and_norm))
         self._optimizer_arguments = arguments_of(optimizer)
+        let_clip(optimizer, self._trainer)
         return with_schedule(optimizer, self.make_lr_scheduler)
 
     @override

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from lightning import Trainer
 from torch import nn
 from torch.optim import Optimizer
 
@@ -30,6 +31,15 @@ def with_schedule(optimizer: Optimizer, make_lr_scheduler: Callable[[Optimizer],
     interval = "step" if isinstance(scheduler, WarmupCosine) else "epoch"
     monitor = getattr(scheduler, "monitor", None)  # of ReduceLROnPlateau
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": monitor}}
+
+
+def let_clip(optimizer: Optimizer, trainer: Trainer | None) -> None:
+    """Let Lightning clip gradients for a fused optimizer under bf16, which has no scaler that would be in the way.
+
+    Lightning refuses whatever says that it can undo the scaling of float16, and asks nothing else.
+    """
+    if trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is None:
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def arguments_of(optimizer: Optimizer) -> list[dict[str, Any]]:

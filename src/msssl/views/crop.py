@@ -85,7 +85,7 @@ class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
         return {name: value.flatten() for name, value in box.items()}
 
     def with_side(self, side: int) -> "RandomResizedCropFlip":
-        """The same crop to another size, of this shorter side."""
+        """The same crop to a smaller size, of this shorter side."""
         resized = copy.copy(self)
         resized.flags = {"size": with_side(self.flags["size"], side)}
         return resized
@@ -137,12 +137,14 @@ class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
 
 
 def with_side(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """A size of the same shape with another shorter side, in pixels.
+    """A size of the same shape with a smaller shorter side, in pixels; ValueError if it is not smaller.
 
     >>> with_side((32, 48), 24)
     (24, 36)
     """
     height, width = size
+    if side > min(size):
+        raise ValueError(f"views of {side} pixels are not smaller than those of {height} x {width} that they stand for")
     return round(height * side / min(size)), round(width * side / min(size))
 
 

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from msssl.seeding import derive_seed
 from msssl.views._drawn import Drawn, constant
 from msssl.views._steps import Normalize, Repeat, compiled_run, run
-from msssl.views.crop import RandomResizedCropFlip, with_side
+from msssl.views.crop import RandomResizedCropFlip
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 
 log = logging.getLogger(__name__)
@@ -99,12 +99,18 @@ class MultiView(nn.Module):
             raise ValueError(
                 f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, {len(self.mean)}, H, W)"
             )
+        size, least = (images.shape[-2], images.shape[-1]), self.preset.size if self.preset else None
+        if least is not None and min(size) < least:
+            raise ValueError(
+                f"images are {size[0]} x {size[1]}, but the preset {self.augmentations} makes views of {least}: "
+                "give it larger images, or take a preset that keeps their size, such as cifar or simclr"
+            )
         if key is None:
             key = (torch.initial_seed(), self._calls)
             self._calls += 1
         steps: list[Any] = [
             Repeat(self.n_views),
-            *self.steps((images.shape[-2], images.shape[-1])),
+            *self.steps(size),
             Normalize(self.mean, self.std),
         ]
         uniforms = self._draw(steps, images, key, rank, world_size)
@@ -121,17 +127,11 @@ class MultiView(nn.Module):
 
     def steps(self, size: tuple[int, int]) -> list[nn.Module]:
         """The augmentations of images of a size (H, W)."""
-        if self.preset is None:
-            steps: Any = self.augmentations
-            return [step if self.side is None else _with_side(step, self.side) for step in steps]
-        side = self.preset.size
-        if side is not None and min(size) < side:
-            raise ValueError(
-                f"images are {size[0]} x {size[1]}, but the preset {self.augmentations} makes views of {side}: "
-                "give it larger images, or take a preset that keeps their size, such as cifar or simclr"
-            )
-        size = (side, side) if side else size
-        return _preset(self.preset, size if self.side is None else with_side(size, self.side))
+        steps: Any = self.augmentations
+        if self.preset is not None:
+            side = self.preset.size
+            steps = _preset(self.preset, (side, side) if side else size)
+        return [_with_side(step, self.side) for step in steps]
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised.
@@ -183,8 +183,8 @@ def _preset(preset: Preset, size: tuple[int, int]) -> list[nn.Module]:
 
 
 @functools.cache  # compiled code is for the very module
-def _with_side(step: nn.Module, side: int) -> nn.Module:
-    return step.with_side(side) if isinstance(step, RandomResizedCropFlip) else step
+def _with_side(step: nn.Module, side: int | None) -> nn.Module:
+    return step.with_side(side) if side is not None and isinstance(step, RandomResizedCropFlip) else step
 
 
 @contextmanager
