@@ -128,6 +128,7 @@ def arm(what, which):
 def child(folder, args, what, which, environment):
     from msssl.cli import main, run_folder
 
+    torch.set_num_threads(1)  # makes the pool that a fork leaves behind again, before threads race to do so
     os.chdir(folder)
     os.environ.update(environment)
     run_folder._COMMAND = args
