@@ -53,23 +53,21 @@ class ProgressiveResolution(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._take(self.side(trainer.current_epoch, trainer.max_epochs or 1), trainer.current_epoch)
+        side = self.side(trainer.current_epoch, trainer.max_epochs or 1)
+        if side != self._views.side:
+            log.info("views: %s from epoch %d on", f"{side} px" if side else "whole", trainer.current_epoch)
+            self._views.side = side
 
     on_train_start = on_train_epoch_start  # Lightning leaves out the other where a run goes on within an epoch
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._take(None, trainer.current_epoch)
+        self._views.side = None
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(self._views, MultiView):
             self._views.side = None
-
-    def _take(self, side: int | None, epoch: int) -> None:
-        if side != self._views.side:
-            log.info("views: %s in epoch %d", f"{side} px" if side else "whole", epoch)
-            self._views.side = side
 
     def side(self, epoch: int, epochs: int) -> int | None:
         """Of the views in an epoch of so many, in pixels; None: whole.
