@@ -62,13 +62,15 @@ def main(
     Path(f"{out}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
-def make_step(K: int, n: int, chunk_views: int | None, depth: int, width: int, device: str) -> Any:
+def make_step(
+    K: int, n: int, chunk_views: int | None, depth: int, width: int, device: str, proj_dim: int = 256, px: int = 32
+) -> Any:
     """One training step of Barlow Twins with Adam, whose state is there."""
     torch.manual_seed(0)
-    module = BarlowTwins(backbone=ResNet(depth, width=width), chunk_views=chunk_views).to(device)
+    module = BarlowTwins(backbone=ResNet(depth, width=width), proj_dim=proj_dim, chunk_views=chunk_views).to(device)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # there is no trainer
     optimizer = torch.optim.Adam(module.parameters())
-    batch = {"views": torch.randn(K, n, 3, 32, 32, device=device), "label": torch.zeros(n, device=device)}
+    batch = {"views": torch.randn(K, n, 3, px, px, device=device), "label": torch.zeros(n, device=device)}
 
     def step() -> None:
         module.training_step(batch, 0)["loss"].backward()

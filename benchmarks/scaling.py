@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from chunk_views import peak_memory, timed
+from chunk_views import make_step, peak_memory, timed
 from jsonargparse import auto_cli
 from machine import keep_freed_memory, machine
 
@@ -148,17 +148,7 @@ def encoder_step(at: Point, device: str) -> Step:
 
 def training_step(at: Point, device: str, chunk_views: int | None = None) -> Step:
     """A training step with Adam."""
-    module = BarlowTwins(backbone=ResNet(18, width=at.W), proj_dim=at.D, chunk_views=chunk_views).to(device)
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # there is no trainer
-    optimizer = torch.optim.Adam(module.parameters())
-    views = torch.randn(at.K, at.N, 3, at.px, at.px, device=device)
-    batch = {"views": views, "label": torch.zeros(at.N, device=device)}
-
-    def step() -> None:
-        module.training_step(batch, 0)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-
+    step: Step = make_step(at.K, at.N, chunk_views, 18, at.W, device, at.D, at.px)
     return step
 
 

@@ -85,9 +85,19 @@ class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
         return {name: value.flatten() for name, value in box.items()}
 
     def with_side(self, side: int) -> "RandomResizedCropFlip":
-        """The same crop to a smaller size, of this shorter side."""
+        """The same crop to a smaller size of the same shape, of this shorter side; ValueError if it is not smaller.
+
+        >>> RandomResizedCropFlip((32, 48)).with_side(24).flags["size"]
+        (24, 36)
+        """
+        height, width = self.flags["size"]
+        short = min(height, width)
+        if side > short:
+            raise ValueError(
+                f"views of {side} pixels are not smaller than those of {height} x {width} that they stand for"
+            )
         resized = copy.copy(self)
-        resized.flags = {"size": with_side(self.flags["size"], side)}
+        resized.flags = {"size": (round(height * side / short), round(width * side / short))}
         return resized
 
     def _fallback(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -134,18 +144,6 @@ class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
             raise ValueError("the inverse needs the transform and the size of the input")
         output: Tensor = warp_perspective(input, transform, size, align_corners=True)
         return output
-
-
-def with_side(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """A size of the same shape with a smaller shorter side, in pixels; ValueError if it is not smaller.
-
-    >>> with_side((32, 48), 24)
-    (24, 36)
-    """
-    height, width = size
-    if side > min(size):
-        raise ValueError(f"views of {side} pixels are not smaller than those of {height} x {width} that they stand for")
-    return round(height * side / min(size)), round(width * side / min(size))
 
 
 def _weights(start: Tensor, length: Tensor, flip: Tensor, n_in: int, n_out: int) -> Tensor:
