@@ -25,9 +25,9 @@ import yaml
 from jsonargparse import auto_cli
 from machine import machine
 from matplotlib.figure import Figure
-from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from msssl.metrics import mean_interval
+from msssl.studies.measures import ONLINE, curve_of
 
 PATCHES = 16
 ACCURACIES = ("online, val", "linear", f"linear, {PATCHES} patches", "kNN")
@@ -110,7 +110,8 @@ def read(folder: Path, reach: float) -> dict[str, Any]:
     """What a run cost and what came out."""
     one, many = (json.loads((folder / f"probe{kind}.json").read_text()) for kind in ("", f"-{PATCHES}-patches"))
     linear, averaged = one["rows"][-1], many["rows"][-1]  # of the pretrained encoder
-    split, curve, cost = one["reported_on"], validations(folder), one["run"]
+    split, cost = one["reported_on"], one["run"]
+    curve = [(point["minutes"], point[ONLINE]) for point in curve_of(folder)]
     found = (curve[-1][1], linear[f"{split}_top1"], averaged[f"{split}_top1"], linear[f"{split}_knn"])
     return {
         "epochs": cost["epochs"],
@@ -122,23 +123,6 @@ def read(folder: Path, reach: float) -> dict[str, Any]:
         "curve": curve,
         "folder": str(folder),
     }
-
-
-def validations(folder: Path) -> list[tuple[float, float]]:
-    """Minutes and accuracy of the online probe at each validation.
-
-    The clock of an event file begins with its first scalar, the learning rate before the first step. The files are
-    those of a run and of each time it went on; pauses between them do not count.
-    """
-    spent, found = 0.0, {}
-    for path in sorted(folder.glob("events.*")):
-        events = event_accumulator.EventAccumulator(str(path), {"scalars": 0}).Reload()  # 0: all of them
-        scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-        times = [each.wall_time for of_tag in scalars.values() for each in of_tag]
-        for each in scalars.get("val/probe_top1", []):
-            found[each.step] = (spent + each.wall_time - min(times)) / 60, each.value
-        spent += max(times, default=0.0) - min(times, default=0.0)
-    return [found[step] for step in sorted(found)]
 
 
 def cells(runs: list[dict[str, Any]]) -> list[str]:

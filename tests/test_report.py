@@ -13,9 +13,9 @@ from PIL import Image
 from scipy import stats
 
 from msssl.cli.errors import user_message
-from msssl.evaluation import report
+from msssl.studies import report
 
-reporting = importlib.import_module("msssl.evaluation.report")  # its name in the package is the function's
+reporting = importlib.import_module("msssl.evaluation.side_by_side")
 draw = reporting._draw
 FEATURES = ["raw pixels", "untrained encoder", "pretrained encoder"]
 BATCH = "data.batch_size"

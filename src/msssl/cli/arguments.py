@@ -24,11 +24,13 @@ def shipped_configs() -> Path:
 def expand(args: list[str]) -> list[str]:
     """Replace bare config names by paths, and `--ckpt_path` by its file, preceded by the config of its run."""
     args = [part for arg in args for part in _split(arg)]
-    for i, arg in enumerate(args[:-1]):
+    if args[:1] in (["sweep"], ["report"]):
+        return _studies(args)
+    for i, (arg, name) in enumerate(pairwise(args)):
         if arg in ("--config", "-c"):
-            args[i + 1] = _find_config(args[i + 1])
-            if args[0] == "probe":  # any config that a run can have: only its data are read
-                args[i : i + 2] = ["--data", json.dumps(_data_of(args[i + 1]))]
+            path = find_config(name)
+            # A probe reads the data only, of any config that a run can have.
+            args[i : i + 2] = ["--data", json.dumps(_data_of(path))] if args[0] == "probe" else [arg, path]
     if args and args[0] == "fit" and is_requeued() and (run := requeued_run(_root(args))):
         i = args.index("--ckpt_path") if "--ckpt_path" in args else len(args)
         args[i : i + 2] = ["--ckpt_path", str(run)]  # not the one, if any, from which it began
@@ -42,6 +44,11 @@ def expand(args: list[str]) -> list[str]:
         if saved.is_file():  # first, so that every other config and flag wins
             args[1:1] = ["--config", str(saved)]
     return args
+
+
+def _studies(args: list[str]) -> list[str]:
+    """A study and its overlays are plain words to the parser, named as configs are."""
+    return [find_config(arg) if arg.endswith(".yaml") else arg for arg in args if arg not in ("--config", "-c")]
 
 
 def _split(arg: str) -> list[str]:
@@ -75,11 +82,14 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _find_config(name: str) -> str:
-    if Path(name).exists() or Path(name).name != name:
+def find_config(name: str) -> str:
+    """Path of a config that is here, or else ships with the package under this name."""
+    if Path(name).exists() or Path(name).is_absolute():
         return name
     shipped = shipped_configs()
     if not (shipped / name).is_file():
+        if Path(name).name != name:
+            return name
         known = ", ".join(sorted(path.name for path in shipped.glob("*.yaml")))
         raise FileNotFoundError(f"config {name} is neither here nor among those that ship with msssl: {known}")
     return str(shipped / name)

@@ -19,7 +19,7 @@ _PURPOSEFUL = (str(Path(__file__).parents[1]), str(Path(lightning.__file__).pare
 
 def failure(error: BaseException) -> str | None:
     """The line for a run that went wrong, not its arguments, or None for any other error."""
-    if isinstance(error, FloatingPointError | NotWrittenError):
+    if isinstance(error, FloatingPointError | NotWrittenError | ChildProcessError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return " ".join([str(error).partition(". ")[0] + ".", *getattr(error, "__notes__", [])])

@@ -11,9 +11,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from msssl.cli.errors import condense
-from msssl.evaluation import export, probe, report
+from msssl.cli.sweep import sweep
+from msssl.evaluation import export, probe
+from msssl.studies import report
 
-COMMANDS: dict[str, Callable[..., None]] = {"probe": probe, "export": export, "report": report}
+COMMANDS: dict[str, Callable[..., None]] = {"probe": probe, "export": export, "sweep": sweep, "report": report}
 
 
 _load_yaml = get_loader("yaml")
@@ -39,6 +41,7 @@ class Parser(LightningArgumentParser):
     """A parser whose errors are one line that names the key and the nearest right one, with exit code 2."""
 
     command: str | None = None  # the only one whose parser is built, which takes a second for all; None for all
+    subject = ""  # of its errors, where it reads what is not a command line
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["allow_abbrev"] = False
@@ -61,7 +64,7 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # jsonargparse tries types with parsers of this class and catches their errors
             super().error(message, ex)
-        sys.stderr.write(f"msssl: error: {condense(message, self._keys())}\n")
+        sys.stderr.write(f"msssl: error: {self.subject}{condense(message, self._keys())}\n")
         sys.exit(2)
 
     def _keys(self) -> list[str]:

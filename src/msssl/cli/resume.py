@@ -1,6 +1,7 @@
 """What a run that goes on keeps of itself, and what a flag may change."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, An
     >>> changes({"trainer": {"max_epochs": 2, "devices": 1}}, {"trainer": {"max_epochs": 3, "devices": 1}})
     {'trainer.max_epochs': (2, 3)}
     """
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(flat(old)), dict(flat(new))
     return {
         key: (before.get(key), after.get(key))
         for key in before.keys() | after.keys()
@@ -120,9 +121,10 @@ def _flag(key: str) -> str:
     return "--" + key.replace(".init_args", "")
 
 
-def _flat(value: Any, prefix: str = "") -> Any:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of a nested dictionary by dotted keys."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else key)
+            yield from flat(item, f"{prefix}.{key}" if prefix else key)
     else:
         yield prefix, value

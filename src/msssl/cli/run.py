@@ -46,8 +46,13 @@ def run(args: list[str]) -> None:
     """Parse the arguments and run the command."""
     set_up_logging()
     sys.argv[1:] = expand(args)  # in place: Lightning starts the other ranks with the same arguments
-    Parser.command = next((arg for arg in args[:1] if arg in (*TRAINER_COMMANDS, *COMMANDS, *DATA_COMMANDS)), None)
-    MultiViewCLI(
+    start(MultiViewCLI, args[:1])
+
+
+def start(kind: type["MultiViewCLI"], command: list[str]) -> None:
+    """Parse what is in `sys.argv` and run it; `command` holds its name, if it has one."""
+    Parser.command = next((arg for arg in command if arg in (*TRAINER_COMMANDS, *COMMANDS, *DATA_COMMANDS)), None)
+    kind(
         MultiViewModule,
         MultiViewDataModule,
         subclass_mode_model=True,

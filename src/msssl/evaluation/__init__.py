@@ -3,4 +3,4 @@
 from msssl.evaluation.export import export as export
 from msssl.evaluation.inspect import inspect as inspect
 from msssl.evaluation.probe import probe as probe
-from msssl.evaluation.report import report as report
+from msssl.evaluation.side_by_side import compare as compare

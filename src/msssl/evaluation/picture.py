@@ -17,7 +17,7 @@ N_IMAGES, N_NEIGHBOURS = 6, 6
 def draw_report(
     report: dict[str, Any],
     data: MultiViewDataModule,
-    untrained: dict[str, Split],
+    untrained: dict[str, Split] | None,
     pretrained: dict[str, Split],
     path: Path,
 ) -> None:
@@ -26,7 +26,7 @@ def draw_report(
     Args:
         report: with its rows, the pretrained encoder's last.
         data: of the images.
-        untrained: features of each split.
+        untrained: features of each split, if there are any.
         pretrained: likewise.
         path: of the picture.
     """
@@ -37,7 +37,8 @@ def draw_report(
     left, middle, right = figure.subplots(1, 3)
     if f"{split}_confusion" in row:
         draw_confusion(left, torch.tensor(row[f"{split}_confusion"]), report["classes"])
-    spectra = {"untrained": untrained["probe"][0], "pretrained": pretrained["probe"][0]}
+    spectra = {} if untrained is None else {"untrained": untrained["probe"][0]}
+    spectra["pretrained"] = pretrained["probe"][0]
     draw_spectrum(middle, {name: eigenspectrum(features) for name, features in spectra.items()})
     features, bank = pretrained[split][0], pretrained["probe"][0]
     rows = torch.linspace(0, len(features) - 1, min(N_IMAGES, len(features))).long()

@@ -30,6 +30,7 @@ def probe(
     protocol: Literal["standard", "paper"] = "standard",
     test_patches: int | None = None,
     labels_per_class: list[int] | None = None,
+    baselines: bool = True,
 ) -> None:
     """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on untrained features.
 
@@ -43,17 +44,15 @@ def probe(
         test_patches: V: features are averaged over the clean image and V - 1 random views of it; by default 1, and
             16 for the paper's protocol, as it has it.
         labels_per_class: also fit heads on so many images of each class, over 5 seeds.
+        baselines: whether raw pixels and the untrained encoder stand beside it.
     """
     kind = Protocol(protocol, test_patches)
     subject = open_subject(ckpt_path, data)
     for count in labels_per_class or []:
         draw(subject.labels("probe"), count, seed=0)  # says so now, not after the work, where they are too few
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoders: dict[str, Encoder] = {
-        RAW: _pixels,
-        UNTRAINED: subject.untrained().to(device),
-        PRETRAINED: subject.module().to(device),
-    }
+    encoders: dict[str, Encoder] = {RAW: _pixels, UNTRAINED: subject.untrained().to(device)} if baselines else {}
+    encoders[PRETRAINED] = subject.module().to(device)
     features = {name: _features(subject, kind, name, encoder, device) for name, encoder in encoders.items()}
     rows, heads = [], {}
     for name, of_split in features.items():
@@ -67,14 +66,14 @@ def probe(
         rows.append(row)
     report = {
         **subject.provenance(),
-        **kind.told(features[RAW]),
+        **kind.told(features[PRETRAINED]),
         "seeds": {"run": subject.own.seed, "split": subject.data.split_seed, "views": SEED, "heads": 0},
         "rows": rows,
     }
     target = subject.path.with_name(f"{_stem(subject, kind, report['data_id'])}.json")
     told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
     write_head(target.with_suffix(".head.pt"), heads[PRETRAINED], **told)
-    draw_report(report, subject.data, features[UNTRAINED], features[PRETRAINED], target.with_suffix(".png"))
+    draw_report(report, subject.data, features.get(UNTRAINED), features[PRETRAINED], target.with_suffix(".png"))
     with whole(target) as growing:
         growing.write_text(json.dumps(report, indent=2, default=vars) + "\n")
     print_report(report, target)

@@ -1,4 +1,4 @@
-"""`msssl report`: runs side by side, those that can be compared."""
+"""Runs side by side, those that can be compared."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from msssl.evaluation.comparison import COSTS, Row, group, read_reports
 HEADINGS = ["run", "features", "seeds", "top-1", "95 % interval", "kNN", *COSTS.values()]
 
 
-def report(runs: list[str], out: str = "report") -> None:
+def compare(runs: list[str], out: str) -> None:
     """Compare runs by their `probe.json`, those of one protocol and one set of images in one table.
 
     Runs that differ in their seeds only are one row, with their mean and its interval. Writes `<out>.md`, `<out>.csv`

@@ -1,0 +1,102 @@
+"""The figure of a study, in the form that the paper has it."""
+
+import math
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from msssl.studies.measures import ONLINE
+from msssl.studies.study import Study
+from msssl.studies.table import Line, Value
+
+CURVES, FRONT = "epochs", "minutes"  # what `x` can be, beside an axis of the grid
+
+
+def draw(study: Study, lines: list[Line], path: Path) -> None:
+    """Draw the first measure against an axis of the grid, or accuracy against epochs or minutes, as the study says."""
+    from matplotlib.figure import Figure  # half a second, for this only
+
+    x = study.figure.get("x", next(iter(lines[0].row.at), FRONT))
+    figure = Figure(figsize=(11 if x == CURVES else 7, 4.5), dpi=150, layout="constrained")
+    panels = figure.subplots(1, 2 if x == CURVES else 1, sharey=True, squeeze=False)[0]
+    if x == CURVES:
+        _curves(panels, lines)
+    elif x == FRONT:
+        _front(panels[0], study, lines)
+    else:
+        _against(panels[0], study, lines, x)
+    missing = sum(not line.results for line in lines)
+    if missing:
+        told = f"{missing} of {len(lines)} points were not run"
+        panels[0].annotate(told, (0.01, 0.01), xycoords="axes fraction", fontsize=7, color="firebrick")
+    if panels[0].get_legend_handles_labels()[0]:
+        panels[0].legend(frameon=False, fontsize=7)
+    figure.suptitle(study.title, fontsize=9, wrap=True)
+    figure.savefig(path)
+
+
+def _against(axes: Any, study: Study, lines: list[Line], x: str) -> None:
+    """The first measure of each arm, and of each other axis, against one axis; published values are open circles."""
+    name = next(iter(study.measures))
+    ticks = list(dict.fromkeys(line.row.at[x] for line in lines))
+    numeric = all(isinstance(tick, int | float) for tick in ticks)
+    series: dict[str, list[Line]] = {}
+    for line in lines:
+        series.setdefault(_label(line, but=x), []).append(line)
+    for i, (label, of_series) in enumerate(series.items()):
+        places = [line.row.at[x] if numeric else ticks.index(line.row.at[x]) for line in of_series]
+        ours = [_with_half(line.values.get(name)) for line in of_series]
+        for found, style in (
+            (ours, {"fmt": "o-", "capsize": 3, "label": label}),
+            (
+                [line.row.published for line in of_series],
+                {"fmt": "o:", "mfc": "white", "alpha": 0.6, "label": f"{label} (published)"},
+            ),
+        ):
+            points = [(at, *value) for at, value in zip(places, found, strict=True) if value is not None]
+            if points:
+                axes.errorbar(*zip(*points, strict=True), color=f"C{i}", **style)
+    if study.figure.get("log"):
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks if numeric else range(len(ticks)), [str(tick) for tick in ticks])
+    axes.set(xlabel=x, ylabel=name)
+
+
+def _with_half(value: Value | None) -> tuple[float, float] | None:
+    """Mean and half of its interval, if there are both a value and a point to draw."""
+    if value is None or value.mean is None:
+        return None
+    return value.mean, 0.0 if math.isnan(value.high) else value.high - value.mean
+
+
+def _label(line: Line, but: str | None = None) -> str:
+    return ", ".join([line.row.arm, *(f"{axis}={value}" for axis, value in line.row.at.items() if axis != but)])
+
+
+def _curves(axes: Any, lines: list[Line]) -> None:
+    """Accuracy of the online probe on validation images against epochs and minutes, means over seeds."""
+    for line in lines:
+        if not line.results:
+            continue
+        n = min(len(result.curve) for result in line.results)
+        curve = [[result.curve[i] for result in line.results] for i in range(n)]
+        top1 = [mean(each[ONLINE] for each in point) for point in curve]
+        axes[0].plot([mean(each["epoch"] for each in point) + 1 for point in curve], top1, label=_label(line))
+        axes[1].plot([mean(each["minutes"] for each in point) for point in curve], top1)
+    axes[0].set(xlabel="epochs", ylabel="top-1 of the online probe, validation")
+    axes[1].set(xlabel="minutes of training")
+
+
+def _front(axes: Any, study: Study, lines: list[Line]) -> None:
+    """Error of the first measure against minutes, and the rows that no other beats in both."""
+    name = next(iter(study.measures))
+    points = []
+    for line in lines:
+        accuracy = line.values[name].mean if line.values else None
+        if line.minutes is not None and accuracy is not None:
+            points.append((line.minutes, 1 - accuracy))
+            axes.plot(*points[-1], "o")
+            axes.annotate(_label(line), points[-1], fontsize=6, xytext=(4, 2), textcoords="offset points")
+    best = [point for point in points if not any(o[0] <= point[0] and o[1] < point[1] for o in points)]
+    axes.plot([x for x, _ in sorted(best)], [y for _, y in sorted(best)], "k--", lw=0.8, label="Pareto front")
+    axes.set(xlabel="minutes of training", ylabel=f"error: 1 - {name}")

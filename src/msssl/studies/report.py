@@ -1,0 +1,85 @@
+"""`msssl report`: runs, or the cells of a study, side by side."""
+
+import sys
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from msssl.evaluation import compare
+from msssl.studies.figure import draw
+from msssl.studies.read import read_study
+from msssl.studies.study import Study
+from msssl.studies.table import Line, as_csv, cells, headings, lines_of
+from msssl.studies.trials import finished, open_trials
+
+
+def report(runs: list[str], out: str | None = None, storage: str | None = None, root: str = "runs") -> None:
+    """Compare runs by what `msssl probe` reported, or the cells of a study with what is published.
+
+    Writes a table (`.md`, `.csv`) and a picture (`.png`).
+
+    Args:
+        runs: folders of runs, or reports of `msssl probe`; or the file of a study, and its overlays.
+        out: of the files, without their ending; by default `report`, or the name of the study in its folder.
+        storage: of the study, as `msssl sweep` had it.
+        root: of the folders of the study's runs, likewise.
+
+    Raises:
+        FileNotFoundError: a run was not probed.
+        ValueError: a file that is no report of `msssl probe` and no study, or runs that cannot be compared.
+    """
+    if not all(run.endswith((".yaml", ".yml")) for run in runs):
+        compare(runs, out or "report")
+        return
+    study = read_study(runs)
+    results = finished(study, open_trials(study, root, storage, create=False))
+    lines = lines_of(study, results)
+    target = Path(out or Path(root) / study.name / study.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_name(f"{target.name}.md").write_text(_markdown(study, lines))
+    target.with_name(f"{target.name}.csv").write_text(as_csv(study, lines))
+    draw(study, lines, target.with_name(f"{target.name}.png"))
+    _print(study, lines)
+    Console(soft_wrap=True, markup=False, highlight=False).print(
+        f"written to {target}.md, {target}.csv and {target}.png"
+    )
+
+
+def _print(study: Study, lines: list[Line]) -> None:
+    table = Table(*headings(study), box=SIMPLE, padding=(0, 1, 0, 0), title=study.title)
+    for line in lines:
+        found = cells(study, line)
+        table.add_row(*(found.get(name, "") for name in headings(study)))
+    console = Console(markup=False, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for text in _below(study, lines):
+        console.print(text, highlight=False)
+
+
+def _markdown(study: Study, lines: list[Line]) -> str:
+    heads = headings(study)
+    rows = [[found.get(name, "") for name in heads] for found in (cells(study, line) for line in lines)]
+    table = [
+        f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in (heads, ["---"] * len(heads), *rows)
+    ]
+    return "\n".join([f"# {study.title}", "", *table, "", *(f"- {text}" for text in _below(study, lines))]) + "\n"
+
+
+def _below(study: Study, lines: list[Line]) -> list[str]:
+    """What the numbers mean: how much was run, on what, by which protocol, and how it differs from the paper."""
+    done = sum(bool(line.results) for line in lines)
+    told = [f"{done} of {len(lines)} rows were run; base: {', '.join(study.base)}; intervals over seeds, Student's t"]
+    if any(len(line.row.candidates) > 1 for line in lines):
+        told.append("chosen on validation images; the numbers are those of test, where there is a test split")
+    reports = [(flags, each) for line in lines for result in line.results for flags, each in result.reports.items()]
+    for flags, each in dict(reports).items():
+        n_images = each["images"][each["reported_on"]]
+        images = f"{n_images:,} images of {each['reported_on']}, {each['data_class']} {each['data_id']}"
+        told.append(f"msssl probe {flags}: {each['protocol']}; {images}")
+    versions = {", ".join(f"{name} {version}" for name, version in each["versions"].items()) for _, each in reports}
+    told += [f"versions: {each}" for each in sorted(versions)]
+    if any("minutes_to" in measure or "online" in measure for measure in study.measures.values()):
+        told.append("online: the probe that learns along, on validation images; minutes with those of its validations")
+    return told + [f"differs from the paper: {each}" for each in study.differs]

@@ -1,0 +1,110 @@
+"""A study: runs that differ in a few settings, as one YAML file describes them."""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from msssl.studies.measures import probe_flags
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what it sets beyond the base, and its seed.
+
+    Attributes:
+        settings: values by the flags of `msssl fit`.
+        seed: of the run.
+        draw: number of the draw, where `search` is still to be drawn.
+        search: ranges by flag.
+    """
+
+    settings: Settings
+    seed: int
+    draw: int | None = None
+    search: Settings = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """A name that no other settings have."""
+        return _hash([self.settings, self.seed, *([] if self.draw is None else [self.draw, self.search])])
+
+    def __str__(self) -> str:
+        told = [f"{name}={_plain(value)}" for name, value in self.settings.items()]
+        told += [] if self.draw is None else [f"draw {self.draw}"]
+        return ", ".join([*told, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the study's table.
+
+    Attributes:
+        arm: its name.
+        at: label by axis of the grid.
+        candidates: label of what is chosen, and the cells of all seeds, best of which by validation is reported.
+        published: mean and deviation in the paper; None where they are not known, or there are none.
+    """
+
+    arm: str
+    at: Settings
+    candidates: dict[str, list[Cell]]
+    published: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's files say.
+
+    Attributes:
+        name: of its files, which names its folder and its storage too.
+        title: a sentence.
+        base: names of configs of `msssl fit`.
+        common: settings of all runs.
+        measures: by their names; see docs/paper.md.
+        rows: of its table.
+        figure: what the picture shows along x, and whether `log`.
+        differs: how it differs from what is published, in a line each.
+        prune: whether runs that are worse than the median at the same step are stopped.
+    """
+
+    name: str
+    title: str
+    base: list[str]
+    common: Settings
+    measures: dict[str, Settings]
+    rows: list[Row]
+    figure: Settings
+    differs: list[str]
+    prune: bool
+
+    @functools.cached_property
+    def cells(self) -> dict[str, Cell]:
+        """All runs by name, each once, those of one seed before those of the next.
+
+        The name holds what they are probed by too: one probe more has each of them run again, which is this probe.
+        """
+        every = [cell for row in self.rows for cells in row.candidates.values() for cell in cells]
+        seeds = list(dict.fromkeys(cell.seed for cell in every))
+        return {self.name_of(cell): cell for cell in sorted(every, key=lambda cell: seeds.index(cell.seed))}
+
+    def name_of(self, cell: Cell) -> str:
+        """The name of a cell among this study's."""
+        return _hash([cell.id, sorted(self.probes)])
+
+    @property
+    def probes(self) -> list[str]:
+        """Flags of each `msssl probe` that the measures need, the first measure's first."""
+        flags = [probe_flags(measure) for measure in self.measures.values()]
+        return list(dict.fromkeys(each for each in flags if each is not None))
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,303 @@
+"""Studies: which cells a file means, what a table makes of results written by hand, and what is refused."""
+
+import csv
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from msssl.studies import read_study, report
+from msssl.studies.figure import draw
+from msssl.studies.measures import ONLINE, Result, curve_of
+from msssl.studies.table import as_csv, lines_of
+from msssl.studies.trials import enqueue, finished, is_double, keep, open_trials, states
+
+STUDY = {
+    "title": "A study",
+    "base": ["demo.yaml"],
+    "set": {"trainer.max_epochs": 1},
+    "seeds": [0, 1, 2],
+    "measures": {
+        "linear": {"protocol": "standard"},
+        "kNN": {"protocol": "standard", "head": "knn"},
+        "on val": {"protocol": "standard", "split": "val"},
+        "minutes to 0.5": {"minutes_to": 0.5},
+        "online": {"online": ONLINE},
+    },
+    "arms": {
+        "a": {
+            "set": {"model": "msssl.BarlowTwins"},
+            "grid": {"model.proj_dim": [8, 16], "K": {"two": {"data.views.n_views": 2}, "all": {"data.fraction": 1.0}}},
+            "choose": {"model.beta": ["auto", 0.1]},
+            "published": [[0.5, 0.01], None, [0.25, 0.02], None],
+        },
+        "b": {"set": {"model": "msssl.VICReg"}, "grid": {"model.proj_dim": [8, 16]}},
+    },
+    "figure": {"x": "proj_dim", "log": True},
+    "differs": ["it is small"],
+}
+PROBE = "--protocol standard"
+
+
+@pytest.fixture
+def study_of(tmp_path):
+    """Writes a study, changed by dotted keys, and reads it."""
+
+    def read(**changes):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
+        return read_study([str(path)])
+
+    return read
+
+
+def result(test, val, knn=0.1, curve=((1.0, 0.1), (2.0, 0.6)), data_id="01", drawn=None, minutes=3.0):
+    row = {"features": "pretrained encoder", "test_top1": test, "val_top1": val, "test_knn": knn}
+    of_run = {"minutes": minutes}
+    content = {"rows": [row], "reported_on": "test", "data_id": data_id, "run": of_run, "protocol": "a protocol"}
+    content |= {"images": {"test": 2000}, "data_class": "Shapes", "versions": {"msssl": "0"}}
+    points = [{"step": 10.0 * i, "epoch": i, "minutes": at, ONLINE: top1} for i, (at, top1) in enumerate(curve)]
+    return Result({PROBE: content}, points, drawn or {}, "somewhere")
+
+
+def results_of(study, seed=0):
+    """Results of all cells, drawn at random; the choice is by `val`, so that test must not decide."""
+    generator = np.random.default_rng(seed)
+    return {name: result(*generator.uniform(0, 1, 3)) for name in study.cells}
+
+
+def test_cells_are_all_combinations_once(study_of):
+    study = study_of()
+    expected = []
+    for dim, K, beta, seed in itertools.product([8, 16], ["two", "all"], ["auto", 0.1], [0, 1, 2]):
+        of_k = {"data.views.n_views": 2} if K == "two" else {"data.fraction": 1.0}
+        settings = {"model": "msssl.BarlowTwins", "model.proj_dim": dim, **of_k, "model.beta": beta}
+        expected.append((json.dumps(settings, sort_keys=True), seed))
+    for dim, seed in itertools.product([8, 16], [0, 1, 2]):
+        expected.append((json.dumps({"model": "msssl.VICReg", "model.proj_dim": dim}, sort_keys=True), seed))
+    found = [(json.dumps(cell.settings, sort_keys=True), cell.seed) for cell in study.cells.values()]
+    assert sorted(found) == sorted(expected)
+    assert [seed for _, seed in found] == sorted(seed for _, seed in found)  # whole seeds first
+    assert len({cell.id for cell in study.cells.values()}) == len(expected)
+
+
+def test_rows_that_are_the_same_run_share_it(study_of):
+    study = study_of(arms={"a": STUDY["arms"]["b"], "b": STUDY["arms"]["b"]})
+    assert len(study.rows) == 4
+    assert len(study.cells) == 6
+
+
+def test_another_probe_is_another_name_of_the_same_run(study_of):
+    study = study_of()
+    more = study_of(measures={**STUDY["measures"], "paper": {"protocol": "paper", "test_patches": 1}})
+    renamed = study_of(measures={"another name": {"protocol": "standard"}, "minutes": {"minutes_to": 0.9}})
+    ids = [{cell.id for cell in each.cells.values()} for each in (study, more, renamed)]
+    assert ids[0] == ids[1] == ids[2]
+    assert set(study.cells).isdisjoint(more.cells)
+    assert set(study.cells) == set(renamed.cells)
+
+
+def test_overlays_win_and_replace(study_of, tmp_path):
+    study_of()
+    overlay = {
+        "set": {"trainer.max_epochs": 7, "data.batch_size": 8},
+        "seeds": [5],
+        "replace": {"msssl.BarlowTwins": "mine.Loss", "model.beta": "model.lambd", "data.fraction": None},
+    }
+    (tmp_path / "over.yaml").write_text(yaml.safe_dump(overlay))
+    study = read_study([str(tmp_path / "study.yaml"), str(tmp_path / "over.yaml")])
+    assert study.name == "study-over"
+    assert study.common == {"trainer.max_epochs": 7, "data.batch_size": 8}
+    settings = [cell.settings for cell in study.cells.values() if cell.settings["model"] == "mine.Loss"]
+    assert {each["model.lambd"] for each in settings} == {"auto", 0.1}
+    assert all(each.keys() <= {"model", "model.lambd", "model.proj_dim", "data.views.n_views"} for each in settings)
+    assert {cell.seed for cell in study.cells.values()} == {5}
+
+
+def test_every_number_of_the_table_is_recomputed(study_of):
+    study = study_of()
+    found = results_of(study)
+    lines = lines_of(study, found)
+    by_settings = {(json.dumps(cell.settings, sort_keys=True), cell.seed): name for name, cell in study.cells.items()}
+
+    def runs(settings):
+        return [found[by_settings[json.dumps(settings, sort_keys=True), seed]] for seed in (0, 1, 2)]
+
+    rows = list(csv.DictReader(as_csv(study, lines).splitlines()))
+    assert len(rows) == 6 * len(STUDY["measures"])
+    published = dict(zip(itertools.product([8, 16], ["two", "all"]), STUDY["arms"]["a"]["published"], strict=True))
+    for row in rows:
+        dim = int(row["proj_dim"])
+        if row["arm"] == "a":
+            of_k = {"data.views.n_views": 2} if row["K"] == "two" else {"data.fraction": 1.0}
+            fixed = {"model": "msssl.BarlowTwins", "model.proj_dim": dim, **of_k}
+            tried = {beta: runs({**fixed, "model.beta": beta}) for beta in ("auto", 0.1)}
+            means = {b: np.mean([each.reports[PROBE]["rows"][-1]["val_top1"] for each in tried[b]]) for b in tried}
+            best = max(means, key=means.get)
+            assert row["chosen"] == f"beta={best}"
+            of_row = tried[best]
+            known = published[dim, row["K"]]
+        else:
+            of_row, known = runs({"model": "msssl.VICReg", "model.proj_dim": dim}), None
+        last = [each.reports[PROBE]["rows"][-1] for each in of_row]
+        expected = {
+            "linear": [each["test_top1"] for each in last],
+            "kNN": [each["test_knn"] for each in last],
+            "on val": [each["val_top1"] for each in last],
+            "minutes to 0.5": [2.0] * 3,
+            "online": [0.6] * 3,
+        }[row["measure"]]
+        assert list(map(float, row["values"].split())) == expected
+        assert float(row["mean"]) == pytest.approx(np.mean(expected), abs=1e-12)
+        half = stats.t.ppf(0.975, 2) * np.std(expected, ddof=1) / math.sqrt(3)
+        assert float(row["low"]) == pytest.approx(np.mean(expected) - half, abs=1e-9)
+        assert float(row["high"]) == pytest.approx(np.mean(expected) + half, abs=1e-9)
+        shown = known if row["measure"] == "linear" else None
+        assert [row["published"], row["deviation"]] == (["", ""] if shown is None else [str(each) for each in shown])
+    first = lines[0]
+    assert first.difference == pytest.approx(first.values["linear"].mean - 0.5)
+    assert lines[1].difference is None
+
+
+def test_what_was_not_reached_or_not_run_says_so(study_of):
+    study = study_of()
+    found = results_of(study)
+    names = [study.name_of(cells[0]) for cells in study.rows[4].candidates.values()]
+    found[names[0]] = result(0.3, 0.3, curve=((1.0, 0.1), (2.0, 0.4)))  # one seed below 0.5
+    for cells in study.rows[0].candidates.values():
+        for cell in cells:
+            del found[study.name_of(cell)]
+    del found[study.name_of(study.rows[1].candidates["beta=auto"][2])]  # a seed
+    lines = lines_of(study, found)
+    assert not lines[0].values
+    assert lines[0].difference is None
+    assert lines[4].values["minutes to 0.5"].mean is None
+    assert lines[4].values["minutes to 0.5"].each == [None, 2.0, 2.0]
+    assert lines[1].chosen != "beta=auto" or lines[1].seeds == [0, 1]
+    assert lines[1].n_tried == 2
+
+
+def test_a_time_to_an_arm_is_to_its_end_with_the_same_seed(study_of):
+    arms = {"a": {"grid": {"model.proj_dim": [8, 16]}}, "b": {"set": {"model": "msssl.VICReg"}}}
+    study = study_of(measures={"minutes to b": {"minutes_to": "b"}}, arms=arms)
+    found = {name: result(0.5, 0.5, curve=((1.0, 0.2), (2.0, 0.7), (3.0, 0.9))) for name in study.cells}
+    for cell, end in zip(study.rows[-1].candidates[""], [0.6, 0.8, 0.95], strict=True):
+        found[study.name_of(cell)] = result(0.5, 0.5, curve=((1.0, 0.1), (4.0, end)))
+    lines = lines_of(study, found)
+    assert [line.values["minutes to b"].each for line in lines] == [[2.0, 3.0, None]] * 2 + [[4.0] * 3]
+    with pytest.raises(ValueError, match="measure m is the time to a: expected an arm with one row"):
+        study_of(measures={"m": {"minutes_to": "a"}})
+
+
+def test_different_images_are_refused(study_of):
+    study = study_of()
+    found = results_of(study)
+    last = list(found)[-1]
+    found[last] = result(0.5, 0.5, data_id="02")
+    with pytest.raises(ValueError, match=f"images 01, but cell {last} .* on 02"):
+        lines_of(study, found)
+
+
+@pytest.mark.parametrize("x", ["proj_dim", "K", "epochs", "minutes"])
+def test_figures_are_drawn(study_of, tmp_path, x):
+    study = study_of(figure={"x": x}, arms={"a": STUDY["arms"]["a"]})
+    found = results_of(study)
+    for cells in study.rows[0].candidates.values():
+        for cell in cells:
+            del found[study.name_of(cell)]
+    draw(study, lines_of(study, found), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+WRONG = {
+    "no key arm": {"arm": {}},
+    "arms is missing": {"arms": {}},
+    "proj_dim is []": {"arms": {"a": {"grid": {"model.proj_dim": []}}}},
+    "1 published values for the 2 points": {
+        "arms": {"a": {"grid": {"model.proj_dim": [8, 16]}, "published": [[0.5, 0.1]]}}
+    },
+    "seeds is []": {"seeds": []},
+    "measure m is": {"measures": {"m": {"protocol": "paper", "patches": 3}}},
+    "has head tree": {"measures": {"m": {"head": "tree"}}},
+    "search and trials": {"arms": {"a": {"search": {"model.beta": {"low": 0.1, "high": 1.0}}}}},
+    "arm a: no key grids": {"arms": {"a": {"grids": {}}}},
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), WRONG.items(), ids=str)
+def test_a_wrong_study_names_itself_and_the_key(study_of, message, changes):
+    with pytest.raises(ValueError, match="study study") as error:
+        study_of(**changes)
+    assert message in str(error.value)
+
+
+def test_minutes_are_those_of_a_run_and_not_of_its_pauses(tmp_path):
+    for start, steps in ((1000.0, (0, 1, 2)), (5000.0, (2, 3))):  # stopped in the third minute, on after an hour
+        writer = EventFileWriter(str(tmp_path), filename_suffix=f".{start:.0f}")
+        for i, step in enumerate(steps):
+            time = start + 60 * i
+            for tag, value in {"lr-Adam": 0.001, **({ONLINE: 0.1 * step} if step else {})}.items():
+                summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+                writer.add_event(Event(wall_time=time, step=step, summary=summary))
+        writer.close()
+    for i, path in enumerate(sorted(tmp_path.iterdir(), key=lambda path: path.suffix)):
+        path.rename(tmp_path / f"events.out.tfevents.{i}")
+    rows = "".join(f"{step - 1},{step},0.001,{0.1 * step if step else ''}\n" for step in range(4))
+    (tmp_path / "metrics.csv").write_text(f"epoch,step,lr-Adam,{ONLINE}\n{rows}")
+    found = curve_of(tmp_path)
+    assert [point["minutes"] for point in found] == [1.0, 2.0, 3.0]
+    assert [point[ONLINE] for point in found] == pytest.approx([0.1, 0.2, 0.3])
+    assert [point["epoch"] for point in found] == [0, 1, 2]
+
+
+def test_a_cell_is_enqueued_once_and_again_after_a_failure(study_of, tmp_path):
+    study = study_of(arms={"b": STUDY["arms"]["b"]}, seeds=[0])
+    trials = open_trials(study, str(tmp_path), None, create=True)
+    for _ in range(2):
+        enqueue(study, trials, {"set.x": 1}, str(tmp_path))
+    assert states(study, trials) == {"WAITING": 2}
+
+    def objective(trial):
+        if trial.number == 0:
+            raise ValueError("no")
+        keep(trial, result(0.5, 0.25))
+        return 0.25
+
+    trials.optimize(objective, n_trials=2, catch=ValueError)
+    assert states(study, trials) == {"FAIL": 1, "COMPLETE": 1}
+    assert list(finished(study, trials).values()) == [result(0.5, 0.25)]
+    enqueue(study, open_trials(study, str(tmp_path), None, create=True), {"set.x": 1}, str(tmp_path))
+    assert states(study, trials) == {"WAITING": 1, "COMPLETE": 1}
+    with pytest.raises(ValueError, match=r"study study: its runs had set\.x 1, which is now 2"):
+        enqueue(study, trials, {"set.x": 2}, str(tmp_path))
+    # Another machine has enqueued them at the same time: the first of each counts.
+    trials.enqueue_trial({}, user_attrs={"cell": list(study.cells)[1]})
+    doubles = [is_double(trials, trial) for trial in trials.get_trials() if trial.state.name == "WAITING"]
+    assert doubles == [False, True]
+
+
+def test_a_report_says_what_was_not_run(study_of, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study = study_of()
+    with pytest.raises(ValueError, match="study study: nothing was run"):
+        report(["study.yaml"])
+    trials = open_trials(study, "runs", None, create=True)
+    enqueue(study, trials, {}, "runs")
+    trials.optimize(lambda trial: keep(trial, result(0.5, 0.25)) or 0.25, n_trials=1)
+    report(["study.yaml"])
+    out = capsys.readouterr().out
+    text = Path("runs/study/study.md").read_text()
+    for each in (out, text):
+        assert each.count("not run") == 5
+        assert "1 of 6 rows were run" in each
+        assert "differs from the paper: it is small" in each
+        assert "0.500 ± 0.010" in each
+    assert {"study.csv", "study.png"} <= {path.name for path in Path("runs/study").iterdir()}

@@ -1,0 +1,204 @@
+"""`msssl sweep` as it is started: bad input, a study from its file to its table, and workers that are killed."""
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+MINIATURE = {  # an overlay of any study on the demonstration
+    "set": {
+        **{"trainer.max_epochs": 2, "trainer.enable_progress_bar": False, "data.train_images": 80},
+        **{"data.test_images": 20, "data.batch_size": 8, "model.backbone.width": 2, "rank_monitor": "null"},
+    },
+    "seeds": [0],
+}
+
+
+def study(arms, **more):
+    return {"base": ["demo.yaml"], "measures": {"linear": {"protocol": "standard"}}, "arms": arms, **more}
+
+
+GRID = {"a": {"grid": {"model.proj_dim": [8]}}}
+WRONG = {
+    "cell model.proj_dimm=8, seed 0: no option .*proj_dimm; did you mean proj_dim": study(
+        {"a": {"grid": {"model.proj_dimm": [8]}}}
+    ),
+    "cell model.form=triples, seed 0: .*form": study({"a": {"grid": {"model.form": ["triples"]}}}),
+    "study s, arm a: model.proj_dim is .*expected values": study({"a": {"grid": {"model.proj_dim": []}}}),
+    "config nowhere.yaml is neither here": study(GRID, base=["nowhere.yaml"]),
+    "study s: no key cells": study(GRID, cells=[]),
+}
+
+
+@pytest.mark.parametrize(("message", "content"), WRONG.items(), ids=range(len(WRONG)))
+def test_a_wrong_study_is_one_line_and_leaves_nothing(msssl, tmp_path, message, content):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
+    code, _, err = msssl("sweep", "--config", "s.yaml")
+    assert code == 2
+    assert re.search(message, err), err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_storage_that_is_not_there(msssl, tmp_path):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study(GRID)))
+    for command in ("sweep", "report"):
+        code, _, err = msssl(command, "s.yaml", "--storage", "sqlite:////nowhere/at/all.db")
+        assert code == 2
+        assert "study s: its storage sqlite:////nowhere/at/all.db cannot be reached: " in err
+    code, _, err = msssl("sweep", "s.yaml", "--storage", "mysql://me:secret@host/db")  # no driver
+    assert code == 2
+    assert "mysql://me:***@host/db cannot be reached" in err
+    assert "secret" not in err
+
+
+def run(folder, *args, **options):
+    command = [sys.executable, "-m", "msssl", *args]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def finish(child):
+    out, _ = child.communicate()
+    return child.returncode, out.decode()
+
+
+def written(folder, content):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "s.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return folder
+
+
+def test_a_study_in_miniature(msssl, tmp_path):
+    """A cell that fails does not stop the others, the base cannot change, and what is done is not run again."""
+    content = yaml.safe_load((ROOT / "configs/paper/small/d1.yaml").read_text())
+    arm = {**content["arms"]["Barlow Twins, fixed beta"], "grid": {"model.proj_dim": [16]}, "published": [[0.5, 0.1]]}
+    fails = {"set": {"data.train_images": 5}}  # not one batch
+    content |= {"arms": {"one": arm, "fails": fails}, "seeds": [0], "set": {**content["set"], **MINIATURE["set"]}}
+    written(tmp_path, content)
+    code, out, err = msssl("sweep", "--config", "s.yaml")
+    assert code == 1, err
+    assert "1 done, 1 failed of 2" in out + err
+    assert "study s: 1 cells failed, one by cell" in err
+    assert "data.train_images=5" in err
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/s/*/*/last.ckpt")}
+    assert len(trained) == 1
+    del content["arms"]["fails"]
+    written(tmp_path, content)
+    code, out, err = msssl("sweep", "s.yaml")
+    assert code == 0, err
+    assert "all 1 cells are done: msssl report s.yaml" in out + err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/s/*/*/last.ckpt")} == trained
+    assert msssl("report", "s.yaml")[0] == 0
+    with (tmp_path / "runs/s/s.csv").open(newline="") as file:
+        linear, knn = csv.DictReader(file)
+    kept = json.loads(next(tmp_path.glob("runs/s/*/*/probe.json")).read_text())
+    assert [float(row["mean"]) for row in (linear, knn)] == [
+        kept["rows"][0][f"test_{name}"] for name in ("top1", "knn")
+    ]
+    assert [each["features"] for each in kept["rows"]] == ["pretrained encoder"]
+    content["set"]["data.batch_size"] = 4
+    written(tmp_path, content)
+    code, _, err = msssl("sweep", "s.yaml")
+    assert code == 2
+    assert "study s: its runs had set.data.batch_size 8, which is now 4" in err
+
+
+TWELVE = study(
+    {
+        "Barlow Twins": {"grid": {"model.proj_dim": [4, 8, 16], "data.views.n_views": [2, 3]}},
+        "VICReg": {"set": {"model": "msssl.VICReg"}, "grid": {"model.proj_dim": [4, 8, 16]}},
+        "chosen": {"set": {"model.form": "pairs"}, "choose": {"model.beta": [0.1, 0.01, 0.001]}},
+    },
+    **MINIATURE,
+)
+
+
+def rows_of(folder):
+    """The numbers of each cell's report, by its id, and how many trials finished it."""
+    found, times = {}, {}
+    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{folder / 'runs/s/study.db'}")
+    for trial in trials.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+        name = trial.user_attrs["cell"]
+        times[name] = times.get(name, 0) + 1
+        found[name] = [report["rows"] for report in trial.user_attrs["result"]["reports"].values()]
+    return found, times
+
+
+@pytest.mark.slow
+def test_workers_killed_at_ten_points(tmp_path):
+    whole, killed = (written(tmp_path / name, TWELVE) for name in ("whole", "killed"))
+    undisturbed = run(whole, "sweep", "s.yaml")
+    choose = random.Random(0)
+    for i in range(10):
+        child = run(killed, "sweep", "s.yaml", start_new_session=True)
+        time.sleep(choose.uniform(12, 40))
+        assert child.poll() is None, finish(child)[1]
+        if i % 3 == 2:  # the worker alone: what it started lives on
+            child.kill()
+        else:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    codes = [finish(each) for each in [run(killed, "sweep", "s.yaml") for _ in range(2)]]
+    assert [code for code, _ in codes] == [0, 0], codes
+    code, out = finish(undisturbed)
+    assert code == 0, out
+    expected, _ = rows_of(whole)
+    found, times = rows_of(killed)
+    assert len(expected) == 12
+    assert found == expected
+    assert set(times.values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_search_draws_and_prunes(tmp_path):
+    arms = {"a": {"search": {"model.beta": {"low": 1e-4, "high": 1.0, "log": True}, "model.form": ["mean", "pairs"]}}}
+    arms["a"]["trials"] = 3
+    folder = written(tmp_path, study(arms, prune=True, **MINIATURE))
+    code, out = finish(run(folder, "sweep", "s.yaml"))
+    assert code == 0, out
+    assert "3 done of 3" in out
+    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{folder / 'runs/s/study.db'}").get_trials()
+    betas = [trial.params["model.beta"] for trial in trials]
+    assert len(set(betas)) == 3
+    for trial in trials:
+        config = yaml.safe_load((folder / trial.user_attrs["result"]["folder"] / "config.yaml").read_text())
+        of_model = config["model"]["init_args"]
+        assert [of_model["beta"], of_model["form"]] == [trial.params["model.beta"], trial.params["model.form"]]
+    code, out = finish(run(folder, "report", "s.yaml"))
+    assert code == 0, out
+    best = max(trials, key=lambda trial: trial.value)
+    assert (
+        f"beta={best.params['model.beta']:.3g}, form={best.params['model.form']}"
+        in Path(folder, "runs/s/s.md").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_goes_on(tmp_path):
+    longer = {**MINIATURE, "set": {**MINIATURE["set"], "trainer.max_epochs": 200}}
+    folder = written(tmp_path, study(GRID, **longer))
+    child = run(folder, "sweep", "s.yaml")
+    while not any(folder.glob("runs/s/*/*/last.ckpt")):
+        time.sleep(0.2)
+        assert child.poll() is None, finish(child)[1]
+    child.terminate()
+    code, out = finish(child)
+    assert code == 128 + signal.SIGTERM, out
+    assert "stopped: the same command goes on" in out
+    log = next(folder.glob("runs/s/*/log.txt")).read_text()
+    assert "stopped by SIGTERM" in log
+    child = run(folder, "sweep", "s.yaml")
+    code, out = finish(child)
+    assert code == 0, out
+    assert len(list(folder.glob("runs/s/*/*/last.ckpt"))) == 1
