@@ -1,4 +1,4 @@
-"""The command line: `msssl fit | validate | test | predict | inspect | probe | export | report | write-beton`."""
+"""The command line: `msssl fit | validate | test | predict | inspect | probe | export | sweep | report | write-beton`."""
 
 import sys
 from pathlib import Path

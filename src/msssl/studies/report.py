@@ -12,7 +12,7 @@ from msssl.studies.figure import draw
 from msssl.studies.read import read_study
 from msssl.studies.study import Study
 from msssl.studies.table import Line, as_csv, cells, headings, lines_of
-from msssl.studies.trials import finished, open_trials
+from msssl.studies.trials import results_of
 
 
 def report(runs: list[str], out: str | None = None, storage: str | None = None, root: str = "runs") -> None:
@@ -34,8 +34,7 @@ def report(runs: list[str], out: str | None = None, storage: str | None = None, 
         compare(runs, out or "report")
         return
     study = read_study(runs)
-    results = finished(study, open_trials(study, root, storage, create=False))
-    lines = lines_of(study, results)
+    lines = lines_of(study, results_of(study, root, storage))
     target = Path(out or Path(root) / study.name / study.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_name(f"{target.name}.md").write_text(_markdown(study, lines))

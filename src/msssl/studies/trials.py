@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
 HEARTBEAT, GRACE = 15, 60  # seconds between two signs of life, and after which a process without them is dead
+FILE = "study.db"
 CELL, RESULT, REASON, BASE = "cell", "result", "reason", "base"
 
 
@@ -45,9 +46,7 @@ def open_trials(study: Study, root: str, storage: str | None, create: bool) -> "
         raise ImportError(f"studies need Optuna: pip install 'msssl[sweep]' ({error})") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # ours says what fails
     folder = folder_of(study, root)
-    url = storage or f"sqlite:///{folder / 'study.db'}"
-    if storage is None and not create and not (folder / "study.db").is_file():
-        raise ValueError(f"study {study.name}: nothing was run, {folder / 'study.db'} is missing: run msssl sweep")
+    url = storage or f"sqlite:///{folder / FILE}"
     try:
         if not create:
             return optuna.load_study(study_name=study.name, storage=_storage(url))
@@ -112,13 +111,20 @@ def is_double(trials: "optuna.Study", trial: Any) -> bool:
 
 
 def finished(study: Study, trials: "optuna.Study") -> dict[str, Result]:
-    """What came out of the study's cells, by id."""
+    """What came out of the study's cells, by name."""
     found = {}
     for trial in trials.get_trials(deepcopy=False):
         name = trial.user_attrs.get(CELL)
         if trial.state.name == "COMPLETE" and name in study.cells and name not in found:
             found[name] = Result(**trial.user_attrs[RESULT])
     return found
+
+
+def results_of(study: Study, root: str, storage: str | None) -> dict[str, Result]:
+    """What came out of the study's cells, by name; none where nothing was run. Errors as `open_trials` has them."""
+    if storage is None and not (folder_of(study, root) / FILE).is_file():
+        return {}
+    return finished(study, open_trials(study, root, storage, create=False))
 
 
 def states(study: Study, trials: "optuna.Study") -> Counter[str]:
