@@ -354,3 +354,14 @@ def test_no_run_is_one_line(msssl):
     assert err.strip().splitlines()[-1].startswith("msssl: error: ")
     assert "runs" in err
     assert "Traceback" not in err
+
+
+def test_an_encoder_without_its_baselines_is_compared_with_itself(compare, tmp_path):
+    whole = write(tmp_path / "0" / "probe.json", 0.6, seed=0)
+    alone = write(tmp_path / "1" / "probe.json", 0.8, seed=1)
+    content = json.loads(alone.read_text())
+    alone.write_text(json.dumps({**content, "rows": content["rows"][-1:]}))
+    for runs in ((whole, alone), (alone, whole)):
+        rows = {row["features"]: row for row in compare(*(path.parent for path in runs), every=True)}
+        assert float(rows["pretrained encoder"]["mean"]) == pytest.approx(0.7)
+        assert float(rows["raw pixels"]["mean"]) == pytest.approx(0.4)

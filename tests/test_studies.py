@@ -4,6 +4,8 @@ import csv
 import itertools
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from msssl.cli.worker import _draw
 from msssl.studies import read_study, report
 from msssl.studies.figure import draw
 from msssl.studies.measures import ONLINE, Result, curve_of
 from msssl.studies.table import as_csv, lines_of
-from msssl.studies.trials import enqueue, finished, is_double, keep, open_trials, states
+from msssl.studies.trials import check_base, enqueue, fail_dead, finished, is_double, keep, open_trials, states
 
 STUDY = {
     "title": "A study",
@@ -98,7 +101,7 @@ def test_rows_that_are_the_same_run_share_it(study_of):
 def test_another_probe_is_another_name_of_the_same_run(study_of):
     study = study_of()
     more = study_of(measures={**STUDY["measures"], "paper": {"protocol": "paper", "test_patches": 1}})
-    renamed = study_of(measures={"another name": {"protocol": "standard"}, "minutes": {"minutes_to": 0.9}})
+    renamed = study_of(measures={"another name": {"protocol": "standard"}, "time": {"minutes_to": 0.9}})
     ids = [{cell.id for cell in each.cells.values()} for each in (study, more, renamed)]
     assert ids[0] == ids[1] == ids[2]
     assert set(study.cells).isdisjoint(more.cells)
@@ -193,8 +196,8 @@ def test_a_time_to_an_arm_is_to_its_end_with_the_same_seed(study_of):
         found[study.name_of(cell)] = result(0.5, 0.5, curve=((1.0, 0.1), (4.0, end)))
     lines = lines_of(study, found)
     assert [line.values["minutes to b"].each for line in lines] == [[2.0, 3.0, None]] * 2 + [[4.0] * 3]
-    with pytest.raises(ValueError, match="measure m is the time to a: expected an arm with one row"):
-        study_of(measures={"m": {"minutes_to": "a"}})
+    with pytest.raises(ValueError, match="measure m: the time to a: expected an arm with one row"):
+        study_of(measures={"m": {"minutes_to": "a"}}, arms=arms)
 
 
 def test_different_images_are_refused(study_of):
@@ -225,8 +228,22 @@ WRONG = {
         "arms": {"a": {"grid": {"model.proj_dim": [8, 16]}, "published": [[0.5, 0.1]]}}
     },
     "seeds is []": {"seeds": []},
-    "measure m is": {"measures": {"m": {"protocol": "paper", "patches": 3}}},
-    "has head tree": {"measures": {"m": {"head": "tree"}}},
+    "measure m: no key patches": {"measures": {"m": {"protocol": "paper", "patches": 3}}},
+    "measure m: head is 'tree'": {"measures": {"m": {"head": "tree"}}},
+    "measure m: protocol is 'papr'": {"measures": {"m": {"protocol": "papr"}}},
+    "measure m: the paper's protocol has": {"measures": {"m": {"protocol": "paper", "head": "knn"}}},
+    "measure minutes: its name": {"measures": {"minutes": {"minutes_to": 0.5}}},
+    "arm a: grid is None": {"arms": {"a": {"grid": None}}},
+    "arm a: grid is {}": {"arms": {"a": {"grid": {}}}},
+    "arm a: model.lr is [1, 2]: expected values to go through, of another name": {
+        "arms": {"a": {"choose": {"lr": [1, 2], "model.lr": [1, 2]}}}
+    },
+    "has a value twice: [1, '1']": {"arms": {"a": {"grid": {"x": [1, "1"]}}}},
+    "search of x is {'low': 2, 'high': 1}": {"arms": {"a": {"search": {"x": {"low": 2, "high": 1}}, "trials": 2}}},
+    "search of x is {'min': 2}": {"arms": {"a": {"search": {"x": {"min": 2}}, "trials": 2}}},
+    "published is [0.5]": {"arms": {"a": {"grid": {"x": [1]}, "published": [[0.5]]}}},
+    "figure.x is typo": {"figure": {"x": "typo"}},
+    "arms is ['a']": {"arms": ["a"]},
     "search and trials": {"arms": {"a": {"search": {"model.beta": {"low": 0.1, "high": 1.0}}}}},
     "arm a: no key grids": {"arms": {"a": {"grids": {}}}},
 }
@@ -262,8 +279,11 @@ def test_a_cell_is_enqueued_once_and_again_after_a_failure(study_of, tmp_path):
     study = study_of(arms={"b": STUDY["arms"]["b"]}, seeds=[0])
     trials = open_trials(study, str(tmp_path), None, create=True)
     for _ in range(2):
-        enqueue(study, trials, {"set.x": 1}, str(tmp_path))
-    assert states(study, trials) == {"WAITING": 2}
+        check_base(study, trials, {"set.x": 1})
+        enqueue(study, trials, str(tmp_path), study.cells)
+    assert states(study, trials) == {"waiting": 2}
+    check_base(study, trials, {"set.x": 3})  # nothing was run with the other one
+    check_base(study, trials, {"set.x": 1})
 
     def objective(trial):
         if trial.number == 0:
@@ -272,16 +292,93 @@ def test_a_cell_is_enqueued_once_and_again_after_a_failure(study_of, tmp_path):
         return 0.25
 
     trials.optimize(objective, n_trials=2, catch=ValueError)
-    assert states(study, trials) == {"FAIL": 1, "COMPLETE": 1}
+    assert states(study, trials) == {"failed": 1, "done": 1}
     assert list(finished(study, trials).values()) == [result(0.5, 0.25)]
-    enqueue(study, open_trials(study, str(tmp_path), None, create=True), {"set.x": 1}, str(tmp_path))
-    assert states(study, trials) == {"WAITING": 1, "COMPLETE": 1}
+    enqueue(study, open_trials(study, str(tmp_path), None, create=True), str(tmp_path), study.cells)
+    assert states(study, trials) == {"waiting": 1, "done": 1}
     with pytest.raises(ValueError, match=r"study study: its runs had set\.x 1, which is now 2"):
-        enqueue(study, trials, {"set.x": 2}, str(tmp_path))
+        check_base(study, trials, {"set.x": 2})
     # Another machine has enqueued them at the same time: the first of each counts.
     trials.enqueue_trial({}, user_attrs={"cell": list(study.cells)[1]})
-    doubles = [is_double(trials, trial) for trial in trials.get_trials() if trial.state.name == "WAITING"]
+    doubles = [is_double(study, trials, trial) for trial in trials.get_trials() if trial.state.name == "WAITING"]
     assert doubles == [False, True]
+
+
+@pytest.mark.slow
+def test_processes_that_ask_at_once_get_different_cells(study_of, tmp_path):
+    study = study_of()
+    trials = open_trials(study, str(tmp_path), None, create=True)
+    enqueue(study, trials, str(tmp_path), study.cells)
+    code = (
+        "import sys; from msssl.studies import read_study; from msssl.studies.trials import open_trials\n"
+        "trials = open_trials(read_study([sys.argv[1]]), sys.argv[2], None, create=True)\n"
+        "sys.stdin.read(1)\n"  # all at the same time
+        "trials.optimize(lambda trial: print(trial.number) or 0.5, n_trials=7)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "study.yaml"), str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    taken = [each.communicate("x")[0].split() for each in children]
+    assert [each.returncode for each in children] == [0, 0, 0]
+    assert sorted(map(int, itertools.chain(*taken))) == list(range(21))
+
+
+def test_who_dies_before_a_sign_of_life_is_found(study_of, tmp_path, monkeypatch):
+    study = study_of(arms={"b": STUDY["arms"]["b"]}, seeds=[0])
+    trials = open_trials(study, str(tmp_path), None, create=True)
+    enqueue(study, trials, str(tmp_path), study.cells)
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        trials.ask()
+    fail_dead(study, trials, str(tmp_path))
+    assert states(study, trials) == {"running": 1, "waiting": 1}
+    monkeypatch.setattr("msssl.studies.trials.GRACE", 0)
+    fail_dead(study, trials, str(tmp_path))
+    assert states(study, trials) == {"waiting": 2}
+
+
+def test_what_an_arm_lost_and_got_back_runs(study_of, tmp_path):
+    study = study_of(seeds=[0])
+    less = study_of(seeds=[0], arms={"b": STUDY["arms"]["b"]})
+    trials = open_trials(less, str(tmp_path), None, create=True)
+    enqueue(study, trials, str(tmp_path), study.cells)
+    assert states(less, trials) == {"waiting": 2}
+    trials.optimize(lambda trial: 1 / 0, n_trials=len(study.cells), catch=ZeroDivisionError)  # not theirs any more
+    assert states(study, trials) == {"failed": len(study.cells)}
+    enqueue(study, trials, str(tmp_path), study.cells)
+    assert states(study, trials) == {"waiting": len(study.cells)}
+
+
+def test_a_draw_stays_after_a_stop(study_of, tmp_path):
+    search = {"model.form": ["mean", "pairs"], "model.beta": {"low": 0.1, "high": 0.9}}
+    study = study_of(arms={"a": {"search": search, "trials": 1}}, seeds=[0], figure={})
+    trials = open_trials(study, str(tmp_path), None, create=True)
+    drawn = []
+
+    def objective(trial):
+        drawn.append({key: _draw(trial, key, of_key) for key, of_key in search.items()})
+        raise ValueError("stopped")
+
+    for _ in range(3):
+        enqueue(study, trials, str(tmp_path), study.cells)
+        trials.optimize(objective, n_trials=1, catch=ValueError)
+    assert len(drawn) == 3
+    assert drawn[0] == drawn[1] == drawn[2]
+    found = lines_of(study, {name: result(0.5, 0.5, drawn=drawn[0]) for name in study.cells})
+    assert found[0].chosen == f"form={drawn[0]['model.form']}, beta={drawn[0]['model.beta']}"
+
+
+def test_a_lucky_seed_is_no_candidate(study_of):
+    study = study_of(arms={"a": {"choose": {"x": [1, 2]}}}, figure={})
+    one, other = study.rows[0].candidates.values()
+    found = {study.name_of(cell): result(0.5, 0.6) for cell in one} | {study.name_of(other[0]): result(0.9, 0.9)}
+    assert lines_of(study, found)[0].chosen == "x=1"
+
+
+def test_a_baseline_without_the_axis_is_a_line(study_of, tmp_path):
+    arms = {"a": {"set": {"model": "x"}}, "b": STUDY["arms"]["b"]}
+    study = study_of(arms=arms)
+    draw(study, lines_of(study, results_of(study)), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_a_report_says_what_was_not_run(study_of, tmp_path, monkeypatch, capsys):
@@ -290,7 +387,7 @@ def test_a_report_says_what_was_not_run(study_of, tmp_path, monkeypatch, capsys)
     report(["study.yaml"])
     assert "0 of 6 rows were run" in capsys.readouterr().out
     trials = open_trials(study, "runs", None, create=True)
-    enqueue(study, trials, {}, "runs")
+    enqueue(study, trials, "runs", study.cells)
     trials.optimize(lambda trial: keep(trial, result(0.5, 0.25)) or 0.25, n_trials=1)
     report(["study.yaml"])
     out = capsys.readouterr().out

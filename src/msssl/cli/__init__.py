@@ -1,4 +1,4 @@
-"""The command line: `msssl fit | validate | test | predict | inspect | probe | export | sweep | report | write-beton`."""
+"""The command line: `msssl fit`, `validate`, `test`, `predict`, and the commands that are plain functions."""
 
 import sys
 from pathlib import Path

@@ -1,173 +1,167 @@
 """A process of a sweep: it takes a cell that waits, trains and probes it, and takes the next."""
 
 import csv
+import hashlib
 import json
 import logging
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msssl.checkpoint import whole
 from msssl.checkpoint.files import LAST, PREVIOUS
-from msssl.cli.arguments import find_config
+from msssl.cli.child import alone, command
 from msssl.studies.measures import ONLINE, Result, curve_of
-from msssl.studies.study import Cell, Settings, Study
-from msssl.studies.trials import CELL, REASON, is_double, keep, number, states
+from msssl.studies.study import Cell, Settings, Study, plain
+from msssl.studies.trials import CELL, REASON, enqueue, fail_dead, is_double, keep, states
 
 log = logging.getLogger(__name__)
 POLL = 1.0  # seconds between two looks at what others do, and at a run that may be pruned
-_STATES = {"COMPLETE": "done", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting", "FAIL": "failed"}
+
+
+class _NothingToDoError(Exception):
+    pass
 
 
 class Worker:
-    """Takes a cell that waits, runs it, and takes the next."""
+    """Takes a cell that waits, runs it, and takes the next.
 
-    def __init__(self, study: Study, trials: Any, folder: Path) -> None:
+    Args:
+        study: whose.
+        trials: in its storage.
+        folder: of its runs.
+        base: contents of the configs that it builds on, which stay what they were when it began.
+    """
+
+    def __init__(self, study: Study, trials: Any, folder: Path, base: Mapping[str, str]) -> None:
         self.study = study
         self.trials = trials
         self.folder = folder
+        self._name: str | None = None  # of the cell that it is at
+        content = json.dumps([base, study.common], sort_keys=True)
+        self._base_id = hashlib.sha256(content.encode()).hexdigest()[:4]  # another base is another run
+        self._paths = [folder / f"base-{self._base_id}" / Path(name).name for name in base]
+        for path, text in zip(self._paths, base.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
 
     def work(self) -> None:
         """Until no cell waits or runs."""
-        from optuna.storages import fail_stale_trials
-
         while True:
             found = states(self.study, self.trials)
-            if found["WAITING"]:
-                self.trials.optimize(self._objective, n_trials=1, catch=(OSError, ValueError), callbacks=[self._tell])
-            elif found["RUNNING"]:  # by others, of whom one may have died
-                fail_stale_trials(self.trials)
+            if found["waiting"]:
+                self._take()
+            elif found["running"]:  # by others, of whom one may have died
+                fail_dead(self.study, self.trials, str(self.folder.parent))
                 time.sleep(POLL)
             else:
                 return
 
-    def _objective(self, trial: Any) -> float:
-        from optuna import TrialPruned
-
-        name = trial.user_attrs.get(CELL)
-        if name not in self.study.cells or is_double(self.trials, trial):  # another process was faster
-            raise TrialPruned("nothing to do")
-        cell = self.study.cells[name]
-        trial.suggest_int(CELL, number(name), number(name))
-        drawn = {key: _draw(trial, key, of_key) for key, of_key in cell.search.items()}
-        told = ", ".join([str(cell), *(f"{key}={value:g}" for key, value in drawn.items())])
-        log.info("cell %s: %s", cell.id, told)
+    def _take(self) -> None:
+        caught = (OSError, ValueError, _NothingToDoError)
         try:
-            with _alone(self.folder / cell.id) as lock:
-                result = self._run(trial, cell, drawn, lock)
+            self.trials.optimize(self._objective, n_trials=1, catch=caught, callbacks=[self._tell])
+        except ValueError as error:  # Optuna's: it was thought dead, and another process has taken it
+            log.warning("%s", error)
+        except KeyboardInterrupt:
+            if self._name is not None:  # for the others, now
+                enqueue(self.study, self.trials, str(self.folder.parent), [self._name])
+            raise
+
+    def _objective(self, trial: Any) -> float:
+        self._name = None
+        name = trial.user_attrs.get(CELL)
+        if name not in self.study.cells or is_double(self.study, self.trials, trial):
+            raise _NothingToDoError  # another process was faster, or has other files
+        self._name = name
+        cell = self.study.cells[name]
+        folder = self.folder / f"{cell.id}-{self._base_id}"
+        told = str(cell)
+        try:
+            drawn = {key: _draw(trial, key, of_key) for key, of_key in cell.search.items()}
+            told = ", ".join([told, *(f"{key}={plain(value)}" for key, value in drawn.items())])
+            log.info("cell %s: %s", folder.name, told)
+            with alone(folder) as lock:
+                result = self._run(trial, cell, drawn, folder, lock)
+            choice = result.choice()
         except (OSError, ValueError) as error:  # a command that failed among them
-            trial.set_user_attr(REASON, f"cell {cell.id} ({told}): {error}")
+            trial.set_user_attr(REASON, f"cell {folder.name} ({told}): {error}")
             log.error("%s", trial.user_attrs[REASON])
             raise
         keep(trial, result)
-        return result.choice()
+        return choice
 
-    def _run(self, trial: Any, cell: Cell, drawn: Settings, lock: int) -> Result:
+    def _run(self, trial: Any, cell: Cell, drawn: Settings, folder: Path, lock: int) -> Result:
         """Train, if that is not done, and probe."""
-        folder = self.folder / cell.id
         trained = folder / "trained"
         if not trained.is_file():
             stopped = max((path.parent for path in folder.glob("*/*") if path.name in (LAST, PREVIOUS)), default=None)
-            args = [*fit_of(self.study, cell, drawn), "--trainer.default_root_dir", str(folder)]
-            with _command(["fit", "--ckpt_path", str(stopped)] if stopped else args, folder, lock) as child:
+            args = [*fit_of(self.study, cell, self._paths, drawn), f"--trainer.default_root_dir={folder}"]
+            with command(["fit", "--ckpt_path", str(stopped)] if stopped else args, folder, lock) as child:
                 while self.study.prune and child.poll() is None:
                     _prune(trial, folder)
                     time.sleep(POLL)
-            trained.write_text(str(max(folder.glob(f"*/{LAST}"))))
-        checkpoint = Path(trained.read_text())
-        reports = {flags: _probed(checkpoint, flags, folder, lock) for flags in self.study.probes}
+            trained.touch()
+        checkpoint = max(folder.glob(f"*/{LAST}"))
+        reports = {name: _probed(checkpoint, name, flags, lock) for name, flags in self.study.probes.items()}
         return Result(reports, curve_of(checkpoint.parent), drawn, str(checkpoint.parent))
 
     def _tell(self, trials: Any, trial: Any) -> None:
         """Log what came out of a trial, how many cells are done, and when the others will be."""
+        if self._name is None:
+            return
         found = states(self.study, self.trials)
         every = self.trials.get_trials(deepcopy=False)
         seconds = [each.duration.total_seconds() for each in every if each.state.name == "COMPLETE"]
         value = "" if trial.value is None else f"{trial.value:.3f} on validation images; "
-        told = ", ".join(f"{found[state]} {word}" for state, word in _STATES.items() if found[state])
-        left = (found["WAITING"] + found["RUNNING"]) * sum(seconds) / max(1, len(seconds))
-        minutes = left / 60 / (1 + found["RUNNING"])  # this process is one more
-        log.info("%s%s of %d; about %.0f min left", value, told, len(self.study.cells), minutes)
+        told = ", ".join(f"{number} {state}" for state, number in found.items())
+        left = (found["waiting"] + found["running"]) * sum(seconds) / max(1, len(seconds))
+        minutes = f"; about {left / 60 / (1 + found['running']):.0f} min left" if seconds else ""  # we are one more
+        log.info("%s%s of %d%s", value, told, len(self.study.cells), minutes)
 
 
-def fit_of(study: Study, cell: Cell, drawn: Settings | None = None) -> list[str]:
+def fit_of(study: Study, cell: Cell, base: Sequence[str | Path], drawn: Settings | None = None) -> list[str]:
     """The `msssl fit` of a cell; a class comes before its arguments."""
-    args = ["fit", *(part for name in study.base for part in ("--config", find_config(name)))]
     settings = {**study.common, **cell.settings, **(drawn or {})}
-    for key in sorted(settings, key=lambda name: name.count(".")):
-        value = settings[key]
-        args += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    return [*args, "--seed_everything", str(cell.seed)]
+    flags = [f"--{key}={plain(settings[key])}" for key in sorted(settings, key=lambda name: name.count("."))]
+    return ["fit", *(f"--config={path}" for path in base), *flags, f"--seed_everything={cell.seed}"]
 
 
 def _draw(trial: Any, key: str, of_key: Any) -> Any:
     """A value of a search: one of a list, or between `low` and `high`, by the logarithm if `log`."""
+    name = f"{key} {json.dumps(of_key)}"  # Optuna wants the same values wherever it has the name
     if isinstance(of_key, list):
-        return trial.suggest_categorical(key, of_key)
-    kind = trial.suggest_int if isinstance(of_key["low"], int) and isinstance(of_key["high"], int) else None
-    return (kind or trial.suggest_float)(key, of_key["low"], of_key["high"], log=of_key.get("log", False))
+        return trial.suggest_categorical(name, of_key)
+    low, high, log_scale = of_key["low"], of_key["high"], of_key.get("log", False)
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(name, low, high, log=log_scale)
+    return trial.suggest_float(name, low, high, log=log_scale)
 
 
 def _prune(trial: Any, folder: Path) -> None:
     """Stop a run whose online accuracy is below the median of the others at its step."""
     from optuna import TrialPruned
 
+    reported = trial.study._storage.get_trial(trial._trial_id).intermediate_values
     for path in sorted(folder.glob("*/metrics.csv")):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get(ONLINE) and row.get("step"):
-                    trial.report(float(row[ONLINE]), int(row["step"]))
+        text = path.read_text()
+        complete = text[: text.rfind("\n") + 1]  # the last line may be half written
+        for row in csv.DictReader(complete.splitlines()):
+            if row.get(ONLINE) and row.get("step") and int(row["step"]) not in reported:
+                trial.report(float(row[ONLINE]), int(row["step"]))
     if trial.should_prune():
         raise TrialPruned("worse than the median")
 
 
-def _probed(checkpoint: Path, flags: str, folder: Path, lock: int) -> Any:
+def _probed(checkpoint: Path, name: str, flags: Sequence[str], lock: int) -> Any:
     """The report of a `msssl probe`, from an earlier time where there is one."""
-    kept = folder / f"probe {flags}.json".replace("/", "_")
+    folder = checkpoint.parents[1]
+    kept = folder / f"probe {name}.json".replace("/", "_")
     if not kept.is_file():
-        with _command(["probe", "--ckpt_path", str(checkpoint), "--baselines", "false", *flags.split()], folder, lock):
+        with command(["probe", "--ckpt_path", str(checkpoint), "--baselines=false", *flags], folder, lock):
             pass
         newest = max(checkpoint.parent.glob("probe*.json"), key=lambda path: path.stat().st_mtime)
-        growing = kept.with_suffix(".part")
-        growing.write_text(newest.read_text())
-        growing.replace(kept)
+        with whole(kept) as growing:
+            growing.write_text(newest.read_text())
     return json.loads(kept.read_text())
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """A lock that the commands hold too: whoever outlives a killed `sweep` is waited for."""
-    from fcntl import LOCK_EX, LOCK_NB, flock
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            flock(file, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: waiting for a process that still works in it", folder)
-            flock(file, LOCK_EX)
-        yield file.fileno()
-
-
-@contextmanager
-def _command(args: list[str], folder: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A command of msssl, whose output goes to `log.txt`; ChildProcessError with its last line if it fails."""
-    path = folder / "log.txt"
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with path.open("ab") as file:
-        command = [sys.executable, "-m", "msssl", *args]
-        child = subprocess.Popen(command, stdout=file, stderr=file, pass_fds=[lock], env=environment)
-        try:
-            yield child
-            child.wait()
-        except BaseException:
-            child.terminate()  # a fit saves its state first
-            child.wait()
-            raise
-    if child.returncode:
-        last = path.read_text(errors="replace").strip().rpartition("\n")[2]
-        raise ChildProcessError(f"msssl {args[0]} ended with {child.returncode}, see {path}: {last}")

@@ -80,11 +80,16 @@ def _rows(reports: list[dict[str, Any]]) -> list[Row]:
         method = method if package.partition(".")[0] == "msssl" else f"{package}.{method}".lstrip(".")
         differs = [f"{name.rpartition('.')[2]}={values.get(name, '-')}" for name in varying if name not in METHOD]
         of_run.setdefault(" ".join([method, *differs]), []).append(each)
-    return [_row(label, group, index) for label, group in of_run.items() for index in range(len(group[0]["rows"]))]
+    found = []
+    for label, of_label in of_run.items():
+        for features in dict.fromkeys(row["features"] for each in of_label for row in each["rows"]):
+            found.append(_row(label, of_label, features))
+    return found
 
 
-def _row(label: str, reports: list[dict[str, Any]], index: int) -> Row:
-    rows = [each["rows"][index] for each in reports]
+def _row(label: str, reports: list[dict[str, Any]], features: str) -> Row:
+    reports = [each for each in reports if any(row["features"] == features for row in each["rows"])]
+    rows = [next(row for row in each["rows"] if row["features"] == features) for each in reports]
     split = reports[0]["reported_on"]
     top1 = [row[f"{split}_top1"] for row in rows]
     mean, low, high = mean_interval(top1)
@@ -97,7 +102,7 @@ def _row(label: str, reports: list[dict[str, Any]], index: int) -> Row:
         costs[name] = sum(values) / len(values) if values else None
     seeds = [each["seeds"]["run"] for each in reports]
     found = sum(knn) / len(knn) if knn else None
-    return Row(label, rows[0]["features"], seeds, top1, mean, low, high, found, costs)
+    return Row(label, features, seeds, top1, mean, low, high, found, costs)
 
 
 def _settings(report: dict[str, Any]) -> dict[str, str]:

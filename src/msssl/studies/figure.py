@@ -6,17 +6,15 @@ from statistics import mean
 from typing import Any
 
 from msssl.studies.measures import ONLINE
-from msssl.studies.study import Study
+from msssl.studies.study import CURVES, FRONT, Study
 from msssl.studies.table import Line, Value
-
-CURVES, FRONT = "epochs", "minutes"  # what `x` can be, beside an axis of the grid
 
 
 def draw(study: Study, lines: list[Line], path: Path) -> None:
     """Draw the first measure against an axis of the grid, or accuracy against epochs or minutes, as the study says."""
     from matplotlib.figure import Figure  # half a second, for this only
 
-    x = study.figure.get("x", next(iter(lines[0].row.at), FRONT))
+    x = study.figure.get("x", CURVES)
     figure = Figure(figsize=(11 if x == CURVES else 7, 4.5), dpi=150, layout="constrained")
     panels = figure.subplots(1, 2 if x == CURVES else 1, sharey=True, squeeze=False)[0]
     if x == CURVES:
@@ -38,6 +36,11 @@ def draw(study: Study, lines: list[Line], path: Path) -> None:
 def _against(axes: Any, study: Study, lines: list[Line], x: str) -> None:
     """The first measure of each arm, and of each other axis, against one axis; published values are open circles."""
     name = next(iter(study.measures))
+    for line in lines:
+        value = line.values.get(name)
+        if x not in line.row.at and value is not None and value.mean is not None:
+            axes.axhline(value.mean, color="grey", ls="--", label=_label(line))
+    lines = [line for line in lines if x in line.row.at]
     ticks = list(dict.fromkeys(line.row.at[x] for line in lines))
     numeric = all(isinstance(tick, int | float) for tick in ticks)
     series: dict[str, list[Line]] = {}

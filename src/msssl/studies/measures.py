@@ -1,13 +1,15 @@
 """What a study measures on each of its runs."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HEADS = {"linear": "top1", "mlp": "mlp", "knn": "knn"}
-FLAGS = ("protocol", "test_patches", "config")  # of `msssl probe`
+FLAGS = {"protocol": ("standard", "paper"), "test_patches": (), "config": ()}  # of `msssl probe`, and their values
+OTHER_COLUMNS = ("arm", "chosen", "seeds", "95 % interval", "published", "difference", "minutes")
 ONLINE = "val/probe_top1"
 
 
@@ -32,16 +34,18 @@ class Result:
         for report in self.reports.values():
             if report["rows"][-1].get("val_top1") is not None:
                 return float(report["rows"][-1]["val_top1"])
+        if not self.curve or ONLINE not in self.curve[-1]:
+            raise ValueError("there is no accuracy on validation images to choose by: neither a probe's nor online")
         return self.curve[-1][ONLINE]
 
     def value(self, measure: Mapping[str, Any], reach: float | None = None) -> float | None:
         """Of a measure; None where it was not reached."""
         if "minutes_to" in measure:
-            found = (each["minutes"] for each in self.curve if reach is not None and each[ONLINE] >= reach)
+            found = (each["minutes"] for each in self.curve if reach is not None and each.get(ONLINE, 0.0) >= reach)
             return next(found, None)
         if "online" in measure:
-            return self.curve[-1][measure["online"]]
-        report = self.reports[str(probe_flags(measure))]
+            return self.curve[-1].get(measure["online"])
+        report = self.reports[" ".join(probe_flags(measure) or [])]
         split = measure.get("split", report["reported_on"])
         value: float | None = report["rows"][-1].get(f"{split}_{HEADS[measure.get('head', 'linear')]}")
         return value
@@ -55,29 +59,41 @@ class Result:
 
 def check_measures(study: str, measures: Mapping[str, Any], arms: Sequence[str]) -> None:
     """ValueError naming the study and the measure that is none; `arms` are those of each row."""
-    known = {*FLAGS, "head", "split"}
     for name, measure in measures.items():
-        if not isinstance(measure, dict) or not (set(measure) <= known or set(measure) in ({"online"}, {"minutes_to"})):
-            raise ValueError(
-                f"study {study}: measure {name} is {measure!r}: expected {', '.join(sorted(known))}, "
-                "or online or minutes_to alone"
-            )
-        if measure.get("head", "linear") not in HEADS:
-            raise ValueError(f"study {study}: measure {name} has head {measure['head']}: expected {', '.join(HEADS)}")
+        reason = _wrong(measure, arms)
+        if name in OTHER_COLUMNS:
+            reason = "its name is that of another column"
+        if reason is not None:
+            raise ValueError(f"study {study}: measure {name}: {reason}")
+
+
+def _wrong(measure: Any, arms: Sequence[str]) -> str | None:
+    known = {**FLAGS, "head": tuple(HEADS), "split": ("val", "test")}
+    if not isinstance(measure, dict):
+        return f"expected {', '.join(known)}, or online or minutes_to alone, got {measure!r}"
+    if set(measure) in ({"online"}, {"minutes_to"}):
         arm = measure.get("minutes_to")
-        if isinstance(arm, str) and arms.count(arm) != 1:
-            raise ValueError(f"study {study}: measure {name} is the time to {arm}: expected an arm with one row")
+        known_arm = not isinstance(arm, str) or arms.count(arm) == 1
+        return None if known_arm else f"the time to {arm}: expected an arm with one row"
+    for key, value in measure.items():
+        if key not in known:
+            return f"no key {key}; expected {', '.join(known)}, or online or minutes_to alone"
+        if known[key] and value not in known[key]:
+            return f"{key} is {value!r}: expected {' or '.join(known[key])}"
+    if measure.get("protocol") == "paper" and (measure.get("head", "linear") != "linear" or "split" in measure):
+        return "the paper's protocol has a linear head alone, and no accuracy on val"
+    return None
 
 
-def probe_flags(measure: Mapping[str, Any]) -> str | None:
-    """Flags of `msssl probe`, or None for a measure that needs none.
+def probe_flags(measure: Mapping[str, Any]) -> list[str] | None:
+    """Arguments of `msssl probe`, or None for a measure that needs none.
 
-    >>> probe_flags({"protocol": "paper", "test_patches": 1, "head": "linear"})
-    '--protocol paper --test_patches 1'
+    >>> probe_flags({"test_patches": 1, "head": "linear", "protocol": "paper"})
+    ['--protocol', 'paper', '--test_patches', '1']
     """
     if "online" in measure or "minutes_to" in measure:
         return None
-    return " ".join(f"--{name} {value}" for name, value in measure.items() if name in FLAGS)
+    return [part for name in FLAGS if measure.get(name) is not None for part in (f"--{name}", str(measure[name]))]
 
 
 def curve_of(folder: Path) -> list[dict[str, float]]:
@@ -86,12 +102,14 @@ def curve_of(folder: Path) -> list[dict[str, float]]:
     The clock of an event file begins with its first scalar, the learning rate before the first step. The files are
     those of a run and of each time it went on; pauses between them do not count.
     """
+    if not (folder / "metrics.csv").is_file():
+        return []
     with (folder / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if any(row[name] for name in row if name.startswith("val/"))]
     minutes = _minutes(folder)
     wanted = ("step", "epoch")
     return [
-        {"minutes": minutes[int(row["step"])]}
+        {"minutes": minutes.get(int(row["step"]), math.nan)}
         | {name: float(value) for name, value in row.items() if value and (name in wanted or name.startswith("val/"))}
         for row in rows
     ]

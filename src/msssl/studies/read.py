@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import get_loader
+from yaml import YAMLError
 
 from msssl.studies.measures import check_measures
-from msssl.studies.study import Cell, Row, Settings, Study
+from msssl.studies.study import CURVES, FRONT, Cell, Row, Settings, Study
 
 KEYS = ("title", "base", "set", "seeds", "arms", "measures", "figure", "differs", "replace", "prune")
 OF_ARM = ("set", "grid", "choose", "search", "trials", "published")
@@ -25,22 +26,25 @@ def read_study(paths: Sequence[str]) -> Study:
     for path in paths:
         content = _merged(content, _read(path))
     _check(name, content, KEYS, needed=("base", "arms", "measures"))
-    replace = content.get("replace", {})
-    common = _replaced(content.get("set", {}), replace)
+    replace = _dict(name, "replace", content.get("replace", {}))
     seeds = _list(name, "seeds", content.get("seeds", [0]))
     rows: list[Row] = []
-    for arm, of_arm in content["arms"].items():
+    for arm, of_arm in _dict(name, "arms", content["arms"]).items():
         _check(f"{name}, arm {arm}", of_arm, OF_ARM)
         rows += _rows(name, arm, of_arm, seeds, replace)
-    check_measures(name, content["measures"], [row.arm for row in rows])
+    figure = _dict(name, "figure", content.get("figure", {}))
+    axes = {axis for row in rows for axis in row.at}
+    if figure.get("x", CURVES) not in (CURVES, FRONT, *axes):
+        raise ValueError(f"study {name}: figure.x is {figure['x']}: expected {CURVES}, {FRONT} or an axis: {axes}")
+    check_measures(name, _dict(name, "measures", content["measures"]), [row.arm for row in rows])
     return Study(
         name,
         content.get("title", name),
         _list(name, "base", content["base"]),
-        common,
+        _replaced(_dict(name, "set", content.get("set", {})), replace),
         content["measures"],
         rows,
-        content.get("figure", {}),
+        figure,
         content.get("differs", []),
         content.get("prune", False),
     )
@@ -48,36 +52,53 @@ def read_study(paths: Sequence[str]) -> Study:
 
 def _rows(study: str, arm: str, of_arm: Settings, seeds: list[int], replace: Settings) -> Iterator[Row]:
     where = f"{study}, arm {arm}"
-    grid = list(_combined(where, of_arm.get("grid", {})))
-    published = of_arm.get("published", [None] * len(grid))
+    given = {key: _dict(where, key, of_arm[key]) for key in ("set", "grid", "choose", "search") if key in of_arm}
+    grid = list(_combined(where, given.get("grid", {})))
+    published = _list(where, "published", of_arm.get("published", [None] * len(grid)))
     if len(published) != len(grid):
         raise ValueError(f"study {where}: {len(published)} published values for the {len(grid)} points of its grid")
-    search, draws = of_arm.get("search", {}), range(int(of_arm.get("trials", 0)))
-    if bool(search) != bool(draws):
-        raise ValueError(f"study {where}: search and trials, their number, go together")
+    search = _replaced(given.get("search", {}), replace)
+    trials = _number_of_draws(where, search, of_arm)
     for (at, settings), value in zip(grid, published, strict=True):
-        fixed = _replaced({**of_arm.get("set", {}), **settings}, replace)
+        fixed = _replaced({**given.get("set", {}), **settings}, replace)
         candidates = {}
-        for labels, chosen in _combined(where, of_arm.get("choose", {})):
+        for labels, chosen in _combined(where, given.get("choose", {})):
             label = ", ".join(f"{axis}={found}" for axis, found in labels.items())
             complete = {**fixed, **_replaced(chosen, replace)}
             candidates[label] = [Cell(complete, seed) for seed in seeds]
         if search:  # drawn for the first seed: what is found can stand in a grid
-            candidates = {f"draw {draw}": [Cell(fixed, seeds[0], draw, search)] for draw in draws}
+            candidates = {f"draw {draw}": [Cell(fixed, seeds[0], draw, search)] for draw in range(trials)}
+        if value is not None and not (isinstance(value, list) and len(value) == 2):
+            raise ValueError(f"study {where}: published is {value!r}: expected mean and deviation, or null")
         yield Row(arm, at, candidates, None if value is None else (value[0], value[1]))
+
+
+def _number_of_draws(where: str, search: Settings, of_arm: Settings) -> int:
+    trials = of_arm.get("trials", 0)
+    if bool(search) != bool(trials) or type(trials) is not int or (search and "choose" in of_arm):
+        raise ValueError(f"study {where}: search and trials, their number, go together, and without choose")
+    for key, of_key in search.items():
+        words = isinstance(of_key, list) and of_key
+        ends = isinstance(of_key, dict) and {"low", "high"} <= set(of_key) <= {"low", "high", "log"}
+        if not words and not (ends and of_key["low"] < of_key["high"]):
+            raise ValueError(f"study {where}: search of {key} is {of_key!r}: expected values, or low < high, and log")
+    return trials
 
 
 def _combined(where: str, axes: Mapping[str, Any]) -> Iterator[tuple[Settings, Settings]]:
     """Labels and settings of each combination. An axis is a flag with values, or a name with settings by label."""
-    points = []
+    points: dict[str, list[tuple[Any, Settings]]] = {}
     for axis, values in axes.items():
-        if not isinstance(values, dict | list) or not values:
-            raise ValueError(f"study {where}: {axis} is {values!r}: expected values to go through")
+        name = axis.rpartition(".")[2]
+        if not isinstance(values, dict | list) or not values or name in points:
+            raise ValueError(f"study {where}: {axis} is {values!r}: expected values to go through, of another name")
         of_axis = values.items() if isinstance(values, dict) else [(value, {axis: value}) for value in values]
-        points.append([(axis.rpartition(".")[2], label, settings) for label, settings in of_axis])
-    for combination in itertools.product(*points):
-        labels = {axis: label for axis, label, _ in combination}
-        yield labels, {key: value for _, _, settings in combination for key, value in settings.items()}
+        points[name] = [(label, _dict(where, f"{axis}, {label}", settings)) for label, settings in of_axis]
+        if len({str(label) for label, _ in points[name]}) < len(values):
+            raise ValueError(f"study {where}: {axis} has a value twice: {values!r}")
+    for combination in itertools.product(*points.values()):
+        labels = {axis: label for axis, (label, _) in zip(points, combination, strict=True)}
+        yield labels, {key: value for _, settings in combination for key, value in settings.items()}
 
 
 def _merged(old: Settings, new: Settings) -> Settings:
@@ -102,7 +123,10 @@ def _replaced(settings: Settings, replace: Settings) -> Settings:
 def _read(path: str) -> Settings:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no study {path}")
-    content = get_loader("yaml")(Path(path).read_text())  # to which 1e-3 is a number, as in configs
+    try:
+        content = get_loader("yaml")(Path(path).read_text())  # to which 1e-3 is a number, as in configs
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"study {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no study: expected {', '.join(KEYS)}")
     return content
@@ -117,6 +141,12 @@ def _check(where: str, content: Any, known: Sequence[str], needed: Sequence[str]
     for key in needed:
         if not content.get(key):
             raise ValueError(f"study {where}: {key} is missing")
+
+
+def _dict(where: str, key: str, value: Any) -> Settings:
+    if not isinstance(value, dict) or (not value and key in ("grid", "choose", "arms")):
+        raise ValueError(f"study {where}: {key} is {value!r}: expected what it sets")
+    return value
 
 
 def _list(study: str, key: str, value: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from msssl.studies.measures import probe_flags
 
 Settings = dict[str, Any]
+CURVES, FRONT = "epochs", "minutes"  # what a figure can show along x, beside an axis of the grid
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Cell:
         return _hash([self.settings, self.seed, *([] if self.draw is None else [self.draw, self.search])])
 
     def __str__(self) -> str:
-        told = [f"{name}={_plain(value)}" for name, value in self.settings.items()]
+        told = [f"{name}={plain(value)}" for name, value in self.settings.items()]
         told += [] if self.draw is None else [f"draw {self.draw}"]
         return ", ".join([*told, f"seed {self.seed}"])
 
@@ -96,15 +97,20 @@ class Study:
         return _hash([cell.id, sorted(self.probes)])
 
     @property
-    def probes(self) -> list[str]:
-        """Flags of each `msssl probe` that the measures need, the first measure's first."""
-        flags = [probe_flags(measure) for measure in self.measures.values()]
-        return list(dict.fromkeys(each for each in flags if each is not None))
+    def probes(self) -> dict[str, list[str]]:
+        """Arguments of each `msssl probe` that the measures need, by the name under which its report is kept."""
+        found = [probe_flags(measure) for measure in self.measures.values()]
+        return {" ".join(flags): flags for flags in found if flags is not None}
 
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value as it is told, and given to a flag.
+
+    >>> plain(1e-05), plain([1, None]), plain("auto")
+    ('1e-05', '[1, null]', 'auto')
+    """
     return value if isinstance(value, str) else json.dumps(value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from msssl.metrics import mean_interval
 from msssl.studies.measures import Result, target
-from msssl.studies.study import Row, Study
+from msssl.studies.study import Row, Study, plain
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,11 @@ def _chosen(study: Study, row: Row, finished: Mapping[str, Result]) -> tuple[str
             tried[label] = found
     if not tried:
         return "", 0, {}
-    best = max(tried, key=lambda label: sum(each.choice() for each in tried[label].values()) / len(tried[label]))
-    drawn = next(iter(tried[best].values())).drawn
-    label = ", ".join(f"{key.rpartition('.')[2]}={value:.3g}" for key, value in drawn.items())
+    most = max(map(len, tried.values()))  # a lucky seed alone is no candidate
+    complete = {label: found.values() for label, found in tried.items() if len(found) == most}
+    best = max(complete, key=lambda label: sum(each.choice() for each in complete[label]))
+    drawn = next(iter(complete[best])).drawn
+    label = ", ".join(f"{key.rpartition('.')[2]}={plain(value)}" for key, value in drawn.items())
     return label or best, len(tried), tried[best]
 
 
