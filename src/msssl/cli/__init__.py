@@ -13,11 +13,12 @@ def main() -> None:
         return
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # classes in files of the working directory, found last
+    from msssl.cli.commands import COMMANDS  # imports torch and lightning
     from msssl.cli.errors import failure, user_message
-    from msssl.cli.run import run  # imports torch and lightning
+    from msssl.cli.run import run
 
     try:
-        run(sys.argv[1:])
+        run(sys.argv[1:], COMMANDS)
     except Exception as error:
         if (reason := failure(error)) is not None:
             sys.stderr.write(f"msssl: error: {reason}\n")

@@ -26,6 +26,6 @@ def check_fit(commands: Mapping[str, list[str]]) -> None:
 
     try:
         with suppress(_CheckedError):
-            start(Check, ["fit"])
+            start(Check, "fit")
     finally:
         Parser.subject = ""

@@ -2,8 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NoReturn, get_args
 
 import yaml
 from jsonargparse import get_loader, set_loader
@@ -11,12 +11,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from msssl.cli.errors import condense
-from msssl.cli.sweep import sweep
-from msssl.evaluation import export, probe
-from msssl.studies import report
-
-COMMANDS: dict[str, Callable[..., None]] = {"probe": probe, "export": export, "sweep": sweep, "report": report}
-
 
 _load_yaml = get_loader("yaml")
 
@@ -40,6 +34,7 @@ set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line that names the key and the nearest right one, with exit code 2."""
 
+    functions: ClassVar[Mapping[str, Callable[..., None]]] = {}  # commands that are no methods of a trainer
     command: str | None = None  # the only one whose parser is built, which takes a second for all; None for all
     subject = ""  # of its errors, where it reads what is not a command line
 
@@ -50,7 +45,7 @@ class Parser(LightningArgumentParser):
     @override
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         self.commands = action = super().add_subcommands(*args, **kwargs)
-        needed = {name: function for name, function in COMMANDS.items() if self.command in (name, None)}
+        needed = {name: function for name, function in self.functions.items() if self.command in (name, None)}
         self.command_parsers = {name: _parser_of(function) for name, function in needed.items()}
         for name, command in self.command_parsers.items():
             action.add_subcommand(name, command, help=command.description)
@@ -58,7 +53,7 @@ class Parser(LightningArgumentParser):
 
     def run_command(self, name: str, config: Any) -> None:
         """Run a command that is a plain function."""
-        COMMANDS[name](**self.command_parsers[name].instantiate(config))
+        self.functions[name](**self.command_parsers[name].instantiate(config))
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

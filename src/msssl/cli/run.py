@@ -1,7 +1,7 @@
 """LightningCLI, with a folder for each run and a summary at its end."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +28,7 @@ from msssl.cli.arguments import TRAINER_COMMANDS, expand
 from msssl.cli.bar import Bar
 from msssl.cli.log import set_up_logging
 from msssl.cli.loggers import run_loggers
-from msssl.cli.parser import COMMANDS, Parser
+from msssl.cli.parser import Parser
 from msssl.cli.precision import choose_precision
 from msssl.cli.resume import SaveConfig, go_on
 from msssl.cli.run_folder import leave, mark, new_run_folder
@@ -42,16 +42,17 @@ DATA_COMMANDS: dict[str, Callable[..., Any]] = {"inspect": inspect, "write-beton
 LOG_EVERY_N_STEPS = 50  # Lightning's default
 
 
-def run(args: list[str]) -> None:
-    """Parse the arguments and run the command."""
+def run(args: list[str], functions: Mapping[str, Callable[..., None]]) -> None:
+    """Parse the arguments and run the command, which may be one of these functions."""
     set_up_logging()
+    Parser.functions = functions
     sys.argv[1:] = expand(args)  # in place: Lightning starts the other ranks with the same arguments
-    start(MultiViewCLI, args[:1])
+    start(MultiViewCLI, *args[:1])
 
 
-def start(kind: type["MultiViewCLI"], command: list[str]) -> None:
-    """Parse what is in `sys.argv` and run it; `command` holds its name, if it has one."""
-    Parser.command = next((arg for arg in command if arg in (*TRAINER_COMMANDS, *COMMANDS, *DATA_COMMANDS)), None)
+def start(kind: type["MultiViewCLI"], command: str = "") -> None:
+    """Parse what is in `sys.argv`, a command of this name, and run it."""
+    Parser.command = command if command in (*TRAINER_COMMANDS, *Parser.functions, *DATA_COMMANDS) else None
     kind(
         MultiViewModule,
         MultiViewDataModule,
@@ -122,7 +123,7 @@ class MultiViewCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
-        if self.config.subcommand in COMMANDS:
+        if self.config.subcommand in Parser.functions:
             self.parser.run_command(  # type: ignore[attr-defined]  # ours, in `Parser`
                 self.config.subcommand, self.config[self.config.subcommand]
             )

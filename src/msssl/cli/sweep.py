@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from msssl.cli.arguments import find_config
+from msssl.cli.check import check_fit
 from msssl.cli.resume import flat
 from msssl.cli.worker import Worker, fit_of
 from msssl.studies import read_study
@@ -37,8 +38,6 @@ def sweep(config: list[str], storage: str | None = None, root: str = "runs") -> 
         ValueError: naming the study and the key, cell or storage that is wrong.
         ChildProcessError: some cells failed.
     """
-    from msssl.cli.check import check_fit  # which imports the commands, this one among them
-
     study = read_study(config)
     texts = {name: Path(find_config(name)).read_text() for name in study.base}
     paths = [find_config(name) for name in study.base]

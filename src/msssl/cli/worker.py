@@ -41,7 +41,7 @@ class Worker:
         self._name: str | None = None  # of the cell that it is at
         content = json.dumps([base, study.common], sort_keys=True)
         self._base_id = hashlib.sha256(content.encode()).hexdigest()[:4]  # another base is another run
-        self._paths = [folder / f"base-{self._base_id}" / Path(name).name for name in base]
+        self._paths = [folder / f"base-{self._base_id}" / f"{i}-{Path(name).name}" for i, name in enumerate(base)]
         for path, text in zip(self._paths, base.values(), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
