@@ -39,8 +39,8 @@ def sweep(config: list[str], storage: str | None = None, root: str = "runs") -> 
         ChildProcessError: some cells failed.
     """
     study = read_study(config)
-    texts = {name: Path(find_config(name)).read_text() for name in study.base}
     paths = [find_config(name) for name in study.base]
+    texts = {name: Path(path).read_text() for name, path in zip(study.base, paths, strict=True)}
     check_fit(
         {f"study {study.name}, cell {cell}: ": fit_of(study, cell, paths, drawn) for cell, drawn in _first(study)}
     )

@@ -1,7 +1,6 @@
 """A process of a sweep: it takes a cell that waits, trains and probes it, and takes the next."""
 
 import csv
-import hashlib
 import json
 import logging
 import time
@@ -13,7 +12,7 @@ from msssl.checkpoint import whole
 from msssl.checkpoint.files import LAST, PREVIOUS
 from msssl.cli.child import alone, command
 from msssl.studies.measures import ONLINE, Result, curve_of
-from msssl.studies.study import Cell, Settings, Study, plain
+from msssl.studies.study import Cell, Settings, Study, plain, short_hash
 from msssl.studies.trials import CELL, REASON, enqueue, fail_dead, is_double, keep, states
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,7 @@ class Worker:
         self.trials = trials
         self.folder = folder
         self._name: str | None = None  # of the cell that it is at
-        content = json.dumps([base, study.common], sort_keys=True)
-        self._base_id = hashlib.sha256(content.encode()).hexdigest()[:4]  # another base is another run
+        self._base_id = short_hash([base, study.common])[:4]  # another base is another run
         self._paths = [folder / f"base-{self._base_id}" / f"{i}-{Path(name).name}" for i, name in enumerate(base)]
         for path, text in zip(self._paths, base.values(), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)

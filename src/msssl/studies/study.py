@@ -31,7 +31,7 @@ class Cell:
     @property
     def id(self) -> str:
         """A name that no other settings have."""
-        return _hash([self.settings, self.seed, *([] if self.draw is None else [self.draw, self.search])])
+        return short_hash([self.settings, self.seed, *([] if self.draw is None else [self.draw, self.search])])
 
     def __str__(self) -> str:
         told = [f"{name}={plain(value)}" for name, value in self.settings.items()]
@@ -94,7 +94,7 @@ class Study:
 
     def name_of(self, cell: Cell) -> str:
         """The name of a cell among this study's."""
-        return _hash([cell.id, sorted(self.probes)])
+        return short_hash([cell.id, sorted(self.probes)])
 
     @property
     def probes(self) -> dict[str, list[str]]:
@@ -103,7 +103,8 @@ class Study:
         return {" ".join(flags): flags for flags in found if flags is not None}
 
 
-def _hash(content: Any) -> str:
+def short_hash(content: Any) -> str:
+    """Of plain data: a name that no other content has."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
