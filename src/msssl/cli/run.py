@@ -72,6 +72,7 @@ class MultiViewCLI(LightningCLI):
 
     run_dir: Path | None = None
     goes_on = False  # whether `run_dir` is that of a run that was stopped
+    steps_before: int | None = None  # of the run that goes on
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -174,10 +175,10 @@ class MultiViewCLI(LightningCLI):
         """Choose the run's folder, log into it unless told otherwise, and return the callbacks of a fit."""
         if config["fast_dev_run"]:
             return []
-        ckpt_path, step = self.config_init["fit"]["ckpt_path"], None
+        ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None:
             plain = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_unset=False))
-            step, self.goes_on = go_on(ckpt_path, plain, self.model)
+            self.steps_before, self.goes_on = go_on(ckpt_path, plain, self.model)
         if self.goes_on:
             self.run_dir = Path(ckpt_path).parent
             mark(self.run_dir)
@@ -185,7 +186,7 @@ class MultiViewCLI(LightningCLI):
             self.run_dir = new_run_folder(Path(config["default_root_dir"] or "runs"))
         config["default_root_dir"] = self.run_dir
         if config["logger"] in (None, True):
-            config["logger"] = run_loggers(self.run_dir, step if self.goes_on else None)
+            config["logger"] = run_loggers(self.run_dir, self.steps_before if self.goes_on else None)
         clock = [] if config["max_time"] else [Timer()]  # minutes of the run, for reports; max_time brings its own
         return [ViewGrid(), Pace(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
 
@@ -196,4 +197,4 @@ class MultiViewCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say what came out."""
         if self.run_dir is not None and self.trainer.is_global_zero:
-            print_summary(self.trainer, self.run_dir)
+            print_summary(self.trainer, self.run_dir, self.steps_before)

@@ -22,9 +22,18 @@ def log_start(trainer: Trainer, module: LightningModule, datamodule: LightningDa
     log.info("global batch: %s, %s views each", images if trainer.world_size > 1 else f"{batch} images", views)
 
 
-def print_summary(trainer: Trainer, run_dir: Path) -> None:
-    """Print the run's checkpoint, its accuracy with the protocol, and the next command."""
+def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> None:
+    """Print the run's checkpoint, its accuracy with the protocol, and the next command.
+
+    Args:
+        trainer: after its fit.
+        run_dir: the run's folder.
+        steps_before: that the checkpoint had taken from which the run went on.
+    """
     lines = {"run": f"{run_dir}: {trainer.current_epoch} epochs, {trainer.global_step} steps"}
+    if trainer.global_step == steps_before:
+        name = "max_epochs" if trainer.max_steps == -1 else "max_steps"
+        lines["finished"] = f"no step was left; a larger --trainer.{name} than {getattr(trainer, name)} goes on"
     last = run_dir / "last.ckpt"
     lines["checkpoint"] = str(last) if last.is_file() else "none was written"
     accuracy = trainer.callback_metrics.get("val/probe_top1")
