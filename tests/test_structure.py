@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import yaml
+
 SOURCE = Path(__file__).parents[1] / "src" / "msssl"
 
 
@@ -19,3 +21,10 @@ def test_newest_heading_of_the_changelog_is_unreleased_or_the_version():
     changelog = (SOURCE.parents[1] / "CHANGELOG.md").read_text()
     heading = next(line for line in changelog.splitlines() if line.startswith("## "))
     assert heading in ("## [Unreleased]", f"## [{__version__}]")
+
+
+def test_a_citation_is_of_this_version():
+    from msssl import __version__
+
+    citation = yaml.safe_load((SOURCE.parents[1] / "CITATION.cff").read_text())
+    assert (citation["title"], citation["version"]) == ("msssl", __version__)

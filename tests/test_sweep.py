@@ -65,9 +65,8 @@ def test_a_storage_that_is_not_there(msssl, tmp_path):
 
 def run(folder, *args, **options):
     command = [sys.executable, "-m", "msssl", *args]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # several share the cores
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=folder, env=one_thread, **pipes, **options)
+    return subprocess.Popen(command, cwd=folder, **pipes, **options)
 
 
 def finish(child):
@@ -81,9 +80,8 @@ def written(folder, content):
     return folder
 
 
-def test_a_study_in_miniature(msssl, tmp_path, monkeypatch):
+def test_a_study_in_miniature(msssl, tmp_path):
     """A cell that fails does not stop the others, the base cannot change, and what is done is not run again."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     content = yaml.safe_load((ROOT / "configs/paper/small/d1.yaml").read_text())
     arm = {**content["arms"]["Barlow Twins, fixed beta"], "grid": {"model.proj_dim": [16]}, "published": [[0.5, 0.1]]}
     fails = {"set": {"data.train_images": 5}}  # not one batch
