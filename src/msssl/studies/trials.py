@@ -67,7 +67,8 @@ def open_trials(study: Study, root: str, storage: str | None, create: bool) -> "
     except KeyError as error:
         raise ValueError(f"study {study.name}: nothing of it is in {_shown(url)}") from error
     except (SQLAlchemyError, ArgumentError, ImportError) as error:
-        reason = str(error).partition("\n")[0]
+        told = error.__cause__ if isinstance(error, ImportError) else error  # the driver's name
+        reason = str(told).partition("\n")[0]
         raise ValueError(f"study {study.name}: its storage {_shown(url)} cannot be reached: {reason}") from error
 
 
