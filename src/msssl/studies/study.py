@@ -92,6 +92,11 @@ class Study:
         seeds = list(dict.fromkeys(cell.seed for cell in every))
         return {self.name_of(cell): cell for cell in sorted(every, key=lambda cell: seeds.index(cell.seed))}
 
+    @property
+    def axes(self) -> list[str]:
+        """Of the grids of all arms."""
+        return list(dict.fromkeys(axis for row in self.rows for axis in row.at))
+
     def name_of(self, cell: Cell) -> str:
         """The name of a cell among this study's."""
         return short_hash([cell.id, sorted(self.probes)])

@@ -116,11 +116,10 @@ def _check_images(study: Study, finished: Mapping[str, Result]) -> None:
 
 def headings(study: Study) -> list[str]:
     """Of the columns of `cells`."""
-    axes = list(dict.fromkeys(axis for row in study.rows for axis in row.at))
     chosen = ["chosen"] if any(len(row.candidates) > 1 for row in study.rows) else []
     published = ["published", "difference"] if any(row.published for row in study.rows) else []
     first, *others = study.measures
-    return ["arm", *axes, *chosen, "seeds", first, "95 % interval", *published, *others, "minutes"]
+    return ["arm", *study.axes, *chosen, "seeds", first, "95 % interval", *published, *others, "minutes"]
 
 
 def cells(study: Study, line: Line) -> dict[str, str]:
@@ -152,12 +151,11 @@ def as_csv(study: Study, lines: list[Line]) -> str:
     """All numbers, unrounded: a line for each row and measure, with the value of each seed."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    axes = list(dict.fromkeys(axis for row in study.rows for axis in row.at))
-    heads = ["arm", *axes, "chosen", "measure", "seeds", "values", "mean", "low", "high", "published", "deviation"]
-    writer.writerow(heads)
+    found = ["measure", "seeds", "values", "mean", "low", "high", "published", "deviation"]
+    writer.writerow(["arm", *study.axes, "chosen", *found])
     for line in lines:
         published = line.row.published or ("", "")
-        place = [line.row.arm, *(line.row.at.get(axis, "") for axis in axes), line.chosen]
+        place = [line.row.arm, *(line.row.at.get(axis, "") for axis in study.axes), line.chosen]
         for i, name in enumerate(study.measures):
             value = line.values.get(name, Value([], None, math.nan, math.nan))
             told = [" ".join(map(str, each)) for each in (line.seeds, value.each)]
