@@ -19,10 +19,10 @@ bench: $(READY) ## Measure the step of the demonstration, part by part, against 
 	$(BIN)/python benchmarks/step.py --config demo.yaml
 
 test: $(READY) ## Run the tests and doctests
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-all: $(READY) ## Run the slow tests too
-	$(BIN)/pytest -n auto -m ''
+	$(BIN)/pytest -n auto --dist loadfile -m ''
 
 check: $(READY) ## Format, lint, types, import contract, tests: what CI runs
 	$(BIN)/ruff format --check
