@@ -86,7 +86,9 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.clone()
         config["ckpt_path"] = None  # used once: the saved config must not resume again
-        self.parser.save(config, Path(trainer.default_root_dir) / "config.yaml", skip_unset=False, overwrite=True)
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        # It was validated when it was parsed.
+        self.parser.save(config, path, skip_unset=False, skip_validation=True, overwrite=True)
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
