@@ -1,7 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-all check format golden clean
+.PHONY: help demo bench test test-all docs docs-serve docs-test check format golden clean
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS := .venv/.docs
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -9,6 +10,10 @@ help: ## Print this list
 $(READY): pyproject.toml
 	test -x $(BIN)/python || python3 -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 demo: $(READY) ## Pretrain on drawn shapes, then probe: about 4 minutes on 2 CPU cores
@@ -23,6 +28,15 @@ test: $(READY) ## Run the tests and doctests
 
 test-all: $(READY) ## Run the slow tests too
 	$(BIN)/pytest -n auto --dist loadfile -m ''
+
+docs: $(DOCS) ## Build the documentation into site/: a warning, or a dead link, is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(DOCS) ## Show it at http://localhost:8000, anew after each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+docs-test: $(READY) ## Execute every block of the documentation, each command to its end: 3 minutes
+	$(BIN)/pytest -n 2 -m '' tests/test_docs.py
 
 check: $(READY) ## Format, lint, types, import contract, tests: what CI runs
 	$(BIN)/ruff format --check
@@ -39,4 +53,4 @@ golden: $(READY) ## Rewrite the golden losses: only with a Numerics entry in CHA
 	GOLDEN=1 $(BIN)/pytest tests/test_golden.py
 
 clean: ## Remove the environment and what the tools left
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

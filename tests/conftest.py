@@ -96,19 +96,26 @@ def imagenet_folder(tmp_path):
     return tmp_path / "imagenet"
 
 
-@pytest.fixture
-def cifar10_folder(tmp_path, monkeypatch):
-    """A stand-in for CIFAR-10 in its own file format: 5 x 8 training and 8 test images."""
+def write_cifar10(root, per_file):
+    """A stand-in for CIFAR-10 in its own file format: five files of training images and one of test images."""
     from torchvision import datasets
 
-    folder = tmp_path / "data" / datasets.CIFAR10.base_folder
+    folder = root / datasets.CIFAR10.base_folder
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     for name, _ in [*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list]:
-        batch = {"data": generator.integers(256, size=(8, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(8)]}
-        (folder / name).write_bytes(pickle.dumps(batch))
+        pixels = generator.integers(256, size=(per_file, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [i % 10 for i in range(per_file)]}))
     names = {"label_names": [f"class{i}" for i in range(10)]}
     (folder / datasets.CIFAR10.meta["filename"]).write_bytes(pickle.dumps(names))
+
+
+@pytest.fixture
+def cifar10_folder(tmp_path, monkeypatch):
+    """A stand-in for CIFAR-10: 5 x 8 training and 8 test images."""
+    from torchvision import datasets
+
+    write_cifar10(tmp_path / "data", 8)
     monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
     return tmp_path / "data"

@@ -158,20 +158,6 @@ def test_a_loss_of_ones_own(msssl, tmp_path):
     assert (type(loaded).__name__, loaded.weight) == ("Alignment", 2)
 
 
-def test_script_of_the_readme(tmp_path, monkeypatch, cifar10_folder):
-    monkeypatch.chdir(tmp_path)
-    script = readme_block("L.Trainer(")
-    for long, short in {
-        "max_epochs=100": "max_steps=1, accelerator='cpu'",
-        'CIFAR10("data")': 'CIFAR10("data", batch_size=4, num_workers=0)',
-    }.items():
-        assert long in script
-        script = script.replace(long, short)
-    names = {"images": torch.randn(2, 3, 32, 32)}
-    exec(script, names)
-    assert names["features"].shape == (2, 512)
-
-
 def test_probe_off(msssl, tmp_path):
     code, _, err = msssl(*SHAPES, "--online_probe", "null")
     assert code == 0, err

@@ -1,0 +1,283 @@
+"""Every block of the documentation is executed: quickly, with commands parsed, and (slow) with commands run to the end.
+
+The configs that pages name are found in the working directory first, where miniatures of them lie; CIFAR is noise in
+its own format. Command lines are executed as they are written.
+"""
+
+import ast
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import yaml
+from conftest import fitted_in, write_cifar10
+from documentation import (
+    CONFIGS,
+    LANGUAGES,
+    NOT_RUN,
+    OUTPUT,
+    PAGES,
+    ROOT,
+    Page,
+    blocks,
+    inline_commands,
+    write_miniatures,
+)
+from PIL import Image
+
+OF_DATA = ("validate", "test", "predict", "inspect", "write-beton")  # commands with the configs of a fit
+PROGRAMS = {
+    "msssl": [sys.executable, "-m", "msssl"],
+    "python": [sys.executable],
+    "pytest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run"],
+}
+TWO_PROCESSES = {"ddp.yaml", "--trainer.devices"}
+IN_CHILDREN = """
+from torchvision import datasets
+
+datasets.CIFAR10._check_integrity = lambda self: True
+datasets.cifar.check_integrity = lambda *args: True
+"""
+INTERNAL = ("module 'msssl' has no attribute …", "worse than the median")
+SELF_EXPLANATORY = re.compile("expected|did you mean|at least|between 0 and 1|auto is for both|too large for")
+
+
+def without_checksums(patch):
+    from torchvision import datasets
+
+    patch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
+    patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+
+
+@pytest.fixture(scope="session")
+def cifar_run(tmp_path_factory):
+    """The folder of an earlier run, which pages call `runs/A`, beside the data."""
+    folder = tmp_path_factory.mktemp("earlier")
+    write_cifar10(folder / "data", 240)
+    write_miniatures(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        without_checksums(patch)
+        return fitted_in(folder, ["fit", "--config", "cifar.yaml"]).parent.rename(folder / "A")
+
+
+@pytest.fixture(scope="session")
+def probed_run(cifar_run, tmp_path_factory):
+    """The same, probed."""
+    from msssl.evaluation import probe
+
+    folder = tmp_path_factory.mktemp("probed")
+    shutil.copytree(cifar_run.parent / "data", folder / "data")
+    run = shutil.copytree(cifar_run, folder / "B")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        without_checksums(patch)
+        probe(str(run), baselines=False)
+    return run
+
+
+@pytest.fixture(scope="session")
+def wide_run(tmp_path_factory):
+    """An earlier run with a network that torchvision has."""
+    folder = tmp_path_factory.mktemp("wide")
+    write_miniatures(folder)
+    wide = ["--model.backbone.width=64", "--model.backbone.low_resolution=false"]
+    return fitted_in(folder, ["fit", "--config", "demo.yaml", *wide]).parent
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch, cifar_run, image_folder):
+    """Puts into the working directory what a page names: small configs and data, earlier runs, folders of images."""
+
+    def prepare(path, **runs):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        without_checksums(monkeypatch)
+        write_miniatures(tmp_path)
+        shutil.copytree(CONFIGS, tmp_path / "configs")
+        for example in CONFIGS.glob("**/*.py"):
+            shutil.copy(example, tmp_path)
+        shutil.copytree(cifar_run.parent / "data", tmp_path / "data")
+        for name in {"A", *re.findall(r"runs/(B|\d{8}-\d{6})", path.read_text())}:
+            shutil.copytree(runs.get(name, cifar_run), tmp_path / "runs" / name)
+        shutil.copy(cifar_run / "last.ckpt", tmp_path / "FILE")
+        for name in ("DIR", "my_images", "LABELLED"):
+            shutil.copytree(image_folder, tmp_path / name)
+        for name in ("DIR/scans", "UNLABELLED"):
+            (tmp_path / name).mkdir()
+            for i in range(1, 21):
+                Image.effect_noise((24, 24), i).save(tmp_path / name / f"{i:04}.png")
+        (tmp_path / "on_import").mkdir()
+        (tmp_path / "on_import" / "sitecustomize.py").write_text(IN_CHILDREN)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "on_import"), *sys.path]))
+        monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "2")  # what Lightning takes where a script does not say
+        monkeypatch.setenv("PL_TRAINER_ACCELERATOR", "cpu")
+        monkeypatch.setenv("PL_TRAINER_LIMIT_VAL_BATCHES", "2")
+
+    return prepare
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_page(path, stand_ins, msssl, monkeypatch, capfd):
+    """Its Python is run; its command lines, those in its text too, and its YAML are parsed."""
+    from msssl.cli.check import check_fit
+    from msssl.cli.commands import COMMANDS
+    from msssl.cli.parser import Parser
+
+    stand_ins(path)
+    for name, function in list(COMMANDS.items()):
+        monkeypatch.setitem(COMMANDS, name, parsed_only(function))
+    parse = Parse(msssl)
+    Page(path, parse.command, parse.config).execute()
+    for line in inline_commands(path):
+        parse.command(f"{path}: `{line}`: ", "msssl", line.split())
+    if parse.fits:
+        monkeypatch.setattr(Parser, "functions", COMMANDS)
+        monkeypatch.setattr(sys, "argv", ["msssl", "fit"])
+        try:
+            check_fit(parse.fits)
+        except SystemExit:
+            pytest.fail(capfd.readouterr().err)
+
+
+class Parse:
+    """Parses commands and configs; those of `msssl fit` are kept, to be parsed together."""
+
+    def __init__(self, msssl):
+        self.msssl = msssl
+        self.fits = {}
+
+    def command(self, where, kind, words):
+        from msssl.cli.arguments import expand
+
+        if "-m" in words:
+            words = words[words.index("msssl") :]
+        if words[0] != "msssl":
+            assert is_there(kind, words), f"{where}{' '.join(words)}"
+        elif words[1] == "fit":
+            self.fits[where] = [word for word in expand(words[1:]) if word != "--print_config"]
+        else:
+            code, _, err = self.msssl(*words[1:], *(["--print_config"] if words[1] in OF_DATA else []))
+            assert code == 0, f"{where}{err}"
+
+    def config(self, where, path):
+        content = yaml.safe_load(path.read_text())
+        if "arms" in content:
+            read(path)
+        else:
+            base = [] if {"model", "data"} <= content.keys() else ["--config", "demo.yaml"]
+            self.command(where, "msssl", ["msssl", "fit", *base, "--config", str(path)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in PAGES if "bash" in blocks(path)], ids=lambda path: path.stem)
+def test_page_followed(path, stand_ins, msssl, probed_run, wide_run):
+    """Its blocks are executed one after the other, each command to its end."""
+    stand_ins(path, B=probed_run, **({"A": wide_run} if path.stem == "export" else {}))
+
+    def command(where, kind, words):
+        if kind in NOT_RUN:
+            return
+        if kind == "msssl" and words[1] not in ("sweep", "--version") and not TWO_PROCESSES & {*words}:
+            code, out, err = msssl(*words[1:])
+        else:
+            done = subprocess.run([*PROGRAMS.get(kind, [kind]), *words[1:]], capture_output=True, text=True)
+            code, out, err = done.returncode, done.stdout, done.stderr
+        assert code == 0, f"{where}{' '.join(words)}\n{out}{err}"
+
+    Page(path, command, lambda where, path: None).execute()
+
+
+def test_every_block_is_executed(capsys):
+    """Counted twice: by the parser that executes them, and by another."""
+    executed, commands, not_run = 0, [], []
+    for path in PAGES:
+        languages = blocks(path)
+        assert {*languages} <= {*LANGUAGES, *OUTPUT}
+        page = Page(path, lambda where, kind, words: commands.append(kind), lambda where, path: None)
+        examples = list(page.document.examples())
+        assert len(examples) == sum(language in LANGUAGES for language in languages), path
+        executed += len(examples)
+        for example in examples:
+            if example.region.lexemes["arguments"] == "bash":
+                example.evaluate()
+        not_run += page.not_run
+    with capsys.disabled():
+        lines = [
+            f"\n{executed} of {executed} blocks of {len(PAGES)} pages; {len(commands)} commands, of which not run:"
+        ]
+        lines += [f"  {number} x {name}: {NOT_RUN[name]}" for name, number in Counter(not_run).items()]
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
+def parsed_only(function):
+    """A function of the same arguments that does nothing."""
+
+    @functools.wraps(function)
+    def nothing(*args, **kwargs):
+        return None
+
+    return nothing
+
+
+def read(study):
+    from msssl.studies import read_study
+
+    assert read_study([str(study)]).rows
+
+
+def is_there(kind, words):
+    """Whether what a command names that is not run is there."""
+    if kind == "make":
+        return re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    if kind == "pip":
+        text = (ROOT / "pyproject.toml").read_text()
+        extras = re.findall(r"msssl\[(.+?)\]", " ".join(words))
+        return all(
+            re.search(rf"^{name} = \[", text, flags=re.MULTILINE) for name in ",".join(extras).split(",") if name
+        )
+    if kind == "benchmarks":
+        text = (ROOT / words[1]).read_text()
+        own = [word[2:] for word in words if word.startswith("--") and word != "--config"]
+        return all(re.search(rf"\b{name}\b", text) for name in own)
+    if kind == "sbatch":
+        return len(list((CONFIGS / "examples").glob(words[1].rpartition("/")[2]))) == 1
+    return True
+
+
+@functools.cache
+def nodes():
+    """Of the syntax trees of the source."""
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "src" / "msssl").rglob("*.py"))
+    return [node for tree in trees for node in ast.walk(tree)]
+
+
+def template(node):
+    """The fixed parts of a string, with `…` between them; nothing for what is no string."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+    known = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return re.sub(r"%[\d.]*[sdgf]|\{\}", "…", node.value) if known else ""
+
+
+def raised():
+    """What is raised with a message of letters."""
+    calls = [node.exc for node in nodes() if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    messages = [template(call.args[0]) for call in calls if call.args]
+    return [message for message in messages if re.search("[a-z]", message) and message not in INTERNAL]
+
+
+def test_messages_of_the_page_of_errors_are_those_of_the_source():
+    """Each that is quoted exists; each that is raised is quoted, unless it says itself what it expects."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^\| `(.+?)` \|", text, flags=re.MULTILINE)
+    known = "\0".join({text for text in map(template, nodes()) if len(text) < 400})  # docstrings are longer
+    patterns = [r"[^\0]*".join(map(re.escape, message.split("…"))) for message in quoted]
+    assert [message for message, each in zip(quoted, patterns, strict=True) if not re.search(each, known)] == []
+    unlisted = [message for message in raised() if not any(re.search(each, message) for each in patterns)]
+    assert [message for message in unlisted if not SELF_EXPLANATORY.search(message)] == []
