@@ -96,7 +96,7 @@ def imagenet_folder(tmp_path):
     return tmp_path / "imagenet"
 
 
-def write_cifar10(root, per_file):
+def write_cifar10(root, per_file, classes=10):
     """A stand-in for CIFAR-10 in its own file format: five files of training images and one of test images."""
     from torchvision import datasets
 
@@ -105,7 +105,7 @@ def write_cifar10(root, per_file):
     generator = np.random.default_rng(0)
     for name, _ in [*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list]:
         pixels = generator.integers(256, size=(per_file, 3072), dtype=np.uint8)
-        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [i % 10 for i in range(per_file)]}))
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [i % classes for i in range(per_file)]}))
     names = {"label_names": [f"class{i}" for i in range(10)]}
     (folder / datasets.CIFAR10.meta["filename"]).write_bytes(pickle.dumps(names))
 

@@ -147,6 +147,7 @@ def _miniature(path: Path) -> dict:
     if "class_path" in data and path.name != "ffcv.yaml" and "model" in config:
         kind = data["class_path"].rpartition(".")[2]
         config["trainer"] |= TINY["trainer"]
+        config["rank_monitor"] = None  # half a second of pictures
         data["init_args"] |= {**TINY["data"], **TINY.get(kind, {})}
         backbone = {"depth": 18, "width": 4, "low_resolution": True}
         config["model"]["init_args"]["backbone"] = {"class_path": "msssl.ResNet", "init_args": backbone}
