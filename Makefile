@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-all docs docs-serve docs-test check format golden clean
+.PHONY: help demo bench test test-all docs docs-serve docs-test check format golden notebooks clean
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS := .venv/.docs
@@ -51,6 +51,10 @@ format: $(READY) ## Format the code and mend what the linter can
 
 golden: $(READY) ## Rewrite the golden losses: only with a Numerics entry in CHANGELOG.md
 	GOLDEN=1 $(BIN)/pytest tests/test_golden.py
+
+notebooks: $(READY) ## Run the notebooks in full and rewrite their outputs: about 10 minutes on 2 CPU cores
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean: ## Remove the environment and what the tools left
 	rm -rf .venv dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

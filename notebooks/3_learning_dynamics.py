@@ -14,14 +14,13 @@
 # # 3. How the loss learns: weak and strong orthogonalisation
 #
 # Theorem 3.2 of Ghosh et al. (2024; B.4 in the appendix): from small weights, gradient descent learns the dominant
-# direction first, and with a weak `beta` *every* feature learns that one. Their appendix shows it for a linear network with two
-# inputs and two features. Here is the same, three times over: by gradient descent on the loss, by the differential
-# equation of the appendix, and in closed form, with less than 1 % between them; and as an animation.
+# direction first, and with a weak `beta` *every* feature learns that one. Their appendix shows it for a linear
+# network with two inputs and two features. Here is the same, three times over: by gradient descent on the loss, by
+# the differential equation of the appendix, and in closed form, with less than 1 % between them; and as an animation.
 #
 # A minute on one core.
 
 # %%
-import io
 import os
 import tempfile
 from pathlib import Path
@@ -44,7 +43,7 @@ COLOURS = ("C0", "C1")
 # | symbol | is | shape |
 # |---|---|---|
 # | $x, x'$ | two views of an image, centred | (m,), m = 2 |
-# | $\Gamma = \mathbb E[x x'^T]$ | augmentation-defined correlation, symmetric; $\Gamma = V \,\mathrm{diag}(\gamma)\, V^T$ | (m, m) |
+# | $\Gamma = \mathbb E[x x'^T]$ | their correlation; $\Gamma = V \,\mathrm{diag}(\gamma)\, V^T$ | (m, m) |
 # | $W$ | the linear network $f(x) = W x$; row $w_i$ is the weight vector of feature i | (d, m), d = 2 |
 # | $C = W \Gamma W^T$ | correlation of the features, *not* normalised | (d, d) |
 # | $A = W V$ | the weights in the eigenbasis: $A_{ij}$ is how much of $v_j$ feature i has | (d, m) |
@@ -147,8 +146,9 @@ plt.close(figure)
 Image(data=GIF.read_bytes())
 
 # %% [markdown]
-# With the weak `beta` both vectors turn to $v_1$, from wherever they start, and stop there: two features, one direction.
-# With the strong one they end at a right angle in the scalar product of $\Gamma$: two features, two directions.
+# With the weak `beta` both vectors turn to $v_1$, from wherever they start, and stop there: two features, one
+# direction. With the strong one they end at a right angle in the scalar product of $\Gamma$: two features, two
+# directions.
 #
 # ## Weak: the closed form
 #
@@ -205,8 +205,8 @@ assert np.abs(invariant[..., 0] / invariant[..., 1] - 1).max() < 0.01  # (38), a
 #
 # $$\frac{dc_j}{dt} = 8 \gamma_j\, c_j (1 - c_j), \qquad c_j(t) = \frac{1}{1 + (1/c_j(0) - 1)\, e^{-8 \gamma_j t}}.$$
 #
-# One direction after the other, each at its time $\approx \ln(1/c_j(0)) / (8 \gamma_j)$. Nothing but the rotation of the
-# features changes if $A(0) = U \mathrm{diag}(s)$ with a rotation U: then $C$ has the eigenvalues $c_j$.
+# One direction after the other, each at its time $\approx \ln(1/c_j(0)) / (8 \gamma_j)$. Nothing but the rotation of
+# the features changes if $A(0) = U \mathrm{diag}(s)$ with a rotation U: then $C$ has the eigenvalues $c_j$.
 
 # %%
 SIZE = 0.002
@@ -256,14 +256,14 @@ plt.show()
 # %% [markdown]
 # ## How long the collapse lasts
 #
-# The theorem takes $\beta \to 0$ and small weights. For a $\beta > 0$ the collapsed state is *not* where this loss ends.
-# Let both features be $w = \pm\sqrt{c/\gamma_1}\, v_1$; they are stationary where $1 - c = \beta c$. A small difference
-# between them along $v_2$ then grows, at the rate
+# The theorem takes $\beta \to 0$ and small weights. For a $\beta > 0$ the collapsed state is *not* where this loss
+# ends. Let both features be $w = \pm\sqrt{c/\gamma_1}\, v_1$; they are stationary where $1 - c = \beta c$. A small
+# difference between them along $v_2$ then grows, at the rate
 #
 # $$4 \gamma_2 \left[(1 - c) + \beta c\right] = \frac{8 \beta \gamma_2}{1 + \beta}.$$
 #
-# So the un-normalised loss leaves the collapse after a time of the order $1 / (8 \beta \gamma_2)$, during which nothing seems
-# to happen. A run that is shorter sees a collapse; `beta` decides how long it lasts.
+# So the un-normalised loss leaves the collapse after a time of the order $1 / (8 \beta \gamma_2)$, during which
+# nothing seems to happen. A run that is shorter sees a collapse; `beta` decides how long it lasts.
 
 # %%
 small_betas = (0.01, 0.03, 0.1, 1.0)
@@ -295,9 +295,9 @@ plt.show()
 
 # %% [markdown]
 # **What holds.** Selection of the dominant direction under a weak `beta`, exactly as in the appendix. **What needs a
-# qualification.** In this loss the collapse is a long plateau, not an end. In Barlow Twins itself, with features that are standardised, it
-# *is* the end below a certain `beta`: notebook 2 has its value.
+# qualification.** In this loss the collapse is a long plateau, not an end. In Barlow Twins itself, with features that
+# are standardised, it *is* the end below a certain `beta`: notebook 2 has its value.
 #
-# **What to try.** `GAMMA = (1.0, 0.95)`: two directions that are almost as strong, and a feature keeps the one it started
-# near. `START` ten times as large: the selection is weaker. A negative $\gamma_2$: that direction is suppressed, with any
-# `beta`.
+# **What to try.** `GAMMA = (1.0, 0.95)`: two directions that are almost as strong, and a feature keeps the one it
+# started near. `START` ten times as large: the selection is weaker. A negative $\gamma_2$: that direction is
+# suppressed, with any `beta`.

@@ -91,8 +91,8 @@ plt.show()
 # %% [markdown]
 # ## Its eigenvalues, in closed form
 #
-# Two views of one image are joined with $p(a, a') = \sum_x p(x)\, p(a \mid x)\, p(a' \mid x)$ (Eq. 39), and $p(a) = 1/4$
-# (Eq. 40), so the degree-normalised adjacency is $A = P^T P$. It has the form of $P$ (Eq. 46), with
+# Two views of one image are joined with $p(a, a') = \sum_x p(x)\, p(a \mid x)\, p(a' \mid x)$ (Eq. 39), and $p(a) =
+# 1/4$ (Eq. 40), so the degree-normalised adjacency is $A = P^T P$. It has the form of $P$ (Eq. 46), with
 #
 # $$\rho' = \rho^2 + \mu^2 + \nu^2 + \delta^2,\quad \mu' = 2(\rho\mu + \nu\delta),\quad
 #   \nu' = 2(\rho\nu + \mu\delta),\quad \delta' = 2(\rho\delta + \mu\nu).$$
@@ -129,9 +129,9 @@ print({name: round(float(value), 4) for name, value in zip(MODES, EIGENVALUES, s
 # %% [markdown]
 # ## The sampled graph
 #
-# Draw K augmentations of each image; $\hat P$ holds how often each view came, and $\hat A = \hat P^T \hat P$ the sampled
-# adjacency. What is it on average? Two of the K draws are different with probability $1 - 1/K$ and otherwise one and the
-# same, so $\mathbb E\, \hat p \hat p^T = (1 - 1/K)\, p p^T + \mathrm{diag}(p)/K$ for each row, and
+# Draw K augmentations of each image; $\hat P$ holds how often each view came, and $\hat A = \hat P^T \hat P$ the
+# sampled adjacency. What is it on average? Two of the K draws are different with probability $1 - 1/K$ and otherwise
+# one and the same, so $\mathbb E\, \hat p \hat p^T = (1 - 1/K)\, p p^T + \mathrm{diag}(p)/K$ for each row, and
 #
 # $$\mathbb E \hat A = \left(1 - \tfrac1K\right) A + \tfrac1K I: \qquad
 #   \mathbb E \hat\mu' = \left(1 - \tfrac1K\right)\mu', \quad \mathbb E \hat\nu' = \left(1 - \tfrac1K\right)\nu', \quad
@@ -168,8 +168,9 @@ for K in COUNTS:
 # ## The ansatz
 #
 # Appendix C.3: where augmentations are too few, those that keep the class and those that keep the pixels look equally
-# likely, $\hat\mu' \approx \hat\nu'$, and those that change both do not occur, $\hat\delta' \approx 0$. Left: mean and standard deviation over graphs. Right: how often the graph has $\hat\mu' > \hat\nu'$, as it should,
-# how often not, how often both are equal; and how often $\hat\delta'$ is exactly 0.
+# likely, $\hat\mu' \approx \hat\nu'$, and those that change both do not occur, $\hat\delta' \approx 0$. Left: mean
+# and standard deviation over graphs. Right: how often the graph has $\hat\mu' > \hat\nu'$, as it should, how often
+# not, how often both are equal; and how often $\hat\delta'$ is exactly 0.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
@@ -223,14 +224,15 @@ assert zero[1] > zero[3] > zero[-1]
 # difference is smaller than its spread, and in many graphs they are equal or in the wrong order. $\hat\delta' = 0$ is
 # common.
 #
-# **What does not hold.** Not on average: $\hat\mu'/\hat\nu'$ stays $\mu'/\nu'$ for every K >= 2, since all three edges shrink
-# by the same $1 - 1/K$. So $\hat\mu' \approx \hat\nu'$ is about the noise of one graph, not a bias towards pixels, and
-# $\hat\delta'$ is no nearer to 0, in proportion, than the others. (The frequencies in $\hat P$ themselves are not biased at all.)
+# **What does not hold.** Not on average: $\hat\mu'/\hat\nu'$ stays $\mu'/\nu'$ for every K >= 2, since all three
+# edges shrink by the same $1 - 1/K$. So $\hat\mu' \approx \hat\nu'$ is about the noise of one graph, not a bias
+# towards pixels, and $\hat\delta'$ is no nearer to 0, in proportion, than the others. (The frequencies in $\hat P$
+# themselves are not biased at all.)
 #
 # ## The eigenvalues (figure 7), and the consequence
 #
-# Left: eigenvalues of the sampled graphs, largest first, degree-normalised; mean and standard deviation. Right: where the
-# second eigenvector, the first that says anything, points: its squared cosine with each of the true eigenvectors.
+# Left: eigenvalues of the sampled graphs, largest first, degree-normalised; mean and standard deviation. Right: where
+# the second eigenvector, the first that says anything, points: its squared cosine with each of the true eigenvectors.
 
 
 # %%
@@ -277,10 +279,10 @@ assert np.abs(decomposed[128][0].mean(axis=0) - EIGENVALUES).max() < 0.05
 assert (decomposed[2][0].mean(axis=0)[1:3] > EIGENVALUES[1:3] + 0.1).all()
 
 # %% [markdown]
-# With few augmentations the second and third eigenvalue are too large, the gap between class and pixels drowns in the spread, and one learned
-# feature mixes the two: the class is suppressed, as the paper says, and more augmentations bring it back. It takes many:
-# the axis is logarithmic, and the error of the gap falls as $1/\sqrt K$. The pixels do not overtake the class on
-# average.
+# With few augmentations the second and third eigenvalue are too large, the gap between class and pixels drowns in the
+# spread, and one learned feature mixes the two: the class is suppressed, as the paper says, and more augmentations
+# bring it back. It takes many: the axis is logarithmic, and the error of the gap falls as $1/\sqrt K$. The pixels do
+# not overtake the class on average.
 #
 # **What to try.** `MU = NU`: the two eigenvalues meet, and no number of augmentations helps. `DELTA = 0`. A clearer
 # class, `RHO, MU, NU, DELTA = 0.4, 0.4, 0.1, 0.1`: few augmentations are enough.
