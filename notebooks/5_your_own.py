@@ -114,7 +114,7 @@ def my_data():
 class CodingRate(msssl.MultiViewModule):
     """Views agree, mean views take as much volume as they can."""
 
-    def __init__(self, weight=0.2, **kwargs):
+    def __init__(self, weight=1.0, **kwargs):
         super().__init__(**kwargs)
         self.weight = weight
 
@@ -132,7 +132,7 @@ class CodingRate(msssl.MultiViewModule):
 # a checkpoint that gives the method back. It raises where one does not hold.
 
 # %%
-check_method(CodingRate, weight=0.2)
+check_method(CodingRate, weight=1.0)
 
 
 # %% [markdown]
@@ -185,7 +185,7 @@ def train(make_method, epochs, seed=0):
 EPOCHS = 1 if SHORT else 7
 results = {
     "untrained": train(lambda **kwargs: msssl.BarlowTwins(proj_dim=64, **kwargs), 0),
-    "CodingRate": train(lambda **kwargs: CodingRate(weight=0.2, proj_dim=64, **kwargs), EPOCHS),
+    "CodingRate": train(lambda **kwargs: CodingRate(weight=1.0, proj_dim=64, **kwargs), EPOCHS),
     "BarlowTwins": train(lambda **kwargs: msssl.BarlowTwins(proj_dim=64, **kwargs), EPOCHS),
 }
 for name, (accuracy, rank) in results.items():
@@ -235,5 +235,5 @@ if not SHORT:
 # hundredths; a table needs seeds, more training and a validation set, which is what `msssl sweep` does with the grids
 # in `configs/paper/`.
 #
-# **What to try.** Your own folder in place of `folder`. `weight` of `CodingRate` from 0.05 to 1. Take `ColorJitter`
+# **What to try.** Your own folder in place of `folder`. `weight` of `CodingRate` from 0.2 to 5. Take `ColorJitter`
 # out of the views: features learn the colours, and the probe of the patterns falls.
