@@ -171,7 +171,8 @@ class Parse:
         if "arms" in content:
             read(path)
         else:
-            base = [] if {"model", "data"} <= content.keys() else ["--config", "demo.yaml"]
+            whole = all("class_path" in content.get(part, {}) for part in ("model", "data"))
+            base = [] if whole else ["--config", "demo.yaml"]
             self.command(where, "msssl", ["msssl", "fit", *base, "--config", str(path)])
 
 
