@@ -238,5 +238,5 @@ if not SHORT:
 # 600 test images (a standard error of 0.02 from the images alone), three seeds above that differ by 0.06. A table needs
 # seeds, more training and a choice on validation images: `msssl sweep` with the grids in `configs/paper/`.
 #
-# **What to try.** Your own folder in place of `folder`. `weight` of `CodingRate` from 0.2 to 5. Take `ColorJitter` out of
-# the views: features learn the colours, and the probe of the patterns falls.
+# **What to try.** Your own folder in place of `folder`. `weight` of `CodingRate` from 0.2 to 5. Take `ColorJitter` out
+# of the views: features learn the colours, and the probe of the patterns falls.
