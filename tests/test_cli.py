@@ -61,7 +61,13 @@ def write(path, text):
 
 
 @pytest.mark.parametrize(
-    "config", [pytest.param(name, marks=[pytest.mark.slow] * (name == "large_projector.yaml")) for name in CONFIGS]
+    "config",
+    [
+        pytest.param(
+            name, marks={"demo.yaml": [], "large_projector.yaml": [pytest.mark.slow]}.get(name, [pytest.mark.long])
+        )
+        for name in CONFIGS
+    ],
 )
 def test_every_shipped_config_takes_three_steps(config, msssl, request):
     base = BASES.get(config, "cifar.yaml") if config in OVERLAYS else config

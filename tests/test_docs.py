@@ -30,6 +30,7 @@ from documentation import (
 )
 from PIL import Image
 
+pytestmark = pytest.mark.long
 OF_DATA = ("validate", "test", "predict", "inspect", "write-beton")  # commands with the configs of a fit
 PROGRAMS = {
     "msssl": [sys.executable, "-m", "msssl"],

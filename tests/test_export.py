@@ -230,6 +230,7 @@ def features(checkpoints, pixels):
     return {name: features_of(path, pixels) for name, path in checkpoints.items()}
 
 
+@pytest.mark.long
 @each_case
 def test_other_software_finds_the_same_outputs(case, exports, elsewhere, features):
     folder, code, _, head = exports[case]

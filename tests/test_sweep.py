@@ -80,6 +80,7 @@ def written(folder, content):
     return folder
 
 
+@pytest.mark.long
 def test_a_study_in_miniature(msssl, tmp_path):
     """A cell that fails does not stop the others, the base cannot change, and what is done is not run again."""
     content = yaml.safe_load((ROOT / "configs/paper/small/d1.yaml").read_text())
