@@ -432,3 +432,16 @@ def test_a_run_without_checkpoints(msssl, tmp_path):
     assert code == 0, err
     assert "none was written" in out
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_the_bar_says_the_speed_of_an_epoch_of_one_refresh():
+    from rich.progress import Progress
+
+    from msssl.cli.bar import Speed
+
+    seconds = 10.0
+    progress = Progress(get_time=lambda: seconds, auto_refresh=False)
+    progress.add_task("epoch", total=8)
+    seconds = 14.0
+    progress.update(progress.task_ids[0], completed=6)
+    assert Speed("default").render(progress.tasks[0]).plain == "1.50it/s"

@@ -4,6 +4,9 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
 from typing_extensions import override
 
 
@@ -19,8 +22,21 @@ class Bar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     @override
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        return [*super().configure_columns(trainer)[:-1], Speed(self.theme.processing_speed)]
+
+    @override
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         loss = trainer.callback_metrics.get("train/loss")
         return metrics if loss is None else {"train/loss": float(loss), **metrics}
+
+
+class Speed(ProcessingSpeedColumn):
+    """Batches per second since the epoch began; Lightning's needs two refreshes, which a short epoch has not."""
+
+    @override
+    def render(self, task: Task) -> Text:
+        seconds = task.finished_time or task.elapsed
+        return Text(f"{task.completed / seconds:.2f}it/s" if seconds else "", style=self.style)
