@@ -2,9 +2,11 @@
 
 import random
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from runner import EVERY_STEP, EXACT, assert_as_if_nothing_had_happened, content, output, rows, run_of
 from torch.testing import assert_close
 
@@ -113,6 +115,21 @@ def test_killed_at_a_random_moment(runner, folder, seed):
     assert_close(content(run_of(folder)), content(runner.undisturbed(*options)), **EXACT)
     steps = [row["step"] for row in rows(run_of(folder)) if row["train/loss"]]
     assert len(steps) == len(set(steps))
+
+
+def test_a_config_stays_whole_when_killed_while_it_is_written(tmp_path):
+    from msssl.cli.resume import SaveConfig
+
+    class Parser:
+        def dump(self, config, **kwargs):
+            assert (tmp_path / "config.yaml").read_text() == "that of the run"
+            raise SystemExit
+
+    (tmp_path / "config.yaml").write_text("that of the run")
+    trainer = SimpleNamespace(default_root_dir=tmp_path, is_global_zero=True)
+    with pytest.raises(SystemExit):
+        SaveConfig(Parser(), Namespace(ckpt_path=None)).on_train_start(trainer, None)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.yaml", "that of the run")]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.checkpoint import read
+from msssl.checkpoint import read, whole
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.clone()
         config["ckpt_path"] = None  # used once: the saved config must not resume again
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        # It was validated when it was parsed.
-        self.parser.save(config, path, skip_unset=False, skip_validation=True, overwrite=True)
+        text = self.parser.dump(config, skip_unset=False, skip_validation=True)  # it was validated when it was parsed
+        with whole(Path(trainer.default_root_dir) / "config.yaml") as growing:
+            growing.write_text(text)
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
