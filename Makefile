@@ -23,7 +23,7 @@ demo: $(READY) ## Pretrain on drawn shapes, then probe: about 4 minutes on 2 CPU
 bench: $(READY) ## Measure the step of the demonstration, part by part, against its floor: a minute
 	$(BIN)/python benchmarks/step.py --config demo.yaml
 
-test: $(READY) ## Run the tests and doctests: under 6 minutes on 2 cores
+test: $(READY) ## Run the tests and doctests: about 6 minutes on 2 cores
 	$(BIN)/pytest -n auto --dist loadfile
 
 test-all: $(READY) ## Run the slow tests too
@@ -38,7 +38,7 @@ docs-serve: $(DOCS) ## Show it at http://localhost:8000, anew after each change
 docs-test: $(READY) ## Execute every block of the documentation, each command to its end: 6 minutes
 	$(BIN)/pytest -n 2 -m '' tests/test_docs.py
 
-check: $(READY) ## Format, lint, types, import contract, tests, also those of documentation and notebooks: what CI runs
+check: $(READY) ## Format, lint, types, import contract, tests, also the long ones: what CI runs
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy

@@ -202,6 +202,7 @@ def test_commands_on_the_last_checkpoint(msssl, tmp_path):
     assert {name: (run / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.long
 def test_probe_table(msssl, tmp_path):
     assert msssl(*SHAPES)[0] == 0
     code, out, err = msssl("probe", "--ckpt_path", "last")
@@ -215,6 +216,7 @@ def test_probe_table(msssl, tmp_path):
         assert f"{row['test_top1']:.3f}" in out
 
 
+@pytest.mark.long
 def test_two_ranks(tmp_path):
     write(
         tmp_path / "recording_module.py",

@@ -26,6 +26,7 @@ from msssl.evaluation import export, formats
 from msssl.modules.weights import load_weights
 
 CLASSES = [f"class {i}" for i in range(5)]
+pytestmark = pytest.mark.long
 FIT = ["fit", "--config", "demo.yaml", *NARROW, "--data.views.n_views=3", "--data.views.mean=auto"]
 FIT += ["--data.train_images=60", "--data.test_images=20", "--data.batch_size=50", "--data.num_workers=0"]
 FIT += ["--trainer.max_epochs=1", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
@@ -230,7 +231,6 @@ def features(checkpoints, pixels):
     return {name: features_of(path, pixels) for name, path in checkpoints.items()}
 
 
-@pytest.mark.long
 @each_case
 def test_other_software_finds_the_same_outputs(case, exports, elsewhere, features):
     folder, code, _, head = exports[case]

@@ -18,6 +18,7 @@ from msssl.callbacks import LastCheckpoint
 from msssl.data.beton_file import import_ffcv
 from msssl.data.write_beton import write_beton
 
+pytestmark = pytest.mark.long
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
 
 
