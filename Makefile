@@ -3,6 +3,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS := .venv/.docs
+PYTEST := $(BIN)/pytest -n auto --dist loadfile
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -24,10 +25,10 @@ bench: $(READY) ## Measure the step of the demonstration, part by part, against 
 	$(BIN)/python benchmarks/step.py --config demo.yaml
 
 test: $(READY) ## Run the tests and doctests: about 6 minutes on 2 cores
-	$(BIN)/pytest -n auto --dist loadfile
+	$(PYTEST)
 
 test-all: $(READY) ## Run the slow tests too
-	$(BIN)/pytest -n auto --dist loadfile -m ''
+	$(PYTEST) -m ''
 
 docs: $(DOCS) ## Build the documentation into site/: a warning, or a dead link, is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -43,7 +44,7 @@ check: $(READY) ## Format, lint, types, import contract, tests, also the long on
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -n auto --dist loadfile -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff format

@@ -110,14 +110,19 @@ def write_cifar10(root, per_file, classes=10):
     (folder / datasets.CIFAR10.meta["filename"]).write_bytes(pickle.dumps(names))
 
 
+def without_checksums(patch):
+    """Has torchvision take the stand-in for CIFAR-10."""
+    from torchvision import datasets
+
+    patch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
+    patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+
+
 @pytest.fixture
 def cifar10_folder(tmp_path, monkeypatch):
     """A stand-in for CIFAR-10: 5 x 8 training and 8 test images."""
-    from torchvision import datasets
-
     write_cifar10(tmp_path / "data", 8)
-    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+    without_checksums(monkeypatch)
     return tmp_path / "data"
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 
 import pytest
 import yaml
-from conftest import fitted_in, write_cifar10
+from conftest import fitted_in, without_checksums, write_cifar10
 from documentation import (
     CONFIGS,
     LANGUAGES,
@@ -47,13 +47,6 @@ datasets.cifar.check_integrity = lambda *args: True
 """
 INTERNAL = ("module 'msssl' has no attribute …", "worse than the median")
 SELF_EXPLANATORY = re.compile("expected|did you mean|at least|between 0 and 1|auto is for both|too large for")
-
-
-def without_checksums(patch):
-    from torchvision import datasets
-
-    patch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
-    patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
 
 
 @pytest.fixture(scope="session")

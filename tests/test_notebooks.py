@@ -19,7 +19,7 @@ each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 @contextlib.contextmanager
 def kernel(folder, **variables):
     """A kernel of one thread that runs in a folder."""
-    manager, client = start_new_kernel(cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **variables})
+    manager, client = start_new_kernel(cwd=folder, env={**os.environ, **variables})
     client.stop_channels()
     try:
         yield manager

@@ -65,8 +65,7 @@ def test_a_storage_that_is_not_there(msssl, tmp_path):
 
 def run(folder, *args, **options):
     command = [sys.executable, "-m", "msssl", *args]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=folder, **pipes, **options)
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
 def finish(child):
