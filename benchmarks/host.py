@@ -24,7 +24,7 @@ import lightning
 import torch
 from jsonargparse import auto_cli
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from machine import machine
 from torch import nn
 
@@ -137,6 +137,7 @@ def fitted(steps: int, complete: bool = False) -> list[float]:
                 LearningRateMonitor(),
                 Bar(refresh_rate=EVERY),
                 Pace(),
+                Timer(),
             ]
             callbacks += [BestCheckpoint(dirpath=folder), LastCheckpoint(dirpath=folder)]
         trainer = Trainer(

@@ -201,8 +201,9 @@ def test_a_longer_run_is_the_one_that_was_longer_from_the_start(runner, folder, 
 def test_a_run_that_is_over_stays_as_it_is(runner, folder):
     assert runner(folder, "fit", "--config", "run.yaml") == 0
     assert "no step was left" not in output(folder)
-    assert runner(folder, "fit", "--ckpt_path", "last") == 0
-    assert "no step was left; a larger --trainer.max_epochs than 3 goes on" in output(folder)
+    for times, limit in enumerate([[], ["--trainer.max_steps=10000"]], 1):  # both times the epochs ended it
+        assert runner(folder, "fit", "--ckpt_path", "last", *limit) == 0
+        assert output(folder).count("no step was left; a larger --trainer.max_epochs than 3 goes on") == times
     assert_as_if_nothing_had_happened(run_of(folder), runner.undisturbed())
 
 

@@ -32,7 +32,7 @@ def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> 
     """
     lines = {"run": f"{run_dir}: {trainer.current_epoch} epochs, {trainer.global_step} steps"}
     if trainer.global_step == steps_before:
-        name = "max_epochs" if trainer.max_steps == -1 else "max_steps"
+        name = "max_steps" if 0 <= trainer.max_steps <= trainer.global_step else "max_epochs"
         lines["finished"] = f"no step was left; a larger --trainer.{name} than {getattr(trainer, name)} goes on"
     last = run_dir / "last.ckpt"
     lines["checkpoint"] = str(last) if last.is_file() else "none was written"
