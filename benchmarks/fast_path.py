@@ -1,7 +1,7 @@
 """The way to the fast path of the shipped configs: what each switch was to bring, and what it brings.
 
     python benchmarks/fast_path.py                                            # CPU, the demonstration: 6 minutes
-    python benchmarks/fast_path.py --config cifar.yaml --device cuda          # also with bf16
+    python benchmarks/fast_path.py --config cifar.yaml --device cuda          # also with bf16 and CUDA graphs
 
 Each row is `benchmarks/step.py` in a process of its own, with the switches of the rows before. Predicted: the step of
 the first row, in proportion to the row's floor (the fused one from the compiled rows on); each row measures its rates.
@@ -9,6 +9,7 @@ The recipe is `cifar`, for images of 32 px.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,9 +39,11 @@ SWITCHES = {
     "compiled views": ["--data.views.compile=true"],
     "compiled backbone, channels last": ["--model.compile=true"],
     "bf16": ["--trainer.precision=bf16-mixed"],
+    "CUDA graphs of what is compiled": ["TORCHINDUCTOR_CUDAGRAPHS=1"],  # a variable of the environment
     "views of 24 px instead of 32": [f"--data.views.augmentations={json.dumps(SMALL)}"],
 }
 COMPILED = "compiled backbone, channels last"
+ON_CUDA = ("bf16", "CUDA graphs of what is compiled")
 
 
 def main(
@@ -54,12 +57,12 @@ def main(
 
     Args:
         config: of `msssl fit`.
-        device: cpu or cuda; bf16 is for cuda.
+        device: cpu or cuda, for which bf16 and graphs are.
         seconds: for a whole step, and again for its parts, in each row.
         repeats: of all rows, in turn; the fastest step of each counts, and its floor.
         out: of the files, without `-<device>` and ending.
     """
-    names = [name for name in SWITCHES if name != "bf16" or device == "cuda"]
+    names = [name for name in SWITCHES if name not in ON_CUDA or device == "cuda"]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(repeats):
         flags = [f"--config={config}", f"--device={device}", f"--seconds={seconds}", *EAGER]
@@ -85,11 +88,14 @@ def main(
     Path(f"{out}-{device}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
-def measured(flags: list[str]) -> dict[str, Any]:
-    """What `step.py` finds with some flags."""
+def measured(switches: list[str]) -> dict[str, Any]:
+    """What `step.py` finds with some flags and variables."""
+    flags = [switch for switch in switches if switch.startswith("--")]
+    variables = dict(switch.split("=", 1) for switch in switches if switch not in flags)
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/step"
-        subprocess.run([sys.executable, STEP, *flags, f"--out={out}"], check=True, stdout=subprocess.DEVNULL)
+        words = [sys.executable, STEP, *flags, f"--out={out}"]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=os.environ | variables)
         found: dict[str, Any] = json.loads(Path(f"{out}.json").read_text())
     return found
 
