@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msssl.evaluation.comparison import COSTS, Row, group, read_reports
+from msssl.evaluation.table import markdown
 
 HEADINGS = ["run", "features", "seeds", "top-1", "95 % interval", "kNN", *COSTS.values()]
 
@@ -31,7 +32,7 @@ def compare(runs: list[str], out: str) -> None:
     pages = []
     for title, rows in tables.items():
         _print(title, rows)
-        pages.append(f"## {title}\n\n{_markdown(rows)}")
+        pages.append(f"## {title}\n\n{markdown(HEADINGS, map(_cells, rows))}\n")
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_name(f"{target.name}.md").write_text("\n".join(pages))
@@ -57,11 +58,6 @@ def _print(title: str, rows: list[Row]) -> None:
         table.add_row(*(cell.removesuffix(" encoder") for cell in _cells(row)[:-1]))
     _line(title)
     Console(markup=False).print(table)
-
-
-def _markdown(rows: list[Row]) -> str:
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *(_cells(row) for row in rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def _csv(tables: dict[str, list[Row]]) -> str:

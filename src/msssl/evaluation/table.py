@@ -1,6 +1,7 @@
-"""The report of a probe on the terminal."""
+"""Tables: the report of a probe on the terminal, and any in markdown."""
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def print_report(report: dict[str, Any], path: Path) -> None:
     Console(markup=False).print(table)
     written = f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('.head.pt').name}"
     Console(soft_wrap=True, markup=False, highlight=False).print(written)
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in markdown.
+
+    >>> print(markdown(["run", "top-1"], [["a|b", "0.5"]]))
+    | run | top-1 |
+    | --- | --- |
+    | a/b | 0.5 |
+    """
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 def _cell(key: str, value: Any) -> str:

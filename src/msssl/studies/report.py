@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msssl.evaluation import compare
+from msssl.evaluation.table import markdown
 from msssl.studies.figure import draw
 from msssl.studies.read import read_study
 from msssl.studies.study import Study
@@ -48,22 +49,21 @@ def report(runs: list[str], out: str | None = None, storage: str | None = None, 
 
 def _print(study: Study, lines: list[Line]) -> None:
     table = Table(*headings(study), box=SIMPLE, padding=(0, 1, 0, 0), title=study.title)
-    for line in lines:
-        found = cells(study, line)
-        table.add_row(*(found.get(name, "") for name in headings(study)))
+    for row in _rows(study, lines):
+        table.add_row(*row)
     console = Console(markup=False, width=None if sys.stdout.isatty() else 160)
     console.print(table)
     for text in _below(study, lines):
         console.print(text, highlight=False)
 
 
+def _rows(study: Study, lines: list[Line]) -> list[list[str]]:
+    return [[found.get(name, "") for name in headings(study)] for found in (cells(study, line) for line in lines)]
+
+
 def _markdown(study: Study, lines: list[Line]) -> str:
-    heads = headings(study)
-    rows = [[found.get(name, "") for name in heads] for found in (cells(study, line) for line in lines)]
-    table = [
-        f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in (heads, ["---"] * len(heads), *rows)
-    ]
-    return "\n".join([f"# {study.title}", "", *table, "", *(f"- {text}" for text in _below(study, lines))]) + "\n"
+    table = markdown(headings(study), _rows(study, lines))
+    return "\n".join([f"# {study.title}", "", table, "", *(f"- {text}" for text in _below(study, lines))]) + "\n"
 
 
 def _below(study: Study, lines: list[Line]) -> list[str]:
