@@ -115,6 +115,16 @@ def kind_of(words: list[str]) -> str:
     return Path(words[0]).name
 
 
+def commands_of(path: Path) -> list[tuple[str, list[str]]]:
+    """Kind and words of each command in the blocks of a page, none of which is run."""
+    found: list[tuple[str, list[str]]] = []
+    page = Page(path, lambda where, kind, words: found.append((kind, words)), lambda where, path: None)
+    for example in page.document.examples():
+        if example.region.lexemes["arguments"] == "bash":
+            example.evaluate()
+    return found
+
+
 def inline_commands(path: Path) -> list[str]:
     """Commands of msssl within the text, those that are whole."""
     return [

@@ -1,4 +1,4 @@
-"""Every block of the documentation is executed: quickly, with commands parsed, and (slow) with commands run to the end.
+"""Every block of the documentation is executed, each command to its end; those of several processes when slow.
 
 The configs that pages name are found in the working directory first, where miniatures of them lie; CIFAR is noise in
 its own format. Command lines are executed as they are written.
@@ -25,6 +25,7 @@ from documentation import (
     ROOT,
     Page,
     blocks,
+    commands_of,
     inline_commands,
     write_miniatures,
 )
@@ -47,6 +48,12 @@ datasets.cifar.check_integrity = lambda *args: True
 """
 INTERNAL = ("module 'msssl' has no attribute …", "worse than the median")
 SELF_EXPLANATORY = re.compile("expected|did you mean|at least|between 0 and 1|auto is for both|too large for")
+
+
+def starts_processes(kind, words):
+    """Whether a command starts processes of its own, or reads what those of a sweep left."""
+    report = words[:2] == ["msssl", "report"] and words[2].endswith(".yaml")
+    return kind == "torchrun" or "sweep" in words[:2] or report or bool(TWO_PROCESSES & {*words})
 
 
 @pytest.fixture(scope="session")
@@ -118,19 +125,24 @@ def stand_ins(tmp_path, monkeypatch, cifar_run, image_folder):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_page(path, stand_ins, msssl, monkeypatch, capfd):
-    """Its Python is run; its command lines, those in its text too, and its YAML are parsed."""
+def test_page(path, stand_ins, msssl, monkeypatch, capfd, probed_run, wide_run):
+    """Its blocks are executed one after the other; YAML and commands of several processes, or within text, parsed."""
     from msssl.cli.check import check_fit
     from msssl.cli.commands import COMMANDS
     from msssl.cli.parser import Parser
 
-    stand_ins(path)
-    for name, function in list(COMMANDS.items()):
-        monkeypatch.setitem(COMMANDS, name, parsed_only(function))
-    parse = Parse(msssl)
-    Page(path, parse.command, parse.config).execute()
+    stand_ins(path, A=wide_run if path.stem == "export" else probed_run, B=probed_run)
+    parse, follow = Parse(msssl), Follow(msssl)
+
+    def command(where, kind, words):
+        several = starts_processes(kind, words) and path.stem != "new-method"  # which compares two processes with one
+        chosen = parse if kind in NOT_RUN or several else follow
+        chosen.command(where, kind, words)
+
+    Page(path, command, parse.config).execute()
     for line in inline_commands(path):
         parse.command(f"{path}: `{line}`: ", "msssl", line.split())
+    assert not follow.failed, "\n\n".join(follow.failed)
     if parse.fits:
         monkeypatch.setattr(Parser, "functions", COMMANDS)
         monkeypatch.setattr(sys, "argv", ["msssl", "fit"])
@@ -138,6 +150,18 @@ def test_page(path, stand_ins, msssl, monkeypatch, capfd):
             check_fit(parse.fits)
         except SystemExit:
             pytest.fail(capfd.readouterr().err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in PAGES if any(starts_processes(*each) for each in commands_of(path))], ids=lambda p: p.stem
+)
+def test_page_of_several_processes(path, stand_ins, msssl, probed_run, wide_run):
+    """All of its commands are run."""
+    stand_ins(path, A=wide_run if path.stem == "export" else probed_run, B=probed_run)
+    follow = Follow(msssl)
+    Page(path, follow.command, lambda where, path: None).execute()
+    assert not follow.failed, "\n\n".join(follow.failed)
 
 
 class Parse:
@@ -149,6 +173,7 @@ class Parse:
 
     def command(self, where, kind, words):
         from msssl.cli.arguments import expand
+        from msssl.cli.commands import COMMANDS
 
         if "-m" in words:
             words = words[words.index("msssl") :]
@@ -157,7 +182,10 @@ class Parse:
         elif words[1] == "fit":
             self.fits[where] = [word for word in expand(words[1:]) if word != "--print_config"]
         else:
-            code, _, err = self.msssl(*words[1:], *(["--print_config"] if words[1] in OF_DATA else []))
+            with pytest.MonkeyPatch.context() as patch:
+                for name, function in list(COMMANDS.items()):
+                    patch.setitem(COMMANDS, name, parsed_only(function))
+                code, _, err = self.msssl(*words[1:], *(["--print_config"] if words[1] in OF_DATA else []))
             assert code == 0, f"{where}{err}"
 
     def config(self, where, path):
@@ -170,47 +198,43 @@ class Parse:
             self.command(where, "msssl", ["msssl", "fit", *base, "--config", str(path)])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in PAGES if "bash" in blocks(path)], ids=lambda path: path.stem)
-def test_page_followed(path, stand_ins, msssl, probed_run, wide_run):
-    """Its blocks are executed one after the other, each command to its end."""
-    stand_ins(path, A=wide_run if path.stem == "export" else probed_run, B=probed_run)
-    failed = []
+class Follow:
+    """Runs commands, those of one process in this one, and keeps what failed."""
 
-    def command(where, kind, words):
+    def __init__(self, msssl):
+        self.msssl = msssl
+        self.failed = []
+
+    def command(self, where, kind, words):
         if kind in NOT_RUN:
             return
-        if kind == "msssl" and words[1] not in ("sweep", "--version") and not TWO_PROCESSES & {*words}:
-            code, out, err = msssl(*words[1:])
+        if kind == "msssl" and words[1] != "--version" and not starts_processes(kind, words):
+            code, out, err = self.msssl(*words[1:])
         else:
             done = subprocess.run([*PROGRAMS.get(kind, [kind]), *words[1:]], capture_output=True, text=True)
             code, out, err = done.returncode, done.stdout, done.stderr
         if code:
-            failed.append(f"{where}{' '.join(words)}\n{out[-2000:]}{err[-2000:]}")
-
-    Page(path, command, lambda where, path: None).execute()
-    assert not failed, "\n\n".join(failed)
+            self.failed.append(f"{where}{' '.join(words)}\n{out[-2000:]}{err[-2000:]}")
 
 
 def test_every_block_is_executed(capsys):
     """Counted twice: by the parser that executes them, and by another."""
-    executed, commands, not_run = 0, [], []
+    executed, commands = 0, []
     for path in PAGES:
         languages = blocks(path)
         assert {*languages} <= {*LANGUAGES, *OUTPUT}
-        page = Page(path, lambda where, kind, words: commands.append(kind), lambda where, path: None)
-        examples = list(page.document.examples())
+        examples = list(Page(path, None, None).document.examples())
         assert len(examples) == sum(language in LANGUAGES for language in languages), path
         executed += len(examples)
-        for example in examples:
-            if example.region.lexemes["arguments"] == "bash":
-                example.evaluate()
-        not_run += page.not_run
+        commands += commands_of(path)
+    several = sum(starts_processes(*each) for each in commands if each[0] not in NOT_RUN)
+    not_run = Counter(kind for kind, _ in commands if kind in NOT_RUN)
     with capsys.disabled():
         lines = [
-            f"\n{executed} of {executed} blocks of {len(PAGES)} pages; {len(commands)} commands, of which not run:"
+            f"\n{executed} of {executed} blocks of {len(PAGES)} pages; {len(commands)} commands, of which",
+            f"  {several} of several processes are parsed here, and run by `make docs-test`; and not run:",
+            *(f"  {number} x {name}: {NOT_RUN[name]}" for name, number in not_run.items()),
         ]
-        lines += [f"  {number} x {name}: {NOT_RUN[name]}" for name, number in Counter(not_run).items()]
         sys.stdout.write("\n".join(lines) + "\n")
 
 

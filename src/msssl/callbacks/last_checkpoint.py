@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt`, from which a run goes on as if nothing had happened, and `previous.ckpt`, the one before.
 
-    It is written at the end of every epoch (or every `every_n_train_steps`, ...), when a signal stops the run and at
-    its end: whole or not at all.
+    It is written at the end of every epoch (or of every `every_n_epochs`), with `every_n_train_steps` or
+    `train_time_interval` within it too, when a signal stops the run and at its end: whole or not at all.
 
     SIGTERM, Ctrl-C and the signal by which SLURM requeues stop a run at the end of its optimizer step, on all ranks at
     the same one; a validation that has begun is finished first. The process then exits with 128 plus the signal's
@@ -126,7 +126,8 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         steps, epochs = trainer.max_steps, trainer.max_epochs
         over = trainer.should_stop or 0 <= steps <= trainer.global_step or epochs == trainer.current_epoch + 1
-        if over:  # not in `on_train_end`, when Lightning counts an epoch that was cut short as complete
+        within = self._every_n_train_steps or self._train_time_interval  # with which Lightning saves nowhere else
+        if over or within:  # not in `on_train_end`, when Lightning counts an epoch that was cut short as complete
             self._save_unless_saved(trainer)
 
     @override

@@ -34,7 +34,8 @@ def find(spec: str, root: str | Path = "runs") -> Path:
         path = path / LAST
     found = [each for each in ([path, path.with_name(PREVIOUS)] if path.name == LAST else [path]) if each.is_file()]
     if not found:
-        raise FileNotFoundError(f"ckpt_path {spec}: {path} is not a file")
+        why = ": its run ended before it wrote one; start it anew" if path.with_name("config.yaml").is_file() else ""
+        raise FileNotFoundError(f"ckpt_path {spec}: {path} is not a file{why}")
     if path.name != LAST:
         return path
     last, *before = found

@@ -79,8 +79,8 @@ class MultiViewCLI(LightningCLI):
             super().__init__(*args, **kwargs)
         except BaseException as error:
             if self.run_dir is not None:
-                trainer = getattr(self, "trainer", None)
-                leave(self.run_dir, self.goes_on or (trainer is not None and trainer.global_step > 0), error)
+                steps = self.trainer.global_step if hasattr(self, "trainer") else 0
+                leave(self.run_dir, error, ran=steps > (self.steps_before or 0), keep=self.goes_on)
             raise
 
     @staticmethod

@@ -64,17 +64,17 @@ def _slurm_name() -> str | None:
     return "-".join(["slurm", job, *([task] if task else []), command])
 
 
-def leave(folder: Path, began: bool, error: BaseException) -> None:
-    """What remains of a run that failed: nothing, if it never began, or how it goes on."""
+def leave(folder: Path, error: BaseException, *, ran: bool, keep: bool) -> None:
+    """What remains of a run that failed: how it goes on, if it took a step; else nothing, unless it is to be kept."""
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
         error.code = 130  # Lightning's is 1
     if rank() > 0:
         return
-    if not began:
+    if not ran and not keep:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # other runs are in it
             folder.parent.rmdir()
-    elif (folder / LAST).is_file() and not isinstance(error, FloatingPointError):  # which would come again
+    elif ran and (folder / LAST).is_file() and not isinstance(error, FloatingPointError):  # which would come again
         log.info("go on with: msssl fit --ckpt_path %s", folder)
 
 

@@ -20,6 +20,9 @@ class BarlowTwins(MultiViewModule):
         beta: weight of the redundancy; `auto` is 5 / proj_dim, so that a small projector works untuned.
         form: `mean`, `pairs` or `eq10`; see the loss.
         **kwargs: those of `MultiViewModule`.
+
+    Raises:
+        ValueError: beta is negative.
     """
 
     def __init__(self, beta: float | Literal["auto"] = "auto", form: Form = "mean", **kwargs: Any) -> None:
@@ -27,6 +30,8 @@ class BarlowTwins(MultiViewModule):
         self.form: Form = form
         self.beta = 5 / self.proj_dim if beta == "auto" else float(beta)
         self._auto = beta == "auto"
+        if self.beta < 0:
+            raise ValueError(f"beta is {beta}: a weight is at least 0")
         if "beta" in self.hparams:  # a checkpoint keeps the number, whatever the rule becomes
             self.hparams["beta"] = self.beta
 

@@ -70,8 +70,9 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
-        if proj_layers < 1:
-            raise ValueError(f"proj_layers is {proj_layers}: a projector has at least 1")
+        for name, number in {"proj_layers": proj_layers, "proj_dim": proj_dim, "chunk_views": chunk_views}.items():
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}: expected at least 1")
         self.backbone = build_backbone(backbone)
         self.feature_dim = feature_dim or find_feature_dim(self.backbone)
         self.proj_dim = proj_dim
@@ -79,8 +80,6 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self.projector = _projector([self.feature_dim, *[hidden_dim] * (proj_layers - 1), proj_dim])
         self.weights = weights
         self.decay_bias_and_norm = decay_bias_and_norm
-        if chunk_views is not None and chunk_views < 1:
-            raise ValueError(f"chunk_views is {chunk_views}: at least 1 view passes through the backbone")
         self.chunk_views = chunk_views
         self.compile_backbone = compile
         self._compiled: CompiledEncoder | None = None
