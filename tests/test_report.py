@@ -337,14 +337,24 @@ def test_a_file_that_is_no_report_is_one_line(compare, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("given", ["absent", "empty", "empty/probe.json"])
-def test_a_run_that_was_not_probed_is_one_line(msssl, tmp_path, given):
+ABSENT = "is neither a run nor a report; a study is named with its .yaml"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("absent", ABSENT),
+        ("empty", "holds no probe.json: run msssl probe --ckpt_path empty"),
+        ("empty/probe.json", ABSENT),
+    ],
+)
+def test_a_run_that_was_not_probed_is_one_line(msssl, tmp_path, given, message):
     (tmp_path / "empty").mkdir()
     path = write(tmp_path / "run" / "probe.json", 0.5)
     code, _, err = msssl("report", path, given)
     assert code == 2, err
     last = err.strip().splitlines()[-1]
-    assert last == f"msssl: error: {given} holds no probe.json: run msssl probe --ckpt_path {given}"
+    assert last == f"msssl: error: {given} {message}"
     assert not list(tmp_path.glob("report*"))
 
 

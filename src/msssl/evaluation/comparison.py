@@ -43,6 +43,8 @@ def read_reports(runs: Sequence[str]) -> list[dict[str, Any]]:
     """All reports of the runs, each once."""
     found: dict[Path, dict[str, Any]] = {}
     for run in runs:
+        if not Path(run).exists():
+            raise FileNotFoundError(f"{run} is neither a run nor a report; a study is named with its .yaml")
         paths = sorted(Path(run).glob("probe*.json")) if Path(run).is_dir() else [Path(run)]
         if not paths or not paths[0].is_file():
             raise FileNotFoundError(f"{run} holds no probe.json: run msssl probe --ckpt_path {run}")
