@@ -257,6 +257,9 @@ def test_classes_are_picked_out_of_a_full_folder(tmp_path, as_file):
         batch = data.images(split)[range(6)]
         assert batch["image"][:, 0, 0, 0].tolist() == [1] * 3 + [2] * 3
         assert batch["label"].tolist() == [0] * 3 + [1] * 3
+    for wrong in (["bee", "cog"], ["ape", "bee", "cog"], ["cog"]):
+        with pytest.raises(ValueError, match="train has no images of the class 'cog', which `classes` lists"):
+            read(tmp_path, classes=wrong)
 
 
 # Mean and standard deviation.

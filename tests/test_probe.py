@@ -613,6 +613,28 @@ def test_labels_per_class_on_the_command_line(kept, msssl):
             assert all(round(40 * value, 6) % 1 == 0 for value in of_heads["linear"]["top1"])
 
 
+def test_few_labels_stay_in_the_report(kept, msssl):
+    found = []
+    for counts in (["1"], [], ["2"]):
+        flags = ["--labels_per_class", *counts] if counts else []
+        code, out, err = msssl("probe", "--ckpt_path", "run", *flags)
+        assert code == 0, err
+        assert "1 a class, linear" in out
+        found.append([row["few_labels"] for row in read(kept / "probe.json")["rows"]])
+    first, second, third = found
+    assert second == first
+    assert [list(each) for each in third] == [["1", "2"]] * 3
+    assert [{"1": each["1"]} for each in third] == first
+
+
+def test_few_labels_of_another_checkpoint_do_not_stay(kept, msssl):
+    assert msssl("probe", "--ckpt_path", "run", "--labels_per_class", "1")[0] == 0
+    report = read(kept / "probe.json")
+    (kept / "probe.json").write_text(json.dumps({**report, "sha256": "of another"}))
+    assert msssl("probe", "--ckpt_path", "run")[0] == 0
+    assert not any("few_labels" in row for row in read(kept / "probe.json")["rows"])
+
+
 # Other sets.
 
 

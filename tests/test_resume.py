@@ -63,6 +63,12 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(runner, folder, order,
         assert f"go on with: msssl fit --ckpt_path runs/{run_of(folder).name}" in output(folder)
 
 
+def test_a_checkpoint_is_written_at_an_epochs_end_however_rarely_within(runner, folder):
+    options = ("--last_checkpoint.every_n_train_steps=1000",)
+    assert interrupted(runner, folder, options, ("step", 23)) == (-9, 0)
+    assert_as_if_nothing_had_happened(run_of(folder), runner.undisturbed(*options))
+
+
 def random_points(count):
     generator = random.Random(0)
     kinds = {"step": (15, 40), "save": (3, 6), "rename": (4, 9), "validation": (3, 6)}

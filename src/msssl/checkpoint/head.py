@@ -27,7 +27,7 @@ def read_head(path: str | Path, feature_dim: int, ckpt_path: str | Path | None =
         ValueError: another kind of file, or a head for other features.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"head {path} is not a file: msssl probe writes probe.head.pt beside the checkpoint")
+        raise FileNotFoundError(f"head {path} is not a file: msssl probe writes one and says its name")
     content = read_file(path)
     if not _is_head(content):
         raise ValueError(f"head {path} is not one that msssl probe wrote")

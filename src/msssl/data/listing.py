@@ -107,7 +107,9 @@ def list_folders(data_dir: str, classes: list[str] | None) -> dict[str, list[Row
 
 def _list(folder: Path, classes: list[str] | None) -> list[Row]:
     names = sorted(entry.name for entry in folder.iterdir() if _is_class(entry))
-    if classes is not None:
+    if names and classes is not None:
+        if missing := sorted(set(classes) - set(names)):
+            raise ValueError(f"{folder} has no images of the class {missing[0]!r}, which `classes` lists")
         names = [name for name in names if name in classes]
     if len(names) == 1:
         raise ValueError(

@@ -1,7 +1,8 @@
 """`msssl probe`: what frozen features are worth, beside raw pixels and the same encoder untrained."""
 
 import json
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +36,8 @@ def probe(
     """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on untrained features.
 
     Everything comes from the checkpoint, its data included. Beside it are written `probe.json`, a picture and the
-    fitted linear head; another checkpoint, set, protocol or number of patches has file names of its own.
+    fitted linear head; another checkpoint, set, protocol or number of patches has file names of its own. What was
+    measured before with fewer labels stays in the report.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
@@ -71,6 +73,7 @@ def probe(
         "rows": rows,
     }
     target = subject.path.with_name(f"{_stem(subject, kind, report['data_id'])}.json")
+    _keep_few_labels(target, report)
     told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
     write_head(target.with_suffix(".head.pt"), heads[PRETRAINED], **told)
     draw_report(report, subject.data, features.get(UNTRAINED), features[PRETRAINED], target.with_suffix(".png"))
@@ -92,6 +95,17 @@ def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, dev
 
         found[split] = stored(subject.path.with_name("features"), key, device, make)
     return found
+
+
+def _keep_few_labels(path: Path, report: dict[str, Any]) -> None:
+    """Add to the rows what an earlier report, of the same checkpoint and images, holds of few labels."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if any(before.get(name) != report[name] for name in ("sha256", "data_id", "protocol")):
+        return
+    kept = {row["features"]: row.get("few_labels", {}) for row in before["rows"]}
+    for row in report["rows"]:
+        if found := {**kept.get(row["features"], {}), **row.get("few_labels", {})}:
+            row["few_labels"] = found
 
 
 def _stem(subject: Subject, kind: Protocol, data_id: str | None) -> str:

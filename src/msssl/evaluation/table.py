@@ -62,7 +62,7 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):  # measured now, or read from an earlier report
         return " to ".join("?" if math.isnan(end) else f"{end:.3f}" for end in value)
     if key in ("dim", "weight_decay"):
         return f"{value:g}"
