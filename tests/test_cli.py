@@ -367,6 +367,14 @@ def test_no_config(msssl):
     assert "name a config, such as --config cifar.yaml" in err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it has a GPU")
+def test_a_config_for_gpus_without_one_is_one_line(msssl, tmp_path):
+    code, _, err = msssl("fit", "--config", "demo.yaml", "--config", "ddp.yaml")
+    assert code == 2
+    assert err.strip().splitlines()[-1].startswith("msssl: error: trainer.accelerator is gpu, but there is none")
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_a_bug_in_ones_own_loss_keeps_its_traceback(msssl, tmp_path):
     write(
         tmp_path / "buggy_loss_file.py",

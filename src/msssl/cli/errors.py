@@ -44,6 +44,8 @@ def user_message(error: BaseException) -> str | None:
     message = str(root)
     if "Original Traceback" in message:  # from a worker: the last line is `Type: message`
         message = message.strip().splitlines()[-1].partition(": ")[2]
+    if "No supported gpu backend" in message:
+        return "trainer.accelerator is gpu, but there is none that torch can use: --trainer.accelerator cpu needs none"
     return message if isinstance(root, ImportError) else " ".join(message.split())
 
 
