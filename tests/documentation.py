@@ -53,7 +53,6 @@ class Page:
         evaluators = {"python": self._python, "bash": self._bash, "yaml": self._yaml, "csv": self._csv}
         self.path, self.command, self.config = path, command, config
         self.document = Document.parse(str(path), *(CodeBlockParser(*each) for each in evaluators.items()))
-        self.not_run: list[str] = []
 
     def execute(self) -> None:
         for example in self.document.examples():
@@ -95,7 +94,6 @@ class Page:
             kind = kind_of(words)
             if kind in NOT_RUN:
                 found.add(kind)
-                self.not_run.append(kind)
             self.command(f"{self.path.name}:{example.line + 1 + offset}: ", kind, words)
         assert found <= {*marked}, f"{found - {*marked}} cannot be run, and no comment before the block says so"
         assert set(marked) <= found, f"{set(marked) - found} is not there"

@@ -99,7 +99,10 @@ def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, dev
 
 def _keep_few_labels(path: Path, report: dict[str, Any]) -> None:
     """Add to the rows what an earlier report, of the same checkpoint and images, holds of few labels."""
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):  # there is none, or a damaged one
+        return
     if any(before.get(name) != report[name] for name in ("sha256", "data_id", "protocol")):
         return
     kept = {row["features"]: row.get("few_labels", {}) for row in before["rows"]}
