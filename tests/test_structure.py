@@ -5,12 +5,6 @@ import yaml
 SOURCE = Path(__file__).parents[1] / "src" / "msssl"
 
 
-def test_no_file_above_200_lines():
-    lengths = {path: len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
-    assert lengths
-    assert {path: length for path, length in lengths.items() if length > 200} == {}
-
-
 def test_readme_is_short():
     assert len((SOURCE.parents[1] / "README.md").read_text().splitlines()) <= 120
 
