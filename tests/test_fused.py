@@ -195,7 +195,13 @@ def test_keypoints_follow_the_crop():
         (lambda: BlurSolarize(4), "kernel_size is 4"),
         (lambda: BlurSolarize(3, sigma=(0, 0)), r"sigma is \(0, 0\)"),
         (lambda: BlurSolarize(23)(images(2, 8, 8)), "kernel_size is 23"),
-        (lambda: ColorJitterGrayscale(0.4)(torch.rand(2, 1, 8, 8)), "1 channels"),
+        (
+            lambda: ColorJitterGrayscale(saturation=0.4)(images(2, 8, 8)[:, :1]),
+            "1 channels: .* brightness and contrast",
+        ),
+        (lambda: ColorJitterGrayscale(hue=0.1)(images(2, 8, 8)[:, :1]), "1 channels: .* brightness and contrast"),
+        (lambda: ColorJitterGrayscale(p_grayscale=0.1)(images(2, 8, 8)[:, :1]), "1 channels: .* brightness and"),
+        (lambda: ColorJitterGrayscale(0.4)(images(2, 8, 8)[:, :2]), "2 channels: .* leave it out"),
     ],
 )
 def test_wrong_arguments_are_named(build, message):

@@ -4,11 +4,13 @@ import sys
 
 import pytest
 import torch
+from conftest import TINY_IMAGES
 from kornia import augmentation as K
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from msssl import MultiView
@@ -413,7 +415,20 @@ def test_multi_crop():
         (lambda: MultiView(std=(0.2, 0.0, 0.2)), r"std \(0.2, 0.0, 0.2\)"),
         (lambda: MultiView()(torch.rand(4, 3, 8, 8)), r"torch.float32 \(4, 3, 8, 8\)"),
         (lambda: MultiView()(some_images()[0]), r"torch.uint8 \(3, 16, 16\)"),
-        (lambda: MultiView()(some_images()[:, :2]), r"\(4, 2, 16, 16\): expected uint8 \(N, 3, H, W\)"),
+        (lambda: MultiView()(some_images()[:, :2]), "2 channels, and the preset cifar takes the 3 of RGB: give a list"),
+        (
+            lambda: MultiView()(some_images()[:, :1]),
+            "1 channels, and the preset cifar .* take the preset grayscale, or",
+        ),
+        (lambda: MultiView()(some_images().repeat(1, 2, 1, 1)[:, :4]), "4 channels, and the preset cifar"),
+        (lambda: MultiView().evaluate(some_images()[:, :1]), "1 channels, and the preset cifar"),
+        (lambda: MultiView(2, "grayscale")(some_images()[:, :1]), "mean and std are of 3: .* each of the 1, or repeat"),
+        (lambda: MultiView(2, "grayscale", [0.5], [0.2])(some_images()), "3 channels, and mean and std are of 1"),
+        (lambda: MultiView(2, [])(some_images()[:, :2]), "2 channels, and mean and std are of 3"),
+        (
+            lambda: MultiView(2, [len]),
+            r"augmentations\[0\] is a builtin_function_or_method: expected a torch.nn.Module",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_value_error(build, message):
@@ -458,3 +473,114 @@ def test_cifar_crops_at_least_8_per_cent_of_the_area():
     assert 0.08 * 0.8 < area.min() < 0.2  # sides are whole pixels, rounded down
     assert 0.9 < area.max() <= 1.001
     assert area.mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_one_channel_goes_through_the_preset_for_it():
+    images = one_image(8)[:, :1]
+    gray = MultiView(3, "grayscale", mean=[0.5], std=[0.25])
+    made = gray(images, (0,))
+    assert made.shape == (3, 8, 1, 16, 16)
+    assert equal_rows(made, made) == 3 * 8
+    repeated = MultiView(3, "grayscale")(images.expand(-1, 3, -1, -1), (0,))  # the same, but for rounding of the luma
+    torch.testing.assert_close(made.expand(-1, -1, 3, -1, -1), repeated, rtol=0, atol=2e-3)
+    assert gray.evaluate(images).shape == (8, 1, 16, 16)
+
+
+class OncePerBatch(nn.Module):
+    """A module of one's own that forgets that a batch holds many images."""
+
+    def forward(self, images):
+        return images * (0.5 + torch.rand(1, device=images.device))
+
+
+class CoinPerBatch(nn.Module):
+    def forward(self, images):
+        return images.flip(-1) if torch.rand(()) < 0.5 else images
+
+
+class PerImage(nn.Module):
+    """A transform that draws once per call, called for each image."""
+
+    def __init__(self, transform):
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, images):
+        return torch.stack([self.transform(image) for image in images])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ([v2.RandomRotation(90)], r"augmentations\[0\] is RandomRotation .* take kornia.augmentation.RandomRotation"),
+        ([v1.RandomHorizontalFlip()], "take kornia.augmentation.RandomHorizontalFlip"),
+        ([K.Resize((16, 16)), v2.GaussianBlur(3)], r"augmentations\[1\] is .*kornia.augmentation.RandomGaussianBlur"),
+        ([v2.Compose([v2.Resize(8), v2.ColorJitter(0.4)])], r"augmentations\[0\]\[1\] is ColorJitter"),
+        ([nn.Sequential(v2.Identity(), v2.AugMix())], "is AugMix of torchvision.* equal: apply it to one image"),
+        ([K.RandomRotation(90.0, same_on_batch=True)], r"augmentations\[0\], RandomRotation, has same_on_batch true"),
+        ([K.ImageSequential(K.RandomRotation(9.0, same_on_batch=True))], r"augmentations\[0\]\[0\], RandomRotation"),
+        ([K.AugmentationSequential(K.RandomRotation(9.0), same_on_batch=True)], "AugmentationSequential, has same"),
+        ([RandomResizedCropFlip((8, 8), same_on_batch=True)], "RandomResizedCropFlip, has same_on_batch true"),
+    ],
+)
+def test_a_module_that_is_known_to_draw_once_for_a_batch_is_refused(recipe, message):
+    with pytest.raises(ValueError, match=message):
+        MultiView(2, recipe)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        [OncePerBatch()],
+        [RandomResizedCropFlip((8, 8)), OncePerBatch()],  # which the crop would hide
+        [K.RandomRotation(90.0), nn.Sequential(OncePerBatch())],
+        [CoinPerBatch()],
+        [v2.Lambda(v2.RandomRotation(90))],
+        [K.ImageSequential(K.RandomHorizontalFlip(p=1.0), K.RandomVerticalFlip(p=1.0), random_apply=1)],
+    ],
+)
+def test_a_module_that_draws_once_for_a_batch_is_found_out_at_the_first_call(recipe):
+    views, state = MultiView(2, recipe), torch.get_rng_state()
+    with pytest.raises(ValueError, match="of augmentations draws once for a batch"):
+        views(some_images())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        [v2.Resize(12), v2.CenterCrop(8), v2.Grayscale(3)],
+        [PerImage(v2.ColorJitter(0.4)), PerImage(v2.RandomRotation(90))],
+        [K.AugmentationSequential(K.RandomRotation(90.0), K.RandomGrayscale(p=0.1))],
+        [K.ImageSequential(K.ColorJitter(0.4, 0.4, 0.4, 0.1), K.RandomHorizontalFlip(p=0.01))],
+        [K.RandomErasing(p=1.0), K.RandomGaussianNoise(p=0.5), nn.Dropout(0.1)],
+    ],
+)
+def test_modules_that_draw_for_each_row_or_not_at_all_are_taken(recipe):
+    assert MultiView(3, recipe)(some_images()).shape[:3] == (3, 4, 3)
+
+
+def test_the_draws_are_tried_at_the_first_call_only():
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, images):
+            self.calls += 1
+            return images + torch.rand(len(images), 1, 1, 1)
+
+    module = Counting()
+    views, images = MultiView(2, [module]), some_images()
+    first = views(images, (1,))
+    calls = module.calls
+    assert calls > 1
+    again = views(images, (1,))
+    assert module.calls == calls + 1
+    assert torch.equal(first, again)  # the try has no say in what is drawn
+
+
+def test_transforms_of_torchvision_in_a_config_are_refused_in_one_line(msssl):
+    listed = "[{class_path: torchvision.transforms.v2.RandomRotation, init_args: {degrees: 90}}]"
+    code, _, err = msssl("fit", "--config", "demo.yaml", *TINY_IMAGES, "--data.views.augmentations", listed)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "augmentations[0] is RandomRotation of torchvision" in err

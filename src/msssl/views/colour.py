@@ -19,7 +19,8 @@ class ColorJitterGrayscale(Drawn, IntensityAugmentationBase2D):
 
     The operations and the factors' distributions are those of torchvision's `ColorJitter` and `rgb_to_grayscale`.
     Differs: each row has its own order of brightness, contrast and saturation, as there, but hue always comes last
-    (its place among the four is a tenth of what the jitter itself changes).
+    (its place among the four is a tenth of what the jitter itself changes). Images of one channel can be jittered in
+    brightness and contrast.
 
     Args:
         brightness: factors come from [max(0, 1 - brightness), 1 + brightness].
@@ -78,8 +79,10 @@ class ColorJitterGrayscale(Drawn, IntensityAugmentationBase2D):
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
-        if input.shape[1] != 3:
-            raise ValueError(f"images have {input.shape[1]} channels: colour jitter needs the 3 of RGB")
+        n_channels = input.shape[1]
+        if n_channels != 3 and (n_channels != 1 or self.saturation or self.hue or self.p_grayscale):
+            other = "for one channel, give brightness and contrast alone" if n_channels == 1 else "leave it out"
+            raise ValueError(f"images have {n_channels} channels: colour jitter needs the 3 of RGB; {other}")
         images = input
         if self.brightness or self.contrast or self.saturation:
             for slot in range(3):
@@ -97,6 +100,8 @@ def _per_row(values: Tensor, images: Tensor) -> Tensor:
 
 def _gray(images: Tensor) -> Tensor:
     """Luma (B, 1, H, W)."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.split(1, dim=1)
     gray: Tensor = (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
     return gray

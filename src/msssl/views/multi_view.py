@@ -16,6 +16,7 @@ from msssl.seeding import derive_seed
 from msssl.views._drawn import Drawn, constant
 from msssl.views._steps import Normalize, Repeat, compiled_run, run
 from msssl.views.crop import RandomResizedCropFlip
+from msssl.views.draws import check_draws, check_recipe
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 
 log = logging.getLogger(__name__)
@@ -32,14 +33,16 @@ class MultiView(nn.Module):
     Args:
         n_views: K, at least 2.
         augmentations: a preset's name (`cifar`, `stl10`, `imagenet`, `imagenet100`, `grayscale`, `simclr`, `barlow`,
-            `vicreg`), or modules in order, of `msssl.views` or Kornia; they see float images in [0, 1].
+            `vicreg`), or modules in order, of `msssl.views`, Kornia or your own; they see the float images in [0, 1]
+            of all views as one batch (K * N, C, H, W), and draw for each row.
         mean: of the channels, in [0, 1]; by default the preset's, or ImageNet's for a list. `auto`: that of the
             training images, and their standard deviation, found by the data module.
         std: likewise.
         compile: whether `torch.compile` fuses the augmentations of `msssl.views`; `auto` is yes on CUDA.
 
     Raises:
-        ValueError: n_views below 2, or an unknown preset.
+        ValueError: n_views below 2, an unknown preset, or a module that draws once for a batch, which would make all
+            views of an image equal; some are known by name, and the others found out at the first call.
 
     >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
     >>> views = MultiView(n_views=4)(images)
@@ -59,9 +62,12 @@ class MultiView(nn.Module):
         if n_views < 2:
             raise ValueError(f"n_views is {n_views}: a multi-view loss needs at least 2")
         self.n_views = n_views
-        self.augmentations = augmentations if isinstance(augmentations, str) else nn.ModuleList(augmentations)
         self.preset: Preset | None = None
-        if isinstance(augmentations, str):
+        if not isinstance(augmentations, str):
+            check_recipe(augmentations)
+            self.augmentations: str | nn.ModuleList = nn.ModuleList(augmentations)
+        else:
+            self.augmentations = augmentations
             if augmentations not in PRESETS:
                 nearest = difflib.get_close_matches(augmentations, PRESETS, n=1, cutoff=0)[0]
                 raise ValueError(f"augmentations {augmentations!r} is not a preset; did you mean {nearest!r}?")
@@ -77,6 +83,7 @@ class MultiView(nn.Module):
         self.compile_views = compile
         self.side: int | None = None  # shorter side of the crops in pixels, where it is not their own
         self._calls = 0
+        self._draws_checked = False
 
     def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the statistics of the channels, in [0, 1]; ValueError unless there are as many, std above 0."""
@@ -95,10 +102,9 @@ class MultiView(nn.Module):
             rank: which N rows of the global batch the images are.
             world_size: W; the global batch is W*N images.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(
-                f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, {len(self.mean)}, H, W)"
-            )
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, C, H, W)")
+        self._check_channels(images.shape[1])
         size, least = (images.shape[-2], images.shape[-1]), self.preset.size if self.preset else None
         if least is not None and min(size) < least:
             raise ValueError(
@@ -116,6 +122,16 @@ class MultiView(nn.Module):
         uniforms = self._draw(steps, images, key, rank, world_size)
         views = images
         stock = not all(isinstance(step, Drawn) for step in steps)
+        if stock and not self._draws_checked:  # once: it waits for the device
+            with torch.autocast(images.device.type, enabled=False):
+                check_draws(
+                    steps[1:-1],
+                    self.n_views,
+                    images.shape[1:],
+                    images.device,
+                    lambda seed: _seeded((seed,), images.device),
+                )
+            self._draws_checked = True
         seeded = _seeded((*key, rank), images.device) if stock else nullcontext()
         with torch.autocast(images.device.type, enabled=False), seeded:
             for drawn, group in groupby(steps, key=lambda step: isinstance(step, Drawn)):
@@ -124,6 +140,21 @@ class MultiView(nn.Module):
                 else:
                     views = functools.reduce(lambda images, module: module(images), group, views)
         return views.view(self.n_views, len(images), *views.shape[1:])
+
+    def _check_channels(self, n_channels: int) -> None:
+        """Raise ValueError, with what to do, for images of another number of channels than the recipe's."""
+        repeat = "repeat the channel: images.expand(-1, 3, -1, -1)"
+        if self.preset is not None and n_channels not in self.preset.channels:
+            other = f"take the preset grayscale, or {repeat}" if n_channels == 1 else "give a list of augmentations"
+            raise ValueError(
+                f"images have {n_channels} channels, and the preset {self.augmentations} takes the 3 of RGB: {other}"
+            )
+        if n_channels != len(self.mean):
+            other = f", or {repeat}" if n_channels == 1 else ""
+            raise ValueError(
+                f"images have {n_channels} channels, and mean and std are of {len(self.mean)}: "
+                f"give mean and std with a number for each of the {n_channels}{other}"
+            )
 
     def steps(self, size: tuple[int, int]) -> list[nn.Module]:
         """The augmentations of images of a size (H, W)."""
@@ -138,6 +169,7 @@ class MultiView(nn.Module):
 
         A preset with a size of its own resizes and takes the central square.
         """
+        self._check_channels(images.shape[1])
         pixels = images.float() / 255
         if self.preset is not None and self.preset.size is not None:
             pixels = F.resize(pixels, [self.preset.resize or self.preset.size], antialias=True)

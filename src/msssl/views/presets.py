@@ -27,6 +27,7 @@ class Preset:
         size: side of the views in pixels; None for that of the images.
         resize: where `size` is given, the short side to which evaluation images are resized before their central
             square of `size` is taken.
+        channels: how many channels images may have.
     """
 
     augmentations: Callable[[Size], list[nn.Module]]
@@ -34,6 +35,7 @@ class Preset:
     std: RGB = IMAGENET_STD
     size: int | None = None
     resize: int | None = None
+    channels: tuple[int, ...] = (3,)
 
 
 def _cifar(size: Size) -> list[nn.Module]:
@@ -90,7 +92,8 @@ PRESETS = {
     "stl10": Preset(_stl10, mean=(0.4467, 0.4398, 0.4066), std=(0.2242, 0.2215, 0.2239), size=64, resize=64),
     "imagenet": Preset(_imagenet, size=224, resize=256),
     "imagenet100": Preset(_imagenet, size=128, resize=146),
-    "grayscale": Preset(_grayscale, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),  # one-channel originals
+    # Of images whose originals have one channel, which the data modules repeat.
+    "grayscale": Preset(_grayscale, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), channels=(1, 3)),
     "simclr": Preset(_simclr),  # Chen et al. 2020, appendix A; B.9 below 64 pixels
     "barlow": Preset(_barlow),  # Zbontar et al. 2021, section 2.2: those of BYOL (Grill et al. 2020, table 6)
     "vicreg": Preset(_vicreg),  # Bardes et al. 2022: the same for all views
