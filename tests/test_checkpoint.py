@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 
 import msssl
 from msssl import MultiViewDataModule, MultiViewModule
 from msssl.checkpoint import find, read
+from msssl.evaluation.subject import preprocess_of
+from msssl.views import Preprocess
 
 CLI = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "_class_path": "msssl.BarlowTwins", "proj_dim": 8}
 NARROW = {"class_path": "msssl.ResNet", "init_args": {"width": 8}}
@@ -149,6 +152,45 @@ def test_checkpoint_loads_without_running_code(fitted):
     assert_close(checkpoint["state_dict"], module.state_dict(), rtol=0, atol=0)
     assert checkpoint["hyper_parameters"]["beta"] == 0.2
     assert checkpoint["datamodule_hyper_parameters"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_every_checkpoint_says_what_evaluation_does_to_an_image(weights_only, fitted, tmp_path):
+    module, _ = fitted
+    module.trainer.save_checkpoint(tmp_path / "x.ckpt", weights_only=weights_only)
+    preprocess = Preprocess.from_dict(torch.load(tmp_path / "x.ckpt", weights_only=True)["preprocess"])
+    views = msssl.MultiView()
+    expected = (views.mean, views.std, (32, 32), None, None, None, 4)
+    fields = ("mean", "std", "image_size", "resize", "crop", "window", "n_views")
+    assert tuple(getattr(preprocess, name) for name in fields) == expected
+    assert [line.partition("(")[0] for line in preprocess.recipe] == ["RandomResizedCropFlip", "ColorJitterGrayscale"]
+    loaded = MultiViewModule.load_from_checkpoint(tmp_path / "x.ckpt", backbone=narrow_backbone())
+    assert loaded.preprocess == preprocess
+
+
+class OtherData(LightningDataModule):
+    """A user's own data module, which knows nothing of msssl."""
+
+    def train_dataloader(self):
+        views = torch.randn(3, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        return DataLoader([{"views": views, "label": torch.zeros(4).long()}], batch_size=None)
+
+
+def test_a_data_module_that_is_not_ours_still_saves(tmp_path):
+    module = msssl.BarlowTwins(backbone=narrow_backbone(), proj_dim=8)
+    trainer = make_trainer()
+    trainer.fit(module, datamodule=OtherData())
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    checkpoint = read(tmp_path / "x.ckpt")
+    assert "preprocess" not in checkpoint
+    with pytest.raises(ValueError, match=r"x\.ckpt does not say how images are normalised: [^\n]*$"):
+        preprocess_of(tmp_path / "x.ckpt", checkpoint)
+
+
+def test_a_checkpoint_of_version_0_1_says_it_by_its_data_module(fitted):
+    checkpoint = read(fitted[1])
+    expected = Preprocess.from_dict(checkpoint.pop("preprocess"))
+    assert preprocess_of(fitted[1], checkpoint) == expected
 
 
 def test_data_module_is_rebuilt_with_its_seed(fitted):

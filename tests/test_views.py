@@ -1,20 +1,24 @@
 import hashlib
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_IMAGES
 from kornia import augmentation as K
+from PIL import Image
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from msssl import MultiView
-from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, RandomResizedCropFlip
+from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, Preprocess, RandomResizedCropFlip
 from msssl.views._drawn import constant
 from msssl.views._steps import run
 from msssl.views.presets import PRESETS
@@ -584,3 +588,51 @@ def test_transforms_of_torchvision_in_a_config_are_refused_in_one_line(msssl):
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert "augmentations[0] is RandomRotation of torchvision" in err
+
+
+# What a checkpoint keeps of them.
+
+
+def test_preprocess_normalises_and_comes_back_from_plain_data():
+    mean, std = (0.1, 0.5, 0.9), (0.25, 0.5, 1.0)
+    preprocess = Preprocess(mean, std, image_size=(16, 16), window=(0.0, 4095.0), n_views=3, recipe=("a", "b"))
+    images = some_images()
+    evaluated = preprocess.evaluate(images)
+    by_hand = (images.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    assert evaluated.dtype == torch.float32
+    assert_close(evaluated.double(), by_hand, atol=1e-6, rtol=0)
+    assert_close(preprocess.denormalize(evaluated), images / 255, atol=1e-6, rtol=0)
+    assert Preprocess.from_dict(preprocess.as_dict()) == preprocess
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.as_dict()))) == preprocess
+
+
+def test_preprocess_resizes_images_of_another_size_to_those_of_the_run():
+    """As Pillow does."""
+    preprocess = Preprocess((0.0,) * 3, (1.0,) * 3, image_size=(6, 10))
+    image = some_images(1, 24)[0]
+    resized = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((10, 6), Image.Resampling.BILINEAR)
+    found = preprocess.evaluate(image[None])[0] * 255
+    assert_close(found.permute(1, 2, 0), torch.from_numpy(np.array(resized)).float(), atol=1.01, rtol=0)
+    assert preprocess.input_size == (6, 10)
+    with pytest.raises(ValueError, match=r"^images are \(1, 1, 24, 24\): expected \(N, 3, H, W\)$"):
+        preprocess.evaluate(image[None, :1])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preprocess_of_a_preset_is_its_evaluation(name):
+    views = MultiView(2, name)
+    side = 2 * (views.preset.size or 16)
+    preprocess = views.preprocess((side, side))
+    images = some_images(1, side)
+    assert torch.equal(preprocess.evaluate(images), views.evaluate(images))
+    assert preprocess.evaluate(images).shape[-2:] == preprocess.input_size
+    assert (preprocess.mean, preprocess.std, preprocess.n_views) == (views.mean, views.std, 2)
+    assert preprocess.recipe[0].startswith("RandomResizedCropFlip(size=")
+    assert not any("\n" in line for line in preprocess.recipe)
+
+
+def test_the_recipe_of_several_sizes_names_all_of_them():
+    groups = [MultiView(n, [RandomResizedCropFlip((side, side))]) for n, side in ((2, 24), (6, 8))]
+    large, small = MultiCrop(groups).preprocess((32, 32)).recipe
+    assert large.startswith("2 views: RandomResizedCropFlip(size=(24, 24)")
+    assert small.startswith("6 views: RandomResizedCropFlip(size=(8, 8)")

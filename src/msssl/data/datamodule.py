@@ -18,7 +18,7 @@ from msssl.data.splits import SPLITS, make_splits
 from msssl.data.splits import Split as Split
 from msssl.data.statistics import mean_and_std
 from msssl.data.storage import Storage, StorageKind
-from msssl.views import MultiView
+from msssl.views import MultiView, Preprocess
 
 
 class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore[misc]  # as in modules
@@ -74,7 +74,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.splits: dict[str, Images] = {}
         self.skipped: dict[str, dict[int, str]] = {}  # why, by data set and position
         self.pretrained_on: Tensor | None = None  # positions in `dataset("train")` that the checkpoint's run saw
-        self.pretrained_size: tuple[int, ...] | None = None  # (H, W) of these images
+        self.pretrained_size: tuple[int, int] | None = None  # (H, W) of these images
+        self._preprocess: Preprocess | None = None  # of the run that these images are prepared for, if of another one
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Any] | None:
@@ -128,7 +129,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.skipped = find_skipped(self.datasets, self.opened, **self._shard()) if skip else {}
         choice = {"fraction": self.fraction, "val_fraction": self.val_fraction}
         self.splits = make_splits(self.datasets, self.skipped, **choice, seed=self.split_seed)
-        if self.views.automatic and self.pretrained_on is None:
+        if self.views.automatic and self.pretrained_on is None and self._preprocess is None:
             self.views.normalize_by(*mean_and_std(self.images("train"), self.num_workers))
 
     def images(self, split: str) -> Images:
@@ -176,14 +177,29 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     @override
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
         image, kept = batch["image"], {name: batch[name] for name in ("label", "index")}
+        prepared = self._preprocess or self.views
         if "epoch" not in batch:
-            return {"image": self.views.evaluate(image), **kept}
+            return {"image": prepared.evaluate(image), **kept}
         key = (self.seed, batch["epoch"], batch["batch"])
         if "probe" in batch:
             probe = batch["probe"]
-            kept["probe"] = {"image": self.views.evaluate(probe["image"]), "label": probe["label"]}
-        self.pretrained_size, shard = tuple(image.shape[-2:]), self._shard()
+            kept["probe"] = {"image": prepared.evaluate(probe["image"]), "label": probe["label"]}
+        self.pretrained_size, shard = (image.shape[-2], image.shape[-1]), self._shard()
         return {"views": self.views(image, key, shard["rank"], shard["world_size"]), **kept}
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What evaluation does to an image; a checkpoint keeps it. Set it to prepare images as another run did."""
+        if self._preprocess is not None:
+            return self._preprocess
+        if self.pretrained_size is None and self.splits:  # before the first step: found from an image
+            height, width = self.images("train")[[0]]["image"].shape[-2:]
+            self.pretrained_size = (height, width)
+        return self.views.preprocess(self.pretrained_size, getattr(self, "window", None))
+
+    @preprocess.setter
+    def preprocess(self, preprocess: Preprocess) -> None:
+        self._preprocess = preprocess
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -196,5 +212,6 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seed = state_dict["seed"]  # a resumed run keeps its order and views
         self.pretrained_on = state_dict["pretrained_on"]
-        self.pretrained_size = state_dict.get("pretrained_size")
+        size = state_dict.get("pretrained_size")
+        self.pretrained_size = size and (size[0], size[1])
         self.views.normalize_by(state_dict["mean"], state_dict["std"])

@@ -19,6 +19,7 @@ from msssl.data.cache import fingerprint
 from msssl.data.images import labels_or_minus_one
 from msssl.evaluation.features import content_of
 from msssl.modules import MultiViewModule
+from msssl.views import Preprocess
 
 SPLITS = ("probe", "val", "test")
 log = logging.getLogger(__name__)
@@ -142,6 +143,23 @@ def epochs_of(checkpoint: dict[str, Any]) -> int:
     progress, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
     under_way = progress["ready"] > progress["completed"]
     return int(progress["completed"] + (under_way and batches["is_last_batch"]))
+
+
+def preprocess_of(path: Path, checkpoint: dict[str, Any]) -> Preprocess:
+    """What evaluation does to an image, as the content of a checkpoint says.
+
+    Raises:
+        ValueError: naming the file, where it does not say so: its run used a data module of another library, or it is
+            of version 0.1 and its data module cannot be built again.
+    """
+    if "preprocess" in checkpoint:
+        return Preprocess.from_dict(checkpoint["preprocess"])
+    if MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY not in checkpoint:
+        raise ValueError(
+            f"{path} does not say how images are normalised: its run had no data module of msssl. Build one of them in "
+            "Python, with the mean and std of your images, for the run"
+        )
+    return data_of(path, checkpoint).preprocess  # as version 0.1 wrote it
 
 
 def data_of(path: Path, checkpoint: dict[str, Any]) -> MultiViewDataModule:

@@ -22,6 +22,7 @@ from msssl.modules.optimization import arguments_of, let_clip, parameter_groups,
 from msssl.modules.recompute import features_of
 from msssl.modules.warmup_cosine import WarmupCosine
 from msssl.modules.weights import load_weights
+from msssl.views import Preprocess
 
 
 class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  # its load_from_checkpoint is a descriptor
@@ -29,7 +30,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     All K*N views pass through backbone and projector as one batch, so BatchNorm pools its statistics over the views.
     Views of several sizes pass through the backbone as one batch for each size, and together through the projector.
-    `module(images)` returns backbone features (N, F).
+    `module(images)` returns backbone features (N, F) of normalised images: those of a file are
+    `module.preprocess.evaluate(images)`, where the module comes from a checkpoint.
 
     Args:
         backbone: `resnet18`, `resnet34` or `resnet50` (`msssl.ResNet` at width 64 with the small-image stem),
@@ -85,6 +87,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self._compiled: CompiledEncoder | None = None
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
+        self.preprocess: Preprocess | None = None  # of the run that the weights are from
         self._optimizer_arguments: list[dict[str, Any]] = []
         self._shapes_checked = False
         self._has_weights = False
@@ -111,8 +114,18 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         return terms
 
     @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        given = getattr(getattr(self._trainer, "datamodule", None), "preprocess", None)
+        if isinstance(given, Preprocess):  # else there is no data module, or one of the user's own kind
+            self.preprocess = given
+        if self.preprocess is not None:
+            checkpoint["preprocess"] = self.preprocess.as_dict()
+
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._has_weights = True
+        if "preprocess" in checkpoint:
+            self.preprocess = Preprocess.from_dict(checkpoint["preprocess"])
 
     @override
     def on_fit_start(self) -> None:  # not in `setup`, which does not know yet whether a run goes on

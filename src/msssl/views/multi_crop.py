@@ -1,6 +1,7 @@
 """Views of several sizes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,11 @@ class MultiCrop(MultiView):
         super().normalize_by(mean, std)
         for group in getattr(self, "groups", []):
             group.normalize_by(mean, std)
+
+    @override
+    def recipe(self, size: tuple[int, int]) -> list[str]:
+        groups: Any = self.groups
+        return [f"{group.n_views} views: {line}" for group in groups for line in group.recipe(size)]
 
     @override
     def forward(  # type: ignore[override]

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 
 from msssl.seeding import derive_seed
-from msssl.views._drawn import Drawn, constant
+from msssl.views._drawn import Drawn
 from msssl.views._steps import Normalize, Repeat, compiled_run, run
 from msssl.views.crop import RandomResizedCropFlip
 from msssl.views.draws import check_draws, check_recipe
+from msssl.views.preprocess import Preprocess
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 
 log = logging.getLogger(__name__)
@@ -164,23 +164,37 @@ class MultiView(nn.Module):
             steps = _preset(self.preset, (side, side) if side else size)
         return [_with_side(step, self.side) for step in steps]
 
+    def preprocess(
+        self, image_size: tuple[int, int] | None = None, window: tuple[float, float] | None = None
+    ) -> Preprocess:
+        """What evaluation does to images of this size (H, W) in pixels, which were read by this window, if any."""
+        size = self.preset.size if self.preset else None
+        return Preprocess(
+            mean=self.mean,
+            std=self.std,
+            image_size=image_size,
+            resize=self.preset.resize or size if self.preset else None,
+            crop=size,
+            window=window,
+            n_views=self.n_views,
+            recipe=() if image_size is None else tuple(self.recipe(image_size)),
+        )
+
+    def recipe(self, size: tuple[int, int]) -> list[str]:
+        """The augmentations of images of a size (H, W) as text, a line each."""
+        return [" ".join(repr(step).split()) for step in self.steps(size)]
+
     def evaluate(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised.
 
         A preset with a size of its own resizes and takes the central square.
         """
         self._check_channels(images.shape[1])
-        pixels = images.float() / 255
-        if self.preset is not None and self.preset.size is not None:
-            pixels = F.resize(pixels, [self.preset.resize or self.preset.size], antialias=True)
-            pixels = F.center_crop(pixels, [self.preset.size, self.preset.size])
-        normalize = Normalize(self.mean, self.std)
-        return normalize.apply_transform(pixels, normalize.constants(images.device), {})
+        return self.preprocess().evaluate(images)
 
     def denormalize(self, views: Tensor) -> Tensor:
         """Normalised views or images (..., C, H, W) back in [0, 1], for pictures."""
-        mean, std = (constant(values, views.device).view(-1, 1, 1) for values in (self.mean, self.std))
-        return views * std + mean
+        return self.preprocess().denormalize(views)
 
     def _draw(
         self, steps: list[Any], images: Tensor, key: tuple[int, ...], rank: int, world_size: int
