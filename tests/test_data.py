@@ -1,3 +1,4 @@
+import logging
 import pickle
 import re
 from urllib.error import URLError
@@ -210,6 +211,48 @@ def test_all_and_none():
     assert len(held_out) == 0
 
 
+def test_one_of_each_class_that_has_two_is_held_out_and_choices_stay_nested():
+    labels = torch.tensor([0] * 4 + [1] * 2 + [2] + [-1] * 30)
+    held_out = {fraction: hold_out(labels, fraction, seed=0)[1] for fraction in (0.1, 0.3, 0.6)}
+    assert labels[held_out[0.1]].tolist() == [0, 1] + [-1] * 3
+    assert (labels[held_out[0.6]] == 0).sum() == 2
+    assert set(held_out[0.1].tolist()) < set(held_out[0.3].tolist()) < set(held_out[0.6].tolist())
+
+
+def test_a_group_of_each_class_that_has_two_is_held_out():
+    """25 patients of 4 images: a tenth of a class is less than half of a patient."""
+    images = range(100)
+    labels, groups = torch.tensor([i // 4 % 5 for i in images]), [f"patient {i // 4}" for i in images]
+    kept, held_out = hold_out(labels, 0.1, 0, groups)
+    assert labels[held_out].bincount().tolist() == [4] * 5
+    assert not {groups[i] for i in kept.tolist()} & {groups[i] for i in held_out.tolist()}
+    assert set(held_out.tolist()) <= set(hold_out(labels, 0.5, 0, groups)[1].tolist())
+    assert len(hold_out(labels, 0.0, 0, groups)[1]) == 0
+    alone = [f"class {label}" for label in labels.tolist()]
+    assert len(hold_out(labels, 0.1, 0, alone)[1]) == 0  # or nothing would be left of it
+
+
+class Grouped(TensorDataset):
+    """Images with `groups`."""
+
+    def __init__(self, *tensors, groups):
+        super().__init__(*tensors)
+        self.groups = groups
+
+
+@pytest.mark.parametrize("size", [1, 10])
+def test_the_log_says_which_groups_are_held_out_or_why_none_is(caplog, size):
+    dataset = Grouped(coded(20), torch.arange(20) // 10, groups=[str(i // size) for i in range(20)])
+    with caplog.at_level(logging.INFO, logger="msssl"):
+        data = from_datasets(dataset)
+    if size == 1:
+        assert len(data.splits["val"]) == 2
+        assert "held out for validation: 2 of 20 groups, with 2 images" in caplog.text
+    else:
+        assert "val" not in data.splits
+        assert "val_fraction 0.1 holds out none of 20 images, as no class has two groups: there is no" in caplog.text
+
+
 # The data module.
 
 
@@ -307,7 +350,7 @@ class Recorder(LightningModule):
 def recorded(seed, tmp_path):
     """Training batches of two epochs under a trainer."""
     torch.manual_seed(seed)
-    module, data = Recorder(), MultiViewDataModule.from_datasets(dataset_of(9), batch_size=4, num_workers=0)
+    module, data = Recorder(), MultiViewDataModule.from_datasets(dataset_of(11), batch_size=4, num_workers=0)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = Trainer(accelerator="cpu", max_epochs=2, logger=False, default_root_dir=tmp_path, **quiet)
     trainer.fit(module, data)
@@ -321,7 +364,7 @@ def test_the_seed_of_the_run_drives_order_and_views(tmp_path):
     assert all(torch.equal(a["views"], b["views"]) for a, b in zip(batches, again, strict=True))
     assert indices(batches) != indices(other)
     assert indices(batches[:2]) != indices(batches[2:])  # the epochs differ
-    by_hand = MultiView()(coded(9)[batches[3]["index"]], (3, 1, 1), rank=0)
+    by_hand = MultiView()(coded(11)[batches[3]["index"]], (3, 1, 1), rank=0)
     assert torch.equal(batches[3]["views"], by_hand)
 
 
@@ -454,7 +497,12 @@ def test_drawing_leaves_the_global_random_state_alone():
 def test_shapes_make_batches():
     data = Shapes(train_images=40, test_images=30, image_size=16, batch_size=4, num_workers=0)
     data.setup()
-    assert {name: len(images) for name, images in data.splits.items()} == {"train": 40, "probe": 40, "test": 30}
+    assert {name: len(images) for name, images in data.splits.items()} == {
+        "train": 30,
+        "probe": 30,
+        "val": 10,
+        "test": 30,
+    }
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())))
     assert batch["views"].shape == (4, 4, 3, 16, 16)
 

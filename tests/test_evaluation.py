@@ -6,12 +6,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score, top_k_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
 from msssl import MultiView, MultiViewDataModule
+from msssl.evaluation.cross_validation import cross_validate, make_folds
 from msssl.evaluation.features import extract
-from msssl.evaluation.heads import WEIGHT_DECAYS, evaluate
+from msssl.evaluation.heads import WEIGHT_DECAYS, evaluate, measures
 from msssl.metrics import accuracy_interval, knn, linear_probe
 
 CLASSES = 7
@@ -84,6 +88,89 @@ def test_without_val_nothing_is_chosen_and_without_test_val_is_reported(features
     without_test, _ = evaluate({name: features[name] for name in ("probe", "val")}, CLASSES)
     assert "test_top1" not in without_test
     assert without_test["val_top1"] > 0.5
+
+
+def test_classes_without_test_images_do_not_count(features):
+    """Means over the others are those of scikit-learn on their rows, with all classes to confuse them with."""
+    x, y = features["test"]
+    there = (y < CLASSES - 2) & (y >= 0)
+    logits = linear_probe(*features["probe"], num_classes=CLASSES)(x[there])
+    found = measures(logits, y[there], CLASSES)
+    truth, probabilities = y[there].numpy(), logits.softmax(dim=1).double().numpy()
+    assert found["per_class"][-2:] == [None, None]
+    assert found["balanced"] == pytest.approx(np.mean(found["per_class"][:-2]))
+    one_against_others = [roc_auc_score(truth == label, probabilities[:, label]) for label in range(CLASSES - 2)]
+    assert found["auroc"] == pytest.approx(np.mean(one_against_others), abs=1e-6)
+    assert measures(logits[:3], torch.zeros(3).long(), CLASSES)["auroc"] is None
+
+
+# Cross-validation.
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_without_groups_are_as_stratified_as_those_of_scikit_learn(seed):
+    labels = torch.randint(4, (57,), generator=torch.Generator().manual_seed(seed)) ** 2 // 3 - 1  # -1 to 2
+    folds = make_folds(labels, seed=seed)
+    assert torch.equal(folds.of_image < 0, labels < 0)
+    assert folds.n_groups is None
+    known = labels[labels >= 0]
+    for label in known.unique():
+        ours = folds.of_image[labels == label].bincount(minlength=5)
+        splitter = StratifiedKFold(5, shuffle=True, random_state=seed)
+        theirs = [int((known[test] == label).sum()) for _, test in splitter.split(known, known)]
+        assert sorted(ours.tolist()) == sorted(theirs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_keep_groups_whole_and_are_no_less_even_than_those_of_scikit_learn(seed):
+    generator = torch.Generator().manual_seed(seed)
+    of_group = torch.randint(30, (300,), generator=generator)
+    labels = (of_group % 3 + (torch.rand(300, generator=generator) < 0.1)).clamp(max=2)  # some groups have two classes
+    names = [f"g{i}" for i in of_group.tolist()]
+    folds = make_folds(labels, names)
+    assert (folds.of_image >= 0).all()
+    assert folds.n_groups == len(of_group.unique())
+    assert all(len(folds.of_image[of_group == i].unique()) == 1 for i in of_group.unique())
+    splitter = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+    theirs = torch.empty(300, dtype=torch.long)
+    for fold, (_, test) in enumerate(splitter.split(labels, labels, of_group)):
+        theirs[test] = fold
+    assert unevenness(folds.of_image, labels) <= 1.5 * unevenness(theirs, labels)
+    assert torch.equal(make_folds(labels, names).of_image, folds.of_image)
+    assert not torch.equal(make_folds(labels, names, seed=1).of_image, folds.of_image)
+
+
+def unevenness(folds, labels):
+    """Standard deviation over the folds of the number of images of a class, averaged over classes."""
+    counts = torch.stack([folds[labels == label].bincount(minlength=5) for label in labels.unique()])
+    return float(counts.double().std(dim=1).mean())
+
+
+def test_a_class_of_one_group_is_never_held_out():
+    folds = make_folds(torch.tensor([0, 0, 1, 1, 2, 2, 2]), ["a", "b", "c", "d", "e", "e", "e"])
+    assert folds.n == 2
+    assert folds.of_image.tolist()[4:] == [-1] * 3
+    assert sorted(folds.of_image.tolist()[:2]) == sorted(folds.of_image.tolist()[2:4]) == [0, 1]
+    assert folds.n_groups == 4
+    assert make_folds(torch.tensor([0, 0, 1, 1]), ["a", "b", "c", "c"]) is None  # nothing to tell apart
+    assert make_folds(torch.tensor([0, 1, 2, -1])) is None
+
+
+def test_cross_validated_accuracies_are_those_of_scikit_learn():
+    x, y = split(60, 4, unlabelled=5)
+    folds, decays = make_folds(y), (1.0, 1e-2)
+    found = cross_validate(x, y, folds, num_classes=CLASSES, weight_decays=decays)
+    for decay in decays:
+        right = 0
+        for fold in range(5):
+            held_out, fitted = folds.of_image == fold, (folds.of_image != fold) & (y >= 0)
+            scale = StandardScaler().fit(x[fitted])
+            model = LogisticRegression(C=1 / (decay * int(fitted.sum())), tol=1e-9, max_iter=5000)
+            model.fit(scale.transform(x[fitted]), y[fitted])
+            right += int((model.predict(scale.transform(x[held_out])) == y[held_out].numpy()).sum())
+        assert found["grid"][str(decay)] == pytest.approx(right / 55)
+    assert found["cv_top1"] == max(found["grid"].values()) == found["grid"][str(found["weight_decay"])]
+    assert found["cv_interval"] == accuracy_interval(round(55 * found["cv_top1"]), 55)
 
 
 def test_two_evaluations_are_identical(features):

@@ -30,7 +30,7 @@ from msssl.evaluation.few_labels import evaluate_few_labels
 from msssl.evaluation.heads import evaluate_as_the_paper
 from msssl.evaluation.picture import draw_report
 from msssl.evaluation.subject import open_subject
-from msssl.metrics import linear_probe
+from msssl.metrics import accuracy_interval, linear_probe
 
 probing = importlib.import_module("msssl.evaluation.probe")  # its name in the package is the function's
 IMAGES = {"train_images": 60, "test_images": 40, "val_fraction": 0.4, "batch_size": 16, "num_workers": 0}
@@ -396,7 +396,7 @@ def test_a_probe_that_stops_leaves_no_report(run, monkeypatch, stop, error):
 
 def test_an_earlier_report_outlives_a_probe_that_stops(kept, monkeypatch):
     before = {path.name: path.read_bytes() for path in kept.glob("probe*")}
-    monkeypatch.setattr(probing, "evaluate", lambda *args: 1 / 0)
+    monkeypatch.setattr(probing, "evaluate", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         probe(str(kept))
     assert {path.name: path.read_bytes() for path in kept.glob("probe*")} == before
@@ -675,9 +675,9 @@ def test_another_number_of_classes(run, image_folder, extracted):
     data = ImageFolder(str(image_folder), image_size=20, batch_size=8, num_workers=0, val_fraction=0.25)
     report = probed(run, "probe-ImageFolder-*", data=data, labels_per_class=[1])
     assert report["classes"] == ["cat", "dog"]
-    assert report["images"] == {"probe": 18, "val": 6, "test": 8}
+    assert report["images"] == {"probe": 18, "val": 6, "test": 8, "cv": 24}
     assert report["transfer"]
-    assert report["chosen_on"] is None  # of 6 images
+    assert report["chosen_on"] == "cv"  # val has 6 images
     assert report["run"]["images"] == 40
     assert all(np.shape(row["test_confusion"]) == (2, 2) for row in report["rows"])
     assert all(row["test_top5"] == 1 for row in report["rows"])
@@ -701,7 +701,7 @@ def test_another_set_by_a_shipped_config_or_its_name(run, msssl, cifar10_folder,
     assert code == 0, err
     report = read(next(run.glob("probe-CIFAR10-*.json")))
     assert (report["data_class"], report["transfer"]) == ("CIFAR10", True)
-    assert report["images"] == {"probe": 32, "val": 8, "test": 8}
+    assert report["images"] == {"probe": 32, "val": 8, "test": 8, "cv": 40}
     assert report["classes"] == [f"class{i}" for i in range(10)]
     assert report["run"]["method"] == "msssl.BarlowTwins"
 
@@ -808,15 +808,21 @@ def test_a_set_of_one_class_cannot_be_probed(run):
 
 
 def test_a_set_with_neither_test_nor_val_cannot_be_probed(run):
-    with pytest.raises(ValueError, match="neither") as error:
+    with pytest.raises(ValueError, match="val_fraction is 0") as error:
         probe(str(run), data=made_of(pictures(20), val_fraction=0.0))
-    check_line(error.value, "run/last.ckpt cannot be probed: ", "neither a test split nor", "val_fraction 0")
-
-
-def test_a_test_split_without_labels_is_named(run):
-    with pytest.raises(ValueError, match="test") as error:
-        probe(str(run), data=made_of(pictures(40), None, Plain(pictures(10))))
+    check_line(error.value, "a probe needs labelled test or validation images, and FromDatasets in data has none")
+    one_each = made_of(pictures(10))  # none of which can be held out
+    with pytest.raises(ValueError, match="there are too few to hold some out") as error:
+        probe(str(run), data=one_each)
     check_line(error.value)
+
+
+def test_a_test_split_without_labels_is_left_out_and_said(run, caplog):
+    data = made_of(pictures(100), None, Plain(pictures(10)), val_fraction=0.2)
+    report = probed(run, "probe-FromDatasets*", data=data, baselines=False)
+    assert "FromDatasets in data has no labels in test: nothing is measured there" in caplog.text
+    assert report["images"] == {"probe": 80, "val": 20}
+    assert (report["chosen_on"], report["reported_on"]) == ("val", "val")
 
 
 def test_without_a_test_split_val_is_reported(run, monkeypatch):
@@ -855,17 +861,46 @@ def test_the_protocol_tells_what_chose_and_what_is_reported(of, splits, n_val, c
         assert "chosen likewise" not in told["protocol"]
 
 
-def test_three_validation_images_choose_nothing(run, caplog):
+def test_where_val_is_too_small_cross_validation_chooses(run, caplog):
     report = probed(run, "probe-FromDatasets*", data=made_of(pictures(40), pictures(3), pictures(20)))
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "val has 3 labelled images: too few to choose by (20 at least)" in warnings
-    assert report["images"]["val"] == 3
-    assert (report["chosen_on"], report["reported_on"]) == (None, "test")
-    assert "chosen on val" not in report["protocol"]
+    assert "fewer than 20 labelled validation images: cross-validation chooses the weight decay" in caplog.text
+    assert report["images"] == {"probe": 40, "val": 3, "test": 20, "cv": 43}
+    assert (report["chosen_on"], report["reported_on"]) == ("cv", "test")
+    assert "chosen by cross-validation (5 folds of the labelled images of train + val), refitted" in report["protocol"]
     for row in report["rows"]:
-        assert row["weight_decay"] == 1e-2
         assert row["mlp_rounds"] == heads.DEFAULT_ROUNDS
-        assert list(row["grid"]) == ["0.01"]
+        assert row["grid"].keys() == {"1.0", "0.1"}
+        assert row["grid"][str(row["weight_decay"])] == row["cv_top1"] == max(row["grid"].values())
+
+
+class Patients(Dataset):
+    """Five images of each of some patients, who are of one class each."""
+
+    def __init__(self, n):
+        self.groups = [f"patient {i // 5}" for i in range(n)]
+        self.targets = [i // 5 % 2 for i in range(n)]
+        self.images = pictures(n)
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return self.images[index][0], self.targets[index]
+
+
+def test_few_patients_without_a_test_split_are_cross_validated(run, msssl, monkeypatch):
+    monkeypatch.setattr(probing, "draw_report", draw_report)
+    report = probed(run, "probe-FromDatasets*", data=made_of(Patients(50)), baselines=False)
+    assert report["images"] == {"probe": 40, "val": 10, "cv": 50}
+    assert (report["chosen_on"], report["reported_on"]) == ("cv", "cv")
+    for part in ("no group in two folds", "that of the cross-validation", "95 % interval of 10 groups"):
+        assert part in report["protocol"]
+    (row,) = report["rows"]
+    assert row["cv_interval"] == list(accuracy_interval(round(10 * row["cv_top1"]), 10))
+    code, out, err = msssl("report", "run")  # which takes that accuracy
+    assert code == 0, err
+    assert "50 images of cv" in out
+    assert f"{row['cv_top1']:.3f}" in out
 
 
 def test_features_that_are_not_finite_stop_the_probe(run):

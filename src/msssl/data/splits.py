@@ -46,15 +46,11 @@ def make_splits(
     _check_labels(all_labels, usable, source)
     labelled, rows, labels = datasets[source], usable[source], all_labels[source]
     groups = getattr(labelled, "groups", None)
-    kept, held_out = hold_out(
-        labels[rows],
-        0.0 if "val" in usable else val_fraction,
-        seed,
-        groups and [groups[row] for row in rows.tolist()],
-    )
+    of_row = groups and [groups[row] for row in rows.tolist()]
+    kept, held_out = hold_out(labels[rows], 0.0 if "val" in usable else val_fraction, seed, of_row)
     _check_classes(labels[rows], labels[rows][kept], f"val_fraction {val_fraction}")
-    if val_fraction and "val" not in usable and not len(held_out):
-        log.warning("val_fraction %g holds out none of %d images: there is no validation", val_fraction, len(rows))
+    if val_fraction and "val" not in usable:
+        _log_held_out(val_fraction, held_out, len(rows), of_row)
     available = rows[kept] if source == "train" else usable["train"]
     train_labels = all_labels["train"][available]
     chosen = choose(train_labels, fraction, seed)
@@ -79,32 +75,45 @@ def make_splits(
 def hold_out(labels: Tensor, fraction: float, seed: int, groups: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     """Positions kept and held out, each sorted; of every class the same fraction (rounded) is held out.
 
-    With groups whole ones are held out, each counted to the class of most of its images, as near to the fraction as
-    they allow.
+    With groups, whole groups are held out, as near to the fraction as they allow; a group belongs to the class of most
+    of its images. Unless the fraction is 0, at least one image (or group) is held out of each class that has two.
 
     >>> kept, held_out = hold_out(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
     >>> len(kept), len(held_out)
     (6, 2)
     """
-    chosen = choose(labels, fraction, seed) if groups is None else _choose_groups(labels, fraction, seed, groups)
+    if fraction == 0:
+        chosen = torch.empty(0, dtype=torch.long)
+    elif groups is None:
+        chosen = choose(labels, fraction, seed, one_of_two=True)
+    else:
+        chosen = _choose_groups(labels, fraction, seed, groups)
     mask = torch.ones(len(labels), dtype=torch.bool)
     mask[chosen] = False
     return mask.nonzero().flatten(), chosen
 
 
-def choose(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Sorted positions of a fraction of each class (rounded), nested: a smaller fraction is inside a larger one."""
+def choose(labels: Tensor, fraction: float, seed: int, one_of_two: bool = False) -> Tensor:
+    """Sorted positions of a fraction of each class (rounded), nested: a smaller fraction is inside a larger one.
+
+    Args:
+        labels: shape (n,).
+        fraction: of each class.
+        seed: of the choice.
+        one_of_two: whether to choose at least one of each class that has two.
+    """
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label in labels.unique():
         positions = (labels == label).nonzero().flatten()
         order = torch.randperm(len(positions), generator=generator)
-        chosen.append(positions[order[: round(fraction * len(positions))]])
+        least = int(one_of_two and len(positions) > 1)
+        chosen.append(positions[order[: max(least, round(fraction * len(positions)))]])
     return torch.cat(chosen).sort().values
 
 
 def _choose_groups(labels: Tensor, fraction: float, seed: int, groups: Sequence[str]) -> Tensor:
-    """Sorted positions of whole groups, about a fraction of the images of each class; nested."""
+    """Sorted positions of whole groups, about a fraction of each class, at least one group of two; nested."""
     names = sorted(set(groups))
     number = {name: i for i, name in enumerate(names)}
     group = torch.tensor([number[name] for name in groups])
@@ -118,8 +127,19 @@ def _choose_groups(labels: Tensor, fraction: float, seed: int, groups: Sequence[
         members = members[torch.randperm(len(members), generator=generator)]
         filled = torch.cat([torch.zeros(1, dtype=torch.long), sizes[members].cumsum(0)])
         nearest = int((filled - fraction * filled[-1]).abs().argmin())
-        chosen.append(members[:nearest])
+        chosen.append(members[: max(nearest, int(len(members) > 1))])
     return torch.isin(group, torch.cat(chosen)).nonzero().flatten()
+
+
+def _log_held_out(fraction: float, held_out: Tensor, n_images: int, groups: Sequence[str] | None) -> None:
+    if not len(held_out):
+        log.warning(
+            "val_fraction %g holds out none of %d images, as no class has two %s: there is no validation",
+            *(fraction, n_images, "images" if groups is None else "groups"),
+        )
+    elif groups is not None:
+        n_groups = len({groups[row] for row in held_out.tolist()})
+        log.info("held out for validation: %d of %d groups, with %d images", n_groups, len(set(groups)), len(held_out))
 
 
 def class_counts(images: Images) -> Tensor:
@@ -147,13 +167,22 @@ def _usable(dataset: Dataset[Any], unreadable: dict[int, str]) -> Tensor:
 def _check_labels(labels: dict[str, Tensor], usable: dict[str, Tensor], source: str) -> None:
     """Raise ValueError where unreadable images take a class away, or a split has a class that cannot be learnt."""
     for name, each in labels.items():
-        _check_classes(each, each[usable[name]], f"on_error: skip in {name}")
+        left = each[usable[name]]
+        if name in ("val", "test") and len(left):  # measures are over the classes that are there
+            for label in _missing(each, left):
+                log.warning("on_error: skip leaves no images of class %d in %s", label, name)
+        else:
+            _check_classes(each, left, f"on_error: skip in {name}")
         if labels[source].max() >= 0 and len(new := each[~torch.isin(each, labels[source]) & (each >= 0)]):
             raise ValueError(f"{name} has the label {int(new[0])}, which {source} has not")
 
 
 def _check_classes(before: Tensor, after: Tensor, what: str) -> None:
-    for label in before.unique().tolist():
-        if not (after == label).any():
-            name = f"class {label}" if label >= 0 else "the images without a label"
-            raise ValueError(f"{what} leaves none of {name}: there are {int((before == label).sum())}")
+    for label in _missing(before, after):
+        name = f"class {label}" if label >= 0 else "the images without a label"
+        raise ValueError(f"{what} leaves none of {name}: there are {int((before == label).sum())}")
+
+
+def _missing(before: Tensor, after: Tensor) -> list[int]:
+    """Labels of which there is no image any more; -1 for those without a label."""
+    return [label for label in before.unique().tolist() if not (after == label).any()]

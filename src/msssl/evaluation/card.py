@@ -8,7 +8,13 @@ from msssl.checkpoint import sha256_of
 from msssl.data import MultiViewDataModule
 from msssl.evaluation.subject import epochs_of
 
-ROWS = {"test_top1": "test top-1", "val_top1": "val top-1", "test_mlp": "test, MLP", "test_knn": "test, kNN"}
+ROWS = {
+    "test_top1": "test top-1",
+    "val_top1": "val top-1",
+    "cv_top1": "cross-validated top-1",
+    "test_mlp": "test, MLP",
+    "test_knn": "test, kNN",
+}
 
 
 def model_card(

@@ -1,6 +1,6 @@
 """What frozen features are worth: classifiers on them, chosen on validation images and reported once on test."""
 
-import logging
+import warnings
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_auroc, multiclass_confusion_matrix
 
 from msssl.evaluation.adam import ROUNDS, mlp_probe, paper_probe, top1
+from msssl.evaluation.cross_validation import Folds, cross_validate
 from msssl.evaluation.features import Split
 from msssl.metrics import accuracy_interval, knn, linear_probes
 
@@ -15,28 +16,37 @@ WEIGHT_DECAYS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 DEFAULT, DEFAULT_ROUNDS = 1e-2, 10  # where there is no validation split to choose by
 K, TEMPERATURE = 200, 0.1
 MIN_VAL = 20  # labelled images: fewer choose nothing
-log = logging.getLogger(__name__)
 
 
-def evaluate(features: dict[str, Split], num_classes: int) -> tuple[dict[str, Any], nn.Linear]:
+def evaluate(
+    features: dict[str, Split], num_classes: int, folds: Folds | None = None
+) -> tuple[dict[str, Any], nn.Linear]:
     """Accuracies in [0, 1] of a linear head, of one with a hidden layer, and of nearest neighbours.
 
     The linear head's weight decay is the one of `WEIGHT_DECAYS` that is best on `val`, and so is how long the MLP
-    trains; both are refitted on train and val for `test`. Without `val`, or fewer than 20 labelled images there,
-    nothing is chosen; without `test` the accuracies are those on `val`.
+    trains; both are refitted on train and val for `test`. With `folds` the weight decay is chosen by cross-validation
+    instead; without either (`val` needs 20 labelled images) nothing is chosen. Without `test` the accuracies are those
+    on `val`, or of the cross-validation.
 
     Args:
         features: of the splits `probe` (to fit) and `val`, `test` where there are any.
         num_classes: C.
+        folds: of the images of `probe` and then `val`, where `val` cannot choose.
 
     Returns:
-        `weight_decay`, `val_top1`, `grid` (of each weight decay, on val), `mlp_rounds`, `val_mlp`,
-        `val_knn`, and where there is a test split `test_top1`, `test_interval` (95 %), `test_top5`, `test_balanced`
-        (mean over classes), `test_auroc`, `test_per_class`, `test_confusion` (rows are the true classes), and
-        `test_mlp` and `test_knn` with theirs. And the linear head.
+        `weight_decay`, `val_top1`, `grid` (of each weight decay, on val or cross-validated), `mlp_rounds`, `val_mlp`,
+        `val_knn`; with folds `cv_top1` and `cv_interval`; and where there is a test split `test_top1`,
+        `test_interval` (95 %), `test_top5`, `test_balanced` (mean over classes), `test_auroc`, `test_per_class` (None
+        for a class without test images), `test_confusion` (rows are the true classes), and `test_mlp` and `test_knn`
+        with theirs. And the linear head.
     """
-    result = {"grid": {}, "val_top1": None, **_on_val(features, num_classes)}
     x, y = both = training(features)
+    if folds is None:
+        cross_validated = {}
+    else:
+        cross_validated = cross_validate(x, y, folds, num_classes=num_classes, weight_decays=WEIGHT_DECAYS)
+    chosen = cross_validated.get("weight_decay")
+    result = {"grid": {}, "val_top1": None, **_on_val(features, num_classes, chosen), **cross_validated}
     head = linear_probes(x, y, num_classes=num_classes, weight_decays=[result["weight_decay"]])[0]
     if "test" in features:
         test_x, test_y = features["test"]
@@ -65,21 +75,21 @@ def training(features: dict[str, Split]) -> Split:
     return x, y
 
 
-def _on_val(features: dict[str, Split], num_classes: int) -> dict[str, Any]:
-    """The choices, and the accuracies that they were made by."""
+def _on_val(features: dict[str, Split], num_classes: int, weight_decay: float | None) -> dict[str, Any]:
+    """The choices, and the accuracies that they were made by; a given weight decay is not chosen again."""
     if "val" not in features:
         return {"weight_decay": DEFAULT, "mlp_rounds": DEFAULT_ROUNDS}
     x, y = features["val"]
-    decays: tuple[float, ...] = WEIGHT_DECAYS
-    rounds = ROUNDS
-    if not can_choose(y):
-        log.warning("val has %d labelled images: too few to choose by (%d at least)", int((y >= 0).sum()), MIN_VAL)
-        decays, rounds = (DEFAULT,), DEFAULT_ROUNDS
+    choosing = weight_decay is None and can_choose(y)
+    decays: tuple[float, ...] = WEIGHT_DECAYS if choosing else (weight_decay or DEFAULT,)
     heads = linear_probes(*features["probe"], num_classes=num_classes, weight_decays=decays)
     grid = {decay: top1(head(x), y) for decay, head in zip(decays, heads, strict=True)}
     chosen, best = max(grid.items(), key=lambda item: item[1])
     mlp, rounds, of_mlp = mlp_probe(
-        features["probe"], num_classes=num_classes, rounds=rounds, val=(x, y) if can_choose(y) else None
+        features["probe"],
+        num_classes=num_classes,
+        rounds=ROUNDS if choosing else DEFAULT_ROUNDS,
+        val=(x, y) if choosing else None,
     )
     votes = knn(x, *features["probe"], num_classes=num_classes, k=K, temperature=TEMPERATURE)
     return {
@@ -98,7 +108,10 @@ def can_choose(val_labels: Tensor) -> bool:
 
 
 def measures(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, Any]:
-    """Top-1 with its interval, top-5, mean over classes, AUROC, per class and the confusion matrix."""
+    """Top-1 with its interval, top-5, mean over classes, AUROC, per class and the confusion matrix.
+
+    Means are over the classes that have images among these; of another, accuracy and AUROC are None.
+    """
     labelled = labels >= 0
     logits, labels = logits[labelled], labels[labelled]
     confusion = multiclass_confusion_matrix(logits, labels, num_classes)
@@ -110,10 +123,20 @@ def measures(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, Any]
         "interval": _interval(logits, labels),
         "top5": float((top5 == labels[:, None]).any(dim=1).float().mean()),
         "balanced": float(per_class[found].mean()),
-        "auroc": float(multiclass_auroc(logits, labels, num_classes)),
-        "per_class": per_class.tolist(),
+        "auroc": _auroc(logits, labels, found),
+        "per_class": [accuracy if there else None for accuracy, there in zip(per_class.tolist(), found, strict=True)],
         "confusion": confusion.tolist(),
     }
+
+
+def _auroc(logits: Tensor, labels: Tensor, found: Tensor) -> float | None:
+    """Mean of the area under each class's curve; None for images of one class."""
+    if found.sum() < 2:
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No positive samples")  # of a class that is not among these
+        of_class = multiclass_auroc(logits, labels, len(found), average=None)
+    return float(of_class[found].mean())
 
 
 def _interval(scores: Tensor, labels: Tensor) -> tuple[float, float]:

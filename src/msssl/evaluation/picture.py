@@ -40,11 +40,14 @@ def draw_report(
     spectra = {} if untrained is None else {"untrained": untrained["probe"][0]}
     spectra["pretrained"] = pretrained["probe"][0]
     draw_spectrum(middle, {name: eigenspectrum(features) for name, features in spectra.items()})
-    features, bank = pretrained[split][0], pretrained["probe"][0]
+    of = split if split in pretrained else "probe"  # a cross-validation has no split of its own
+    n_self = int(of == "probe")  # the nearest of these is the image itself
+    features, bank = pretrained[of][0], pretrained["probe"][0]
     rows = torch.linspace(0, len(features) - 1, min(N_IMAGES, len(features))).long()
-    similarity, nearest = neighbours(features[rows.to(features.device)], bank, min(N_NEIGHBOURS, len(bank)))
+    similarity, nearest = neighbours(features[rows.to(features.device)], bank, min(N_NEIGHBOURS + n_self, len(bank)))
+    similarity, nearest = similarity[:, n_self:], nearest[:, n_self:]
     shown = data.evaluation_dataloader("probe").pixels(nearest.flatten().cpu()).unflatten(0, nearest.shape)
-    draw_neighbours(right, data.evaluation_dataloader(split).pixels(rows), shown, similarity)
+    draw_neighbours(right, data.evaluation_dataloader(of).pixels(rows), shown, similarity)
     figure.suptitle(f"{row['features']}: {report['protocol']}", fontsize=8, wrap=True)
     with whole(path) as growing:
         figure.savefig(growing, format="png")

@@ -1,6 +1,8 @@
 """`msssl probe`: what frozen features are worth, beside raw pixels and the same encoder untrained."""
 
+import functools
 import json
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,7 @@ from msssl.checkpoint import whole, write_head
 from msssl.data import MultiViewDataModule
 from msssl.evaluation.features import Encoder, Split, extract, stored
 from msssl.evaluation.few_labels import draw, evaluate_few_labels
-from msssl.evaluation.heads import evaluate, evaluate_as_the_paper
+from msssl.evaluation.heads import MIN_VAL, evaluate, evaluate_as_the_paper
 from msssl.evaluation.picture import draw_report
 from msssl.evaluation.protocol import Protocol
 from msssl.evaluation.subject import Subject, open_subject
@@ -23,6 +25,7 @@ from msssl.modules import MultiViewModule
 PIXEL_SIZE = 32
 SEED = 0  # of the views that features are averaged over
 RAW, UNTRAINED, PRETRAINED = "raw pixels", "untrained encoder", "pretrained encoder"
+log = logging.getLogger(__name__)
 
 
 def probe(
@@ -50,6 +53,11 @@ def probe(
     """
     kind = Protocol(protocol, test_patches)
     subject = open_subject(ckpt_path, data)
+    folds = None if kind.of_paper else subject.folds
+    if folds is not None:
+        log.warning("fewer than %d labelled validation images: cross-validation chooses the weight decay", MIN_VAL)
+    if kind.of_paper or labels_per_class:
+        subject.check_measurable("protocol paper" if kind.of_paper else "labels_per_class")
     for count in labels_per_class or []:
         draw(subject.labels("probe"), count, seed=0)  # says so now, not after the work, where they are too few
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,7 +66,8 @@ def probe(
     features = {name: _features(subject, kind, name, encoder, device) for name, encoder in encoders.items()}
     rows, heads = [], {}
     for name, of_split in features.items():
-        found, heads[name] = (evaluate_as_the_paper if kind.of_paper else evaluate)(of_split, subject.num_classes)
+        fit = evaluate_as_the_paper if kind.of_paper else functools.partial(evaluate, folds=folds)
+        found, heads[name] = fit(of_split, subject.num_classes)
         row = {"features": name, "dim": of_split["probe"][0].shape[1], **found}
         encoder = encoders[name]
         if isinstance(encoder, MultiViewModule):
@@ -68,10 +77,12 @@ def probe(
         rows.append(row)
     report = {
         **subject.provenance(),
-        **kind.told(features[PRETRAINED]),
+        **kind.told(features[PRETRAINED], folds),
         "seeds": {"run": subject.own.seed, "split": subject.data.split_seed, "views": SEED, "heads": 0},
         "rows": rows,
     }
+    if folds is not None:
+        report["images"]["cv"] = int((folds.of_image >= 0).sum())
     target = subject.path.with_name(f"{_stem(subject, kind, report['data_id'])}.json")
     _keep_few_labels(target, report)
     told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}

@@ -10,10 +10,21 @@ from msssl.evaluation.adam import (
     PAPER_SMOOTHING,
     PAPER_WEIGHT_DECAY,
 )
+from msssl.evaluation.cross_validation import Folds
 from msssl.evaluation.features import Split
 from msssl.evaluation.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, WEIGHT_DECAYS, K, can_choose
 
 PAPER_PATCHES = 16
+_REPORTED = {  # by the split and whether anything was chosen
+    ("test", True): ", test read once, 95 % bootstrap interval",
+    ("test", False): ", test read once, 95 % bootstrap interval",
+    ("val", True): "; there is no test split, and val chose: read it as an upper bound",
+    ("val", False): "; there is no test split, and val was read once",
+    (
+        "cv",
+        True,
+    ): "; there is no test split, and the accuracy is that of the cross-validation: read it as an upper bound",
+}
 
 
 class Protocol:
@@ -40,20 +51,29 @@ class Protocol:
         parts = ["paper"] if self.of_paper else []
         return parts if self._is_default else [*parts, f"{self.test_patches}-patches"]
 
-    def told(self, features: dict[str, Split]) -> dict[str, Any]:
-        """The protocol as plain data and in a sentence, for these splits."""
-        chosen = not self.of_paper and "val" in features and can_choose(features["val"][1])
+    def told(self, features: dict[str, Split], folds: Folds | None = None) -> dict[str, Any]:
+        """The protocol as plain data and in a sentence, for these splits, and folds if `val` cannot choose."""
+        chosen_on = None
+        if not self.of_paper and "val" in features and can_choose(features["val"][1]):
+            chosen_on = "val"
+        elif folds is not None:
+            chosen_on = "cv"
+        on_val = "val" if chosen_on != "cv" else "cv"
+        reported_on = "test" if "test" in features else on_val
         return {
-            "protocol": self._sentence(features, chosen),
+            "protocol": self._sentence(features, folds, chosen_on, reported_on),
             "protocol_name": self.name,
             "test_patches": self.test_patches,
-            "chosen_on": "val" if chosen else None,
-            "reported_on": "test" if "test" in features else "val",
+            "chosen_on": chosen_on,
+            "reported_on": reported_on,
         }
 
-    def _sentence(self, features: dict[str, Split], chosen: bool) -> str:
+    def _sentence(
+        self, features: dict[str, Split], folds: Folds | None, chosen_on: str | None, reported_on: str
+    ) -> str:
         patches = self.test_patches
         seen = "clean images" if patches == 1 else f"mean features of the clean image and {patches - 1} views"
+        reported = _REPORTED[reported_on, chosen_on is not None]
         if self.of_paper:
             how = (
                 f"the paper's linear probe, {seen}, Adam {PAPER_LR:g}, weight decay {PAPER_WEIGHT_DECAY:g}, "
@@ -61,21 +81,25 @@ class Protocol:
                 "last epoch; nothing chosen"
             )
             fitted = ", fitted on train + val" if {"val", "test"} <= features.keys() else ", fitted on train"
-            return how + fitted + self._reported(features, chosen)
+            return how + fitted + reported
         how = f"offline linear probe, {seen}, L-BFGS (200 iterations at most)"
-        if chosen:
-            how += f", weight decay of {', '.join(map(str, WEIGHT_DECAYS))} chosen on val"
-        else:
+        if chosen_on is None:
             how += f", weight decay {DEFAULT}, nothing chosen"
-        if {"val", "test"} <= features.keys():
+        else:
+            how += f", weight decay of {', '.join(map(str, WEIGHT_DECAYS))} chosen {_by(features, folds)}"
+        if "val" in features and reported_on != "val":
             how += ", refitted on train + val"
-        epochs = "epochs chosen likewise" if chosen else f"{DEFAULT_ROUNDS} epochs"
+        epochs = "epochs chosen likewise" if chosen_on == "val" else f"{DEFAULT_ROUNDS} epochs"
         heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, averaged weights, {epochs}; kNN: k = {K}, T = {TEMPERATURE}"
-        return how + self._reported(features, chosen) + heads
+        if reported_on == "cv" and folds is not None and folds.n_groups is not None:
+            reported += f", 95 % interval of {folds.n_groups} groups"
+        return how + reported + heads
 
-    def _reported(self, features: dict[str, Split], chosen: bool) -> str:
-        if "test" in features:
-            return ", test read once, 95 % bootstrap interval"
-        if chosen:
-            return "; there is no test split, and val chose: read it as an upper bound"
-        return "; there is no test split, and val was read once"
+
+def _by(features: dict[str, Split], folds: Folds | None) -> str:
+    """What chose."""
+    if folds is None:
+        return "on val"
+    images = "train + val" if "val" in features else "train"
+    together = "" if folds.n_groups is None else ", no group in two folds"
+    return f"by cross-validation ({folds.n} folds of the labelled images of {images}{together})"

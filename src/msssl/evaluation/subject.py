@@ -17,7 +17,9 @@ from msssl.checkpoint import find, read, sha256_of
 from msssl.data import MultiViewDataModule
 from msssl.data.cache import fingerprint
 from msssl.data.images import labels_or_minus_one
+from msssl.evaluation.cross_validation import Folds, make_folds
 from msssl.evaluation.features import content_of
+from msssl.evaluation.heads import MIN_VAL
 from msssl.modules import MultiViewModule
 from msssl.views import Preprocess
 
@@ -50,8 +52,8 @@ class Subject:
 
     @property
     def splits(self) -> list[str]:
-        """Those of `probe`, `val` and `test` that there are."""
-        return [name for name in SPLITS if name in self.data.splits]
+        """Those of `probe`, `val` and `test` that have labelled images."""
+        return [name for name in SPLITS if name in self.data.splits and self._n_labelled(name)]
 
     @property
     def num_classes(self) -> int:
@@ -75,6 +77,36 @@ class Subject:
         """Of the images of a split."""
         part = self.data.splits[split]
         return labels_or_minus_one(part.dataset)[part.indices]
+
+    def _n_labelled(self, split: str) -> int:
+        return int((self.labels(split) >= 0).sum()) if split in self.data.splits else 0
+
+    @functools.cached_property
+    def folds(self) -> Folds | None:
+        """Folds of the images of `probe` and then `val`, where `val` has too few labels to choose by, else None.
+
+        None as well where fewer than two classes have two groups, and where nothing is to be chosen: `val_fraction` is
+        0, and there is no `val`.
+        """
+        if self._n_labelled("val") >= MIN_VAL or ("val" not in self.data.splits and self.data.val_fraction == 0):
+            return None
+        names = [name for name in ("probe", "val") if name in self.splits]
+        groups: list[str] = []
+        for name in names:
+            part = self.data.splits[name]
+            of_dataset = getattr(part.dataset, "groups", None)
+            groups += [of_dataset[i] if of_dataset else f"image {i} of {name}" for i in part.indices.tolist()]
+        labels = torch.cat([self.labels(name) for name in names])
+        has_groups = any(getattr(self.data.splits[name].dataset, "groups", None) for name in names)
+        return make_folds(labels, groups if has_groups else None)
+
+    def check_measurable(self, what: str) -> None:
+        """Raise ValueError where there are labelled images neither in `test` nor in `val`, which `what` needs."""
+        if {"val", "test"} & set(self.splits):
+            return
+        reason = "val_fraction is 0" if self.data.val_fraction == 0 else "there are too few to hold some out"
+        data = f"{type(self.data).__name__} in {self.data.data_dir}"
+        raise ValueError(f"{what} needs labelled test or validation images, and {data} has none: {reason}")
 
     def module(self) -> MultiViewModule:
         """The pretrained module, in evaluation mode."""
@@ -179,7 +211,7 @@ def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Sub
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: an unreadable checkpoint, no labels, one class, or neither test nor validation images.
+        ValueError: an unreadable checkpoint, no labels, one class, or no labelled images to measure on.
     """
     path = find(ckpt_path)
     checkpoint = read(path)
@@ -197,12 +229,17 @@ def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Sub
         raise ValueError(f"{path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
     if data.num_classes < 2:
         raise ValueError(f"{path} cannot be probed: {where} has one class")
-    if not {"val", "test"} & data.splits.keys():
-        raise ValueError(
-            f"{path} cannot be probed: {where} has neither a test split nor, with val_fraction 0, validation images"
-        )
     subject = Subject(path, sha256_of(path), checkpoint, own, data)
-    for split in subject.splits:
-        if split != "val" and not (subject.labels(split) >= 0).any():
-            raise ValueError(f"{path} cannot be probed: {where} has no labels in {split}")
+    _check_splits(subject, where)
     return subject
+
+
+def _check_splits(subject: Subject, where: str) -> None:
+    """Raise ValueError where there are no labelled images to fit on or to measure on; log which splits are left out."""
+    if "probe" not in subject.splits:
+        raise ValueError(f"{subject.path} cannot be probed: {where} has no labels in probe")
+    for split in ("val", "test"):
+        if split in subject.data.splits and split not in subject.splits:
+            log.warning("%s has no labels in %s: nothing is measured there", where, split)
+    if subject.folds is None:
+        subject.check_measurable("a probe")

@@ -12,6 +12,8 @@ INTERVAL = "  95 % interval"
 MEASURES = {
     "dim": "dim",
     "weight_decay": "weight decay",
+    "cv_top1": "cross-validated top-1",
+    "cv_interval": INTERVAL,
     "val_top1": "val top-1",
     "val_interval": INTERVAL,
     "test_top1": "test top-1",
