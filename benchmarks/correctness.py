@@ -90,7 +90,9 @@ def train(device: str, compile: bool = False) -> Tensor:
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    assert not compile or (module._compiled and module._compiled.is_compiled and views.compile_views), "not compiled"
+    assert not compile or (module._compiled and module._compiled.is_compiled and views._compiled.is_compiled), (
+        "not compiled"
+    )
     return torch.stack(losses).cpu()
 
 

@@ -239,6 +239,13 @@ def test_features_are_averaged_over_the_clean_image_and_random_views(data, n_pat
     assert torch.equal(extract(flat, data, "val", "cpu", n_patches)[0], x)  # drawn from the seed alone
 
 
+def test_views_for_features_are_not_compiled(data, monkeypatch):
+    data.views.compile_views = True
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("compiled for a few batches"))
+    extract(flat, data, "val", "cpu", 2)
+    assert data.views.training
+
+
 def test_no_image_is_no_accuracy():
     with pytest.raises(ValueError, match="0 of 0"):
         accuracy_interval(0, 0)

@@ -1,7 +1,12 @@
+import copy
+import gc
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -20,7 +25,7 @@ from torchvision.transforms import v2
 from msssl import MultiView
 from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, Preprocess, RandomResizedCropFlip
 from msssl.views._drawn import constant
-from msssl.views._steps import run
+from msssl.views._steps import CompiledRun
 from msssl.views.presets import PRESETS
 
 FRESH_PROCESS = """
@@ -273,33 +278,141 @@ def test_no_operation_waits_for_the_device():
     assert not [name for name in operations(4, 8) if name.split(".")[1] in waits]
 
 
-def test_compiled_views_are_the_eager_ones(monkeypatch):
-    whole = torch.compile(run, dynamic=False, fullgraph=True, backend="aot_eager")
-    monkeypatch.setattr("msssl.views.multi_view.compiled_run", lambda: whole)
+@pytest.fixture
+def compilations(monkeypatch):
+    """The shapes that were compiled for, by a compiler that takes no time."""
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.append(next(tuple(each.shape) for each in inputs if each.dtype == torch.uint8))
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic: real(f, dynamic=dynamic, fullgraph=True, backend=backend))
+    return shapes
+
+
+def test_compiled_views_are_the_eager_ones(compilations):
     images, views = some_images(8), full(compile=True)
     for key in range(3):
         torch.testing.assert_close(views(images, (key,)), full(compile=False)(images, (key,)), rtol=0, atol=1e-5)
-    assert views.compile_views is True  # where it fails, it is switched off
+    assert views._compiled.is_compiled
+    assert len(compilations) == 1
 
 
 @pytest.mark.slow
 def test_views_compiled_by_inductor_are_the_eager_ones():
     images, views = some_images(8), full(compile=True)
     torch.testing.assert_close(views(images, (0,)), full(compile=False)(images, (0,)), rtol=0, atol=1e-5)
-    assert views.compile_views is True
+    assert views._compiled.is_compiled
 
 
-def test_without_a_compiler_views_are_made_eagerly_and_that_is_said_once(monkeypatch, caplog):
-    def no_compiler():
-        raise RuntimeError("no C++ compiler\nmore")
+def crops(compile=True):
+    return MultiView(2, [RandomResizedCropFlip((8, 8))], compile=compile)
 
-    monkeypatch.setattr("msssl.views.multi_view.compiled_run", no_compiler)
+
+@torch._dynamo.config.patch(recompile_limit=2)
+def test_views_are_compiled_for_a_few_shapes_and_that_is_said_once(compilations, caplog, monkeypatch):
+    monkeypatch.setattr(CompiledRun, "most", 2)
+    for views in (crops(), crops()):  # torch counts compilations by code, whosever they are
+        for n in (2, 3, 4, 5, 2):
+            assert torch.equal(views(one_image(n), (n,)), crops(compile=False)(one_image(n), (n,)))
+    assert [shape[0] for shape in compilations] == [2, 3, 2, 3]
+    said = [record.message for record in caplog.records if record.name.startswith("msssl")]
+    assert said == 2 * ["views: compiled for 2 shapes of batches; others run slower, but the same"]
+
+
+def test_views_are_not_compiled_in_evaluation(compilations):
+    views, images = crops(), some_images()
+    evaluated = views.eval()(images, (0,))
+    assert compilations == []
+    assert torch.equal(views.train()(images, (0,)), evaluated)
+    assert len(compilations) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no C++ compiler\nmore"), torch.OutOfMemoryError("out of memory")])
+def test_without_a_compiler_views_are_made_eagerly_and_that_is_said_once(error, monkeypatch, caplog):
+    def compile(function, dynamic):
+        def fail(*args):
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile)
     views, images = full(compile=True), some_images()
+    if isinstance(error, torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError):
+            views(images)
+        return
     assert torch.equal(views(images, (0,)), full(compile=False)(images, (0,)))
-    views(images)
+    views(some_images(2))
     assert [record.message for record in caplog.records] == [
         "views: not compiled, slower but the same: no C++ compiler"
     ]
+
+
+def test_an_error_of_a_later_step_is_not_one_of_the_compiler(monkeypatch, caplog):
+    calls = []
+
+    def compile(function, dynamic):
+        def compiled(*args):
+            calls.append(args)
+            if len(calls) == 3:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return function(*args)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile)
+    views, images = crops(), some_images()
+    views(images)
+    views(images)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        views(images)
+    assert caplog.records == []
+
+
+def test_views_that_were_compiled_can_be_copied_and_saved(compilations):
+    views, images = crops(), some_images()
+    expected = views(images, (0,))
+    for other in (copy.deepcopy(views), pickle.loads(pickle.dumps(views))):
+        assert torch.equal(other(images, (0,)), expected)
+    assert len(compilations) == 3
+
+
+def test_augmentations_are_freed_with_their_views():
+    views = MultiView(2, [RandomResizedCropFlip((16, 16))])
+    views.side = 8
+    first, second = views.steps((16, 16)), views.steps((16, 16))
+    assert first[0] is second[0]  # compiled code is for the very module
+    kept = [weakref.ref(views.augmentations[0]), weakref.ref(first[0])]
+    del views, first, second
+    gc.collect()
+    assert [each() for each in kept] == [None, None]
+
+
+class Tint(nn.Module):
+    """An augmentation with a buffer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("tint", torch.tensor([0.9, 1.0, 0.8]).view(3, 1, 1))
+
+    def forward(self, images):
+        return images * self.tint
+
+
+def test_augmentations_follow_the_images_to_their_device(monkeypatch):
+    """To a GPU, with tensors that have no data: mixed devices are an error there too."""
+    views = MultiView(2, [Tint()])
+    views._draws_checked = True
+    monkeypatch.setattr("msssl.views.multi_view._seeded", lambda key, device: nullcontext())
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        monkeypatch.setattr(MultiView, "_draw", lambda *args: iter(2 * [torch.empty(2, 4, 0, device="cuda")]))
+        made = views(torch.empty(4, 3, 16, 16, dtype=torch.uint8, device="cuda"))
+    constant.cache_clear()  # it now holds tensors without data
+    assert made.device.type == "cuda"
+    assert views.augmentations[0].tint.device.type == "cuda"
 
 
 def test_fused_and_stock_modules_mix():

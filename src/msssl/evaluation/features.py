@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from msssl.backbones import evaluating
 from msssl.checkpoint import read_file, write_file
 from msssl.data import MultiViewDataModule
 from msssl.data.cache import fingerprint
@@ -51,8 +52,9 @@ def extract(
         if size is not None and images.shape[-2:] != size:
             images = F.resize(images, list(size), antialias=True)
         total = encoder(data.views.evaluate(images)).float()
-        for view in _views(data, images, n_patches - 1, (seed, number)):
-            total = total + encoder(view)
+        with evaluating(data.views):  # which are not compiled then, for a few batches
+            for view in _views(data, images, n_patches - 1, (seed, number)):
+                total = total + encoder(view)
         features.append(total / n_patches)
         labels.append(batch["label"].to(device))
     found = torch.cat(features)

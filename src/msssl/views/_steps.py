@@ -1,13 +1,16 @@
 """The drawn augmentations of a step, one after the other: eagerly or as one compiled function."""
 
-import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Hashable
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from msssl.views._drawn import Drawn, constant
+
+log = logging.getLogger(__name__)
 
 Params = dict[str, Tensor]
 
@@ -62,7 +65,51 @@ def run(views: Tensor, steps: list[Any], params: list[Params]) -> Tensor:
     return views
 
 
-@functools.cache
-def compiled_run() -> Callable[[Tensor, list[Any], list[Params]], Tensor]:
-    """`run`, compiled for each set of steps and shapes."""
-    return torch.compile(run, dynamic=False)
+class CompiledRun:
+    """`run` compiled for each shape of a batch, for one `MultiView`; as it is where that fails, or for too many shapes.
+
+    Only the first call of a shape may fall back: a later error is not of the compiler.
+    """
+
+    most = 8  # shapes: each takes seconds, and those of training are few
+
+    def __init__(self) -> None:
+        self._by_shape: dict[Any, Callable[..., Tensor]] = {}
+        self._stopped = False
+
+    def __call__(self, shape: Hashable, views: Tensor, steps: list[Any], params: list[Params]) -> Tensor:
+        """The views; `shape` is whatever makes another function of `run`."""
+        if shape not in self._by_shape and not self._stopped:
+            if len(self._by_shape) < self.most:
+                return self._try(shape, views, steps, params)
+            log.warning("views: compiled for %d shapes of batches; others run slower, but the same", self.most)
+            self._stopped = True
+        function = self._by_shape.get(shape)
+        return run(views, steps, params) if function is None else function(views, steps, params)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether each call so far ran compiled."""
+        return bool(self._by_shape) and not self._stopped
+
+    def __reduce__(self) -> tuple[type["CompiledRun"], tuple[()]]:
+        return CompiledRun, ()  # compiled code is for one process and the very steps
+
+    def _try(self, shape: Hashable, views: Tensor, steps: list[Any], params: list[Params]) -> Tensor:
+        function = compiled(run)
+        try:
+            made = function(views, steps, params)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no compiler, or one that fails: many kinds
+            log.warning("views: not compiled, slower but the same: %s", str(error).partition("\n")[0])
+            self._stopped = True
+            return run(views, steps, params)
+        self._by_shape[shape] = function
+        return made
+
+
+def compiled(function: Any) -> Callable[..., Tensor]:
+    """A function compiled anew: torch stops after a few compilations of the same code, whosever they are."""
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    return torch.compile(own, dynamic=False)

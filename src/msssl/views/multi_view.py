@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 
 from msssl.seeding import derive_seed
 from msssl.views._drawn import Drawn
-from msssl.views._steps import Normalize, Repeat, compiled_run, run
+from msssl.views._steps import CompiledRun, Normalize, Repeat, run
 from msssl.views.crop import RandomResizedCropFlip
 from msssl.views.draws import check_draws, check_recipe
 from msssl.views.preprocess import Preprocess
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
-
-log = logging.getLogger(__name__)
 
 
 class MultiView(nn.Module):
@@ -38,7 +35,8 @@ class MultiView(nn.Module):
         mean: of the channels, in [0, 1]; by default the preset's, or ImageNet's for a list. `auto`: that of the
             training images, and their standard deviation, found by the data module.
         std: likewise.
-        compile: whether `torch.compile` fuses the augmentations of `msssl.views`; `auto` is yes on CUDA.
+        compile: whether `torch.compile` fuses the augmentations of `msssl.views`, in training mode; `auto` is yes on
+            CUDA.
 
     Raises:
         ValueError: n_views below 2, an unknown preset, or a module that draws once for a batch, which would make all
@@ -82,6 +80,8 @@ class MultiView(nn.Module):
         self.normalize_by(*given)
         self.compile_views = compile
         self.side: int | None = None  # shorter side of the crops in pixels, where it is not their own
+        self._compiled = CompiledRun()
+        self._resized: dict[tuple[nn.Module, int], nn.Module] = {}  # kept: compiled code is for the very modules
         self._calls = 0
         self._draws_checked = False
 
@@ -114,6 +114,8 @@ class MultiView(nn.Module):
         if key is None:
             key = (torch.initial_seed(), self._calls)
             self._calls += 1
+        with torch.inference_mode(False):  # what is moved outlives an evaluation that asks first
+            self.to(images.device)
         steps: list[Any] = [
             Repeat(self.n_views),
             *self.steps(size),
@@ -134,9 +136,9 @@ class MultiView(nn.Module):
             self._draws_checked = True
         seeded = _seeded((*key, rank), images.device) if stock else nullcontext()
         with torch.autocast(images.device.type, enabled=False), seeded:
-            for drawn, group in groupby(steps, key=lambda step: isinstance(step, Drawn)):
+            for place, (drawn, group) in enumerate(groupby(steps, key=lambda step: isinstance(step, Drawn))):
                 if drawn:
-                    views = self._apply_drawn(list(group), views, uniforms)
+                    views = self._apply_drawn(list(group), views, uniforms, place)
                 else:
                     views = functools.reduce(lambda images, module: module(images), group, views)
         return views.view(self.n_views, len(images), *views.shape[1:])
@@ -162,7 +164,7 @@ class MultiView(nn.Module):
         if self.preset is not None:
             side = self.preset.size
             steps = _preset(self.preset, (side, side) if side else size)
-        return [_with_side(step, self.side) for step in steps]
+        return [self._with_side(step) for step in steps]
 
     def preprocess(
         self, image_size: tuple[int, int] | None = None, window: tuple[float, float] | None = None
@@ -206,31 +208,28 @@ class MultiView(nn.Module):
         uniforms = torch.rand(self.n_views, world_size * n, sum(widths), generator=generator, device=images.device)
         return iter(uniforms[:, rank * n : (rank + 1) * n].split(widths, dim=-1))
 
-    def _apply_drawn(self, steps: list[Any], views: Tensor, uniforms: Iterator[Tensor]) -> Tensor:
+    def _apply_drawn(self, steps: list[Any], views: Tensor, uniforms: Iterator[Tensor], place: int) -> Tensor:
         size = (views.shape[-2], views.shape[-1])
         params = []
         for step in steps:  # eagerly: a compiled draw could round a crop to another pixel
             params.append(step.make_params(next(uniforms), size))
             size = step.flags.get("size", size)
-        if self.compile_views is True or (self.compile_views == "auto" and views.is_cuda):
-            try:
-                return compiled_run()(views, steps, params)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # no compiler, or one that fails: many kinds
-                log.warning("views: not compiled, slower but the same: %s", str(error).partition("\n")[0])
-                self.compile_views = False
+        compiles = self.compile_views is True or (self.compile_views == "auto" and views.is_cuda)
+        if compiles and self.training:  # evaluation has sizes of its own, and few steps
+            return self._compiled((views.shape, self.side, place), views, steps, params)
         return run(views, steps, params)
+
+    def _with_side(self, step: nn.Module) -> nn.Module:
+        if self.side is None or not isinstance(step, RandomResizedCropFlip):
+            return step
+        if (step, self.side) not in self._resized:
+            self._resized[step, self.side] = step.with_side(self.side)
+        return self._resized[step, self.side]
 
 
 @functools.cache
 def _preset(preset: Preset, size: tuple[int, int]) -> list[nn.Module]:
     return preset.augmentations(size)
-
-
-@functools.cache  # compiled code is for the very module
-def _with_side(step: nn.Module, side: int | None) -> nn.Module:
-    return step.with_side(side) if side is not None and isinstance(step, RandomResizedCropFlip) else step
 
 
 @contextmanager
