@@ -287,21 +287,82 @@ def test_find_takes_a_file_or_the_last_checkpoint_of_a_run(tmp_path):
     assert find(str(tmp_path / "run")) == last
 
 
+def make_run(folder, seconds, written_in=None):
+    """A folder as `msssl fit` leaves it, last changed so long after the first."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed_everything: 0\nmodel: {}\ndata: {}\nlast_checkpoint: {}\n")
+    state = {"dirpath": str(written_in or folder)}
+    torch.save({"callbacks": {"LastCheckpoint{'monitor': None}": state}}, folder / "last.ckpt")
+    for name in ("config.yaml", "last.ckpt"):
+        os.utime(folder / name, (seconds, seconds))
+    return folder / "last.ckpt"
+
+
 def test_find_last_is_the_newest_run_by_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seconds, run in enumerate("cadb"):  # b is the newest, neither first nor last by name
-        newest = touch(Path("runs", run, "last.ckpt"), seconds)
+        newest = make_run(Path("runs", run), seconds)
     touch(Path("runs", "a", "best.ckpt"), 3000)
-    elsewhere = touch(Path("elsewhere", "deep", "er", "last.ckpt"), 500)
+    elsewhere = make_run(Path("elsewhere", "study", "cell", "run"), 500)
     assert find("last") == newest
     assert find("last", root="elsewhere") == elsewhere
+    (tmp_path / "large").mkdir()
+    moved = make_run(tmp_path / "large" / "run", 4000, written_in="runs/moved")
+    Path("runs", "moved").symlink_to(moved.parent)
+    assert find("last") == Path("runs", "moved", "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        "mine/checkpoints/last.ckpt",  # of a ModelCheckpoint of one's own
+        "mine/previous/last.ckpt",
+        "mine/wandb/run-1/files/config.yaml",
+        "wandb/run-1/files/config.yaml",
+        "hydra/.hydra/config.yaml",
+        "hydra/config.yaml",
+        "lightning/last.ckpt",  # of another program
+        ".trash/last.ckpt",
+    ],
+)
+def test_find_last_takes_no_other_file_for_a_run(tmp_path, monkeypatch, stranger):
+    monkeypatch.chdir(tmp_path)
+    ours = make_run(Path("runs", "mine"), 0)
+    path = touch(Path("runs", stranger), 100)
+    if path.name == "config.yaml":
+        path.write_text("seed: 1\nmodel: {lr: 1}\ntrainer: {}\ndata: {}\n")  # as of a template for Lightning
+    elif "mine" in stranger:
+        torch.save(
+            torch.load(ours, weights_only=True), path
+        )  # such a callback writes the same, other callbacks included
+    assert find("last") == ours
+
+
+def test_find_last_passes_over_a_copy_of_a_run(tmp_path, monkeypatch):
+    """Not over a run that was renamed, nor over a copy that went on in its own folder."""
+    monkeypatch.chdir(tmp_path)
+    original = make_run(Path("runs", "a"), 0)
+    make_run(Path("runs", "backup-of-a"), 100, written_in="runs/a")
+    make_run(Path("runs", "backup", "a"), 200, written_in="runs/a")
+    assert find("last") == original
+    branch = make_run(Path("runs", "branch-of-a"), 300)
+    assert find("last") == branch
+    branch.parent.rename("runs/good")
+    assert find("last") == Path("runs", "good", "last.ckpt")
+
+
+def test_find_last_knows_the_run_of_a_script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ours = make_run(Path("runs", "script"), 0)
+    (ours.parent / "config.yaml").unlink()
+    assert find("last") == ours
 
 
 def test_find_names_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"ckpt_path last: .* below runs"):
         find("last")
-    touch(Path("runs", "a", "best.ckpt"), 0)
+    make_run(Path("runs", "a"), 0).unlink()
     with pytest.raises(FileNotFoundError, match=r"ckpt_path last: .* below runs"):
         find("last")
     with pytest.raises(FileNotFoundError, match=r"ckpt_path runs/a: runs/a/last\.ckpt is not a file"):

@@ -129,6 +129,12 @@ def read(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+def test_random_weights_are_not_called_untrained_where_the_run_began_from_others(run):
+    """Before a run that began from weights, its encoder was these."""
+    change(run, lambda checkpoint: checkpoint["hyper_parameters"].update(weights="start.pt"))
+    assert [row["features"] for row in probed(run)["rows"]] == ["raw pixels", "random encoder", "pretrained encoder"]
+
+
 def change(run, edit, name="last.ckpt"):
     """Another checkpoint, after an edit of its content."""
     checkpoint = torch.load(run / name, weights_only=True)

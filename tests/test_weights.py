@@ -9,8 +9,10 @@ import timm
 import torch
 import torchvision
 from conftest import NARROW, TINY_IMAGES
+from lightning import Trainer
 
-from msssl import BarlowTwins, ResNet
+from msssl import BarlowTwins, ResNet, Shapes
+from msssl.callbacks import LastCheckpoint
 from msssl.modules.weights import load_weights
 
 IMAGENET = "torchvision:ResNet18_Weights.IMAGENET1K_V1"
@@ -53,6 +55,35 @@ def test_a_run_that_goes_on_and_a_loaded_checkpoint_keep_their_own(msssl, tmp_pa
     assert code == 0, err
     assert "weights: the backbone starts from" not in err
     assert before.backbone.conv1.weight.shape == (8, 3, 7, 7)
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 0}, {"max_steps": 0}, {"max_epochs": 1, "limit_train_batches": 0}])
+def test_a_run_without_a_step_leaves_a_checkpoint_of_what_it_starts_from(limit, tmp_path):
+    start = ResNet(18, width=8)
+    torch.save(start.state_dict(), tmp_path / "start.pt")
+    module = BarlowTwins(backbone=ResNet(18, width=8), proj_dim=8, weights=str(tmp_path / "start.pt"))
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "logger": False}
+    callbacks = [LastCheckpoint(dirpath=tmp_path / "run")]
+    trainer = Trainer(accelerator="cpu", callbacks=callbacks, default_root_dir=tmp_path, **quiet, **limit)
+    trainer.fit(module, Shapes(train_images=60, test_images=20, batch_size=16, num_workers=0))
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 0
+    for name, value in start.state_dict().items():
+        assert torch.equal(checkpoint["state_dict"][f"backbone.{name}"], value)
+
+
+def test_starting_weights_are_probed_and_trained_on(msssl, tmp_path):
+    torch.save(ResNet(18, width=8, low_resolution=False).state_dict(), tmp_path / "start.pt")
+    code, out, err = msssl(*SHAPES, "--model.weights=start.pt", "--trainer.max_steps=0")
+    assert code == 0, err
+    assert "nothing, as max_steps is 0: the checkpoint holds the weights start.pt" in out
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "config.yaml").is_file()
+    code, out, err = msssl("fit", "--ckpt_path", "last", "--trainer.max_steps=1")
+    assert code == 0, err
+    assert "1 steps" in out
+    assert "nothing" not in out
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
 def test_a_file_that_is_not_there_stops_a_fresh_run(msssl, tmp_path):

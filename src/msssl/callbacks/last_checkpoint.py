@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,7 +26,8 @@ class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt`, from which a run goes on as if nothing had happened, and `previous.ckpt`, the one before.
 
     It is written at the end of every epoch (or of every `every_n_epochs`), with `every_n_train_steps` or
-    `train_time_interval` within it too, when a signal stops the run and at its end: whole or not at all.
+    `train_time_interval` within it too, when a signal stops the run and at its end: whole or not at all. A run without
+    a step to take, such as of no epochs, writes it too: the network as it starts, with its `weights`.
 
     SIGTERM, Ctrl-C and the signal by which SLURM requeues stop a run at the end of its optimizer step, on all ranks at
     the same one; a validation that has begun is finished first. The process then exits with 128 plus the signal's
@@ -44,6 +46,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._deferred: str | None = None  # what to write once a validation is over
         self._handlers: dict[int, Any] = {}
         self._requeue_signal: signal.Signals | None = None
+        self._trains = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -62,6 +65,7 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._trains = True
         if threading.current_thread() is not threading.main_thread():
             return  # where signals cannot be handled
         signums = [signal.SIGTERM, signal.SIGINT]
@@ -133,6 +137,14 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._put_back()
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._trains:
+            return
+        there = trainer.strategy.broadcast(Path(str(self.dirpath), f"{self.filename}{self.FILE_EXTENSION}").is_file())
+        if not there:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_unless_saved(self, trainer: Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):

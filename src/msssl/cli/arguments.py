@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from msssl.checkpoint import find
+from msssl.checkpoint.files import CONFIG
 from msssl.cli.run_folder import is_requeued, requeued_run
 
 _ROOT = "--trainer.default_root_dir"
@@ -40,7 +41,7 @@ def expand(args: list[str]) -> list[str]:
             return args
         checkpoint = find(args[i], _root(args))
         args[i] = str(checkpoint)
-        saved = checkpoint.with_name("config.yaml")
+        saved = checkpoint.with_name(CONFIG)
         if saved.is_file():  # first, so that every other config and flag wins
             args[1:1] = ["--config", str(saved)]
     return args

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from msssl.checkpoint import read, whole
+from msssl.checkpoint.files import CONFIG
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _FREE = tuple(f"{_SCHEDULE}{name}" for name in ("warmup", "final"))  # of `Warmu
 
 def saved_config(ckpt_path: str | Path) -> dict[str, Any] | None:
     """The config of the run in whose folder a checkpoint is, or None for a file elsewhere."""
-    path = Path(ckpt_path).with_name("config.yaml")
+    path = Path(ckpt_path).with_name(CONFIG)
     if not path.is_file():
         return None
     config: dict[str, Any] = yaml.safe_load(path.read_text())
@@ -83,11 +84,16 @@ class SaveConfig(SaveConfigCallback):
             self.save_config(trainer, pl_module, "fit")
 
     @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not (Path(trainer.default_root_dir) / CONFIG).is_file():  # it had no step to take
+            self.save_config(trainer, pl_module, "fit")
+
+    @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.clone()
         config["ckpt_path"] = None  # used once: the saved config must not resume again
         text = self.parser.dump(config, skip_unset=False, skip_validation=True)  # it was validated when it was parsed
-        with whole(Path(trainer.default_root_dir) / "config.yaml") as growing:
+        with whole(Path(trainer.default_root_dir) / CONFIG) as growing:
             growing.write_text(text)
 
 

@@ -31,9 +31,14 @@ def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> 
         steps_before: that the checkpoint had taken from which the run went on.
     """
     lines = {"run": f"{run_dir}: {trainer.current_epoch} epochs, {trainer.global_step} steps"}
-    if trainer.global_step == steps_before:
-        name = "max_steps" if 0 <= trainer.max_steps <= trainer.global_step else "max_epochs"
-        lines["finished"] = f"no step was left; a larger --trainer.{name} than {getattr(trainer, name)} goes on"
+    if trainer.global_step == (steps_before or 0):
+        name = _limit(trainer)
+        if steps_before:
+            lines["finished"] = f"no step was left; a larger --trainer.{name} than {getattr(trainer, name)} goes on"
+        else:
+            weights = getattr(trainer.lightning_module, "weights", None)
+            held = "random weights" if weights is None else f"the weights {weights}"
+            lines["trained"] = f"nothing, as {name} is {getattr(trainer, name)}: the checkpoint holds {held}"
     last = run_dir / "last.ckpt"
     lines["checkpoint"] = str(last) if last.is_file() else "none was written"
     accuracy = trainer.callback_metrics.get("val/probe_top1")
@@ -48,6 +53,13 @@ def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> 
         lines["next"] = f"msssl {'probe' if labelled else 'predict'} --ckpt_path {last}"
     for name, text in lines.items():
         Console(soft_wrap=True, highlight=False, markup=False).print(f"{name:<12}{text}")
+
+
+def _limit(trainer: Trainer) -> str:
+    """The argument of the trainer by which no step is left."""
+    if trainer.limit_train_batches == 0:
+        return "limit_train_batches"
+    return "max_steps" if 0 <= trainer.max_steps <= trainer.global_step else "max_epochs"
 
 
 def _millions(module: nn.Module) -> str:

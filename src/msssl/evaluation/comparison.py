@@ -20,7 +20,8 @@ class Row:
 
     Attributes:
         run: how it differs from the others of its table.
-        features: `raw pixels`, `untrained encoder` or `pretrained encoder`.
+        features: `raw pixels`, `untrained encoder` (`random encoder` where the run began from weights) or
+            `pretrained encoder`.
         seeds: of the runs.
         top1: of the linear head on each, with `low` and `high`, the ends of the 95 % interval: over seeds, by Student's
             t, or over images where there is one seed.

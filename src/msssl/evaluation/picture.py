@@ -17,7 +17,7 @@ N_IMAGES, N_NEIGHBOURS = 6, 6
 def draw_report(
     report: dict[str, Any],
     data: MultiViewDataModule,
-    untrained: dict[str, Split] | None,
+    random: dict[str, Split] | None,
     pretrained: dict[str, Split],
     path: Path,
 ) -> None:
@@ -26,8 +26,8 @@ def draw_report(
     Args:
         report: with its rows, the pretrained encoder's last.
         data: of the images.
-        untrained: features of each split, if there are any.
-        pretrained: likewise.
+        random: features of each split by the network with random weights, if there are any.
+        pretrained: features of each split.
         path: of the picture.
     """
     from matplotlib.figure import Figure  # half a second, for this only
@@ -37,7 +37,7 @@ def draw_report(
     left, middle, right = figure.subplots(1, 3)
     if f"{split}_confusion" in row:
         draw_confusion(left, torch.tensor(row[f"{split}_confusion"]), report["classes"])
-    spectra = {} if untrained is None else {"untrained": untrained["probe"][0]}
+    spectra = {} if random is None else {"random weights": random["probe"][0]}
     spectra["pretrained"] = pretrained["probe"][0]
     draw_spectrum(middle, {name: eigenspectrum(features) for name, features in spectra.items()})
     of = split if split in pretrained else "probe"  # a cross-validation has no split of its own

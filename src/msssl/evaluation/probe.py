@@ -1,4 +1,4 @@
-"""`msssl probe`: what frozen features are worth, beside raw pixels and the same encoder untrained."""
+"""`msssl probe`: what frozen features are worth, beside raw pixels and the same encoder with random weights."""
 
 import functools
 import json
@@ -25,6 +25,7 @@ from msssl.modules import MultiViewModule
 PIXEL_SIZE = 32
 SEED = 0  # of the views that features are averaged over
 RAW, UNTRAINED, PRETRAINED = "raw pixels", "untrained encoder", "pretrained encoder"
+RANDOM = "random encoder"  # instead of `UNTRAINED` where the run began from `weights`: it is not what it began from
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +37,7 @@ def probe(
     labels_per_class: list[int] | None = None,
     baselines: bool = True,
 ) -> None:
-    """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on untrained features.
+    """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on random features.
 
     Everything comes from the checkpoint, its data included. Beside it are written `probe.json`, a picture and the
     fitted linear head; another checkpoint, set, protocol or number of patches has file names of its own. What was
@@ -49,7 +50,7 @@ def probe(
         test_patches: V: features are averaged over the clean image and V - 1 random views of it; by default 1, and
             16 for the paper's protocol, as it has it.
         labels_per_class: also fit heads on so many images of each class, over 5 seeds.
-        baselines: whether raw pixels and the untrained encoder stand beside it.
+        baselines: whether raw pixels and the same encoder with random weights stand beside it.
     """
     kind = Protocol(protocol, test_patches)
     subject = open_subject(ckpt_path, data)
@@ -61,7 +62,10 @@ def probe(
     for count in labels_per_class or []:
         draw(subject.labels("probe"), count, seed=0)  # says so now, not after the work, where they are too few
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoders: dict[str, Encoder] = {RAW: _pixels, UNTRAINED: subject.untrained().to(device)} if baselines else {}
+    untrained = RANDOM if subject.began_from_weights else UNTRAINED
+    encoders: dict[str, Encoder] = {}
+    if baselines:
+        encoders = {RAW: _pixels, untrained: subject.with_random_weights().to(device)}
     encoders[PRETRAINED] = subject.module().to(device)
     features = {name: _features(subject, kind, name, encoder, device) for name, encoder in encoders.items()}
     rows, heads = [], {}
@@ -87,7 +91,7 @@ def probe(
     _keep_few_labels(target, report)
     told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
     write_head(target.with_suffix(".head.pt"), heads[PRETRAINED], **told)
-    draw_report(report, subject.data, features.get(UNTRAINED), features[PRETRAINED], target.with_suffix(".png"))
+    draw_report(report, subject.data, features.get(untrained), features[PRETRAINED], target.with_suffix(".png"))
     with whole(target) as growing:
         growing.write_text(json.dumps(report, indent=2, default=vars) + "\n")
     print_report(report, target)

@@ -112,8 +112,14 @@ class Subject:
         """The pretrained module, in evaluation mode."""
         return MultiViewModule.from_checkpoint(self.checkpoint).eval()
 
-    def untrained(self) -> MultiViewModule:
-        """The same as it was before its first step, from a seed of its own."""
+    @property
+    def began_from_weights(self) -> bool:
+        """Whether the run began from given weights instead of random ones."""
+        settings = self.checkpoint.get(MultiViewModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        return settings.get("weights") is not None
+
+    def with_random_weights(self) -> MultiViewModule:
+        """The same network with random weights, from a seed of its own, whatever its run began from."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             return MultiViewModule.from_hyperparameters(self.checkpoint).eval()
