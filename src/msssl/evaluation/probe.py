@@ -62,7 +62,7 @@ def probe(
     for count in labels_per_class or []:
         draw(subject.labels("probe"), count, seed=0)  # says so now, not after the work, where they are too few
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    untrained = RANDOM if subject.began_from_weights else UNTRAINED
+    untrained = _name_of_random_weights(subject)
     encoders: dict[str, Encoder] = {}
     if baselines:
         encoders = {RAW: _pixels, untrained: subject.with_random_weights().to(device)}
@@ -95,6 +95,10 @@ def probe(
     with whole(target) as growing:
         growing.write_text(json.dumps(report, indent=2, default=vars) + "\n")
     print_report(report, target)
+
+
+def _name_of_random_weights(subject: Subject) -> str:
+    return RANDOM if subject.began_from_weights else UNTRAINED
 
 
 def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, device: str) -> dict[str, Split]:
