@@ -63,9 +63,9 @@ def probe(
         draw(subject.labels("probe"), count, seed=0)  # says so now, not after the work, where they are too few
     device = "cuda" if torch.cuda.is_available() else "cpu"
     untrained = _name_of_random_weights(subject)
-    encoders: dict[str, Encoder] = {}
-    if baselines:
-        encoders = {RAW: _pixels, untrained: subject.with_random_weights().to(device)}
+    encoders: dict[str, Encoder] = (
+        {RAW: _pixels, untrained: subject.with_random_weights().to(device)} if baselines else {}
+    )
     encoders[PRETRAINED] = subject.module().to(device)
     features = {name: _features(subject, kind, name, encoder, device) for name, encoder in encoders.items()}
     rows, heads = [], {}
