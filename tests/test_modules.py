@@ -1,4 +1,9 @@
+import copy
+import io
 import json
+import pickle
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -8,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes, VICReg
+from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes, VICReg, WarmupCosine
 from msssl.losses import barlow_twins_loss, vicreg_loss
 from msssl.modules.non_finite_guard import NonFiniteGuard
 
@@ -419,3 +424,113 @@ def test_gradients_of_a_fused_optimizer_can_be_clipped(tmp_path, precision):
     norms = [norm for norm in seen if norm is not None]
     assert norms
     assert max(norms) <= 1.001e-3
+
+
+# Copies: `torch.save(module)`, `copy.deepcopy`, and what `ddp_spawn` sends to its processes.
+
+CONFIGURED = {
+    "_instantiator": "lightning.pytorch.cli.instantiate_module",
+    "_class_path": "msssl.VICReg",
+    "backbone": {"class_path": "msssl.ResNet", "init_args": {"width": 8}},
+    "proj_dim": 8,
+    "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.2}},
+    "lr_scheduler": {"class_path": "msssl.WarmupCosine"},
+}
+COPIES = {
+    "pickle": lambda module: pickle.loads(pickle.dumps(module)),
+    "deepcopy": copy.deepcopy,
+    "torch.save": lambda module: through_a_file(module),
+}
+
+
+def through_a_file(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def compiled():
+    module = BarlowTwins(backbone=Small(), proj_dim=4, compile=True)
+    module.configure_model()
+    return module
+
+
+def trained():
+    module = BarlowTwins(backbone=Small(), proj_dim=4, lr_scheduler=WarmupCosine)
+    data = Shapes(train_images=20, test_images=4, batch_size=8, num_workers=0)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_steps=1, limit_val_batches=0, enable_model_summary=False, **quiet)
+    trainer.fit(module, datamodule=data)
+    return module
+
+
+MADE = {
+    "defaults": lambda: BarlowTwins(backbone=Small(), proj_dim=4),
+    "partial": lambda: VICReg(backbone=Small(), proj_dim=4, optimizer=partial(torch.optim.SGD, lr=0.2)),
+    "compiled": compiled,
+    "trained": trained,
+    "command line": lambda: MultiViewModule.from_hyperparameters({"hyper_parameters": CONFIGURED}),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("made", MADE)
+def test_a_copy_of_a_module_computes_and_optimizes_the_same(made, way):
+    module = MADE[made]()
+    copied = COPIES[way](module)
+    assert copied is not module
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(copied.eval()(images), module.eval()(images))
+        next(copied.parameters()).zero_()
+        assert next(module.parameters()).any()  # which has its own
+    assert copied.hparams == module.hparams
+    if made != "command line":  # whose schedule wants a trainer, and is the same function
+        one, other = (each.make_optimizer(each.parameters()) for each in (copied, module))
+        assert type(one) is type(other)
+        assert [group["lr"] for group in one.param_groups] == [group["lr"] for group in other.param_groups]
+
+
+def test_a_copy_of_a_compiled_module_runs_its_own_weights():
+    copied = pickle.loads(pickle.dumps(compiled()))
+    with torch.no_grad():
+        copied.backbone.norm.bias.fill_(3.0)
+        assert torch.equal(copied._compiled._eager(torch.zeros(2, 3, 8, 8)), copied(torch.zeros(2, 3, 8, 8)))
+    assert copied._compiled.is_compiled is None
+
+
+@pytest.mark.parametrize("make", [lambda: MultiView(3), lambda: Shapes(views=MultiView(2))], ids=["views", "data"])
+def test_views_and_data_modules_are_copied_too(make):
+    images = torch.arange(2 * 3 * 8 * 8).remainder(251).to(torch.uint8).view(2, 3, 8, 8)
+    made = make()
+    for way in (copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))):
+        views, copied = (each if isinstance(each, MultiView) else each.views for each in (made, way(made)))
+        assert torch.equal(copied(images, (1, 2)), views(images, (1, 2)))
+
+
+SPAWNED = """
+import lightning, msssl, sys
+
+if __name__ == "__main__":
+    lightning.seed_everything(1)
+    module = msssl.BarlowTwins(backbone=msssl.ResNet(18, width=4), proj_dim=8, lr_scheduler=msssl.WarmupCosine)
+    data = msssl.Shapes(train_images=40, test_images=8, num_workers=0, batch_size=8)
+    saved = msssl.callbacks.LastCheckpoint(dirpath="checkpoints")
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    strategy = sys.argv[1]
+    callbacks = [msssl.OnlineProbe(), msssl.RankMonitor(), saved]
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=2, strategy=strategy, max_epochs=1, callbacks=callbacks, **options
+    )
+    trainer.fit(module, datamodule=data)
+"""
+
+
+@pytest.mark.slow
+def test_two_spawned_processes_train(tmp_path):
+    (tmp_path / "script.py").write_text(SPAWNED)
+    subprocess.run([sys.executable, "script.py", "ddp_spawn"], cwd=tmp_path, check=True, timeout=600)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert checkpoint["Shapes"]["world_size"] == 2

@@ -1,6 +1,5 @@
 """A compiled encoder that falls back to the eager one."""
 
-import copy
 import logging
 from collections.abc import Callable
 from time import perf_counter
@@ -33,8 +32,8 @@ class CompiledEncoder:
             return self._try(images)
         return self._compiled(images) if self.is_compiled else self._eager(images)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledEncoder":
-        return CompiledEncoder(copy.deepcopy(self._eager, memo))  # compiled code is for the very weights
+    def __reduce__(self) -> tuple[Any, ...]:  # for `pickle` and `copy`: compiled code is for the very weights
+        return CompiledEncoder, (self._eager,)
 
     def _try(self, images: Tensor) -> Tensor:
         start, self.is_compiled = perf_counter(), False

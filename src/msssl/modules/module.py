@@ -1,5 +1,6 @@
 """The method that all losses share: views -> backbone -> projector -> loss."""
 
+import inspect
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any, Literal
@@ -202,6 +203,12 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             take_arguments(optimizer, self._optimizer_arguments, scheduler)
         if isinstance(scheduler, WarmupCosine):
             scheduler.fill_in(self.trainer.estimated_stepping_batches)  # the run may be longer by now
+
+
+# Under this name `pickle` finds the default, as `torch.save(module)` and `ddp_spawn` need; for the command line, which
+# reads its source, it stays the lambda that it is.
+_default_optimizer = inspect.signature(MultiViewModule).parameters["optimizer"].default
+_default_optimizer.__qualname__ = "_default_optimizer"
 
 
 def _projector(dims: list[int]) -> nn.Sequential:
