@@ -69,6 +69,16 @@ def test_a_checkpoint_is_written_at_an_epochs_end_however_rarely_within(runner, 
     assert_as_if_nothing_had_happened(run_of(folder), runner.undisturbed(*options))
 
 
+@pytest.mark.parametrize("limit", [(), pytest.param(("--trainer.max_steps=23",), marks=pytest.mark.long)], ids=str)
+def test_stopped_at_an_epochs_last_step_and_again_in_the_next_epoch(runner, folder, limit):
+    """Without a validation in between, so that the checkpoint is written in the hook after the last batch."""
+    options = ("--trainer.check_val_every_n_epoch=2", EVERY_STEP, *limit)
+    assert runner(folder, "fit", "--config", "run.yaml", *options, point=("SIGTERM", 7)) == 143
+    assert runner(folder, "fit", "--ckpt_path", "last", point=("SIGTERM", 3)) == 143
+    assert runner(folder, "fit", "--ckpt_path", "last") == 0, output(folder)
+    assert_as_if_nothing_had_happened(run_of(folder), runner.undisturbed(*options))
+
+
 def random_points(count):
     generator = random.Random(0)
     kinds = {"step": (15, 40), "save": (3, 6), "rename": (4, 9), "validation": (3, 6)}

@@ -1,5 +1,6 @@
 """The data module: splits, loaders, and views made on the device."""
 
+import logging
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from msssl.data.statistics import mean_and_std
 from msssl.data.storage import Storage, StorageKind
 from msssl.views import MultiView, Preprocess
 
+log = logging.getLogger(__name__)
 
 class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore[misc]  # as in modules
     """Batches for multi-view pretraining; subclasses implement `dataset(split)`.
@@ -206,7 +208,9 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         seen = self.splits["train"].indices.int() if self.splits else self.pretrained_on
         statistics = {"mean": list(self.views.mean), "std": list(self.views.std)}
         of_run = {"seed": self.seed, "pretrained_on": seen, "pretrained_size": self.pretrained_size, **statistics}
-        return {**of_run, "world_size": self._shard()["world_size"], **super().state_dict()}
+        world_size = self._shard()["world_size"]
+        shape = {"world_size": world_size, "global_batch": world_size * self.batch_size}
+        return {**of_run, **shape, **super().state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -215,3 +219,22 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         size = state_dict.get("pretrained_size")
         self.pretrained_size = size and (size[0], size[1])
         self.views.normalize_by(state_dict["mean"], state_dict["std"])
+        before = state_dict.get("global_batch")
+        if before is not None and self.trainer is not None and self.trainer.state.fn == "fit":
+            self._compare_global_batch(before)
+
+    def _compare_global_batch(self, before: int) -> None:
+        """Say what it means that a run goes on with another number of images in a batch."""
+        trainer = self.trainer
+        assert trainer is not None
+        now = self.batch_size * trainer.world_size
+        if now != before and trainer.is_global_zero:
+            log.warning(
+                "the global batch is %d images, and was %d: the loss compares another number of images, so its values "
+                "before and after cannot be compared, and each image has %.3g times the learning rate that it had; "
+                "%.3g times --model.optimizer.lr would keep that",
+                now,
+                before,
+                before / now,
+                now / before,
+            )

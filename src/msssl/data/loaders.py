@@ -108,12 +108,16 @@ class TrainLoader:
         return whole.view(len(self), self.world_size, self.batch_size)[:, self.rank]
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of its batches that were handed out."""
-        return dict(self._position)
+        """Epoch, the number of its batches that were handed out, and of all its batches."""
+        return {**self._position, "batches": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the last batch that was handed out, if it belongs to the epoch that comes."""
-        self._position = self._resume_at = dict(state)
+        """Go on after the last batch that was handed out, if it belongs to the epoch that comes.
+
+        Where an epoch had another number of batches, the same share of it is left out.
+        """
+        batch = state["batch"] * len(self) // state.get("batches", len(self))
+        self._position = self._resume_at = {"epoch": state["epoch"], "batch": batch}
 
 
 class EvaluationLoader:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 
 class ExactResume(Callback):
-    """Keeps the random state that dropout uses, and mends the counts of epochs in Lightning's checkpoints.
+    """Keeps the random state that dropout uses, and mends the counts of epochs and batches in Lightning's checkpoints.
 
     Ranks are seeded alike, so the state of the first serves all. Every `MultiViewModule` brings one.
 
@@ -19,6 +19,7 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._random: dict[str, Any] = {}
+        self._batches: int | float | None = None  # in an epoch
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -30,11 +31,13 @@ class ExactResume(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda, "batches": self._batches}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._random = state_dict
+        self._batches = state_dict.get("batches")
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -47,6 +50,9 @@ class ExactResume(Callback):
             torch.set_rng_state(random["cpu"])
         if random.get("cuda") is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
+        before, self._batches = self._batches, trainer.num_training_batches
+        if before is not None and before != self._batches:
+            rescale_progress(trainer.fit_loop.epoch_loop.batch_progress.current, before, self._batches)
 
 
 def mend_progress(fit_loop: dict[str, Any], by_steps: bool) -> None:
@@ -56,12 +62,21 @@ def mend_progress(fit_loop: dict[str, Any], by_steps: bool) -> None:
         fit_loop: state of the loop in a checkpoint.
         by_steps: whether the run that goes on has `max_steps`, for which Lightning counts the last step once more.
 
-    In `on_train_epoch_end` it counts an epoch as processed and not as completed, and afterwards its batches as those of
+    In `on_train_batch_end` of an epoch's last batch it counts neither this batch nor the epoch as completed: after a
+    resume it then forgets to count the next epoch as begun, and a second resume would begin that anew. In
+    `on_train_epoch_end` it counts an epoch as processed and not as completed, and afterwards its batches as those of
     the next: from either a run with `max_steps` would end early. Where `max_steps` ended the run within an epoch, the
     epoch is not processed either.
     """
     epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
-    current = epochs["current"]
+    current, steps = epochs["current"], fit_loop["epoch_loop.state_dict"]
+    in_epoch = current["ready"] == current["processed"] + 1
+    if in_epoch and batches["is_last_batch"] and batches["current"]["completed"] < batches["current"]["processed"]:
+        for count in (batches["current"], batches["total"]):
+            count["completed"] = count["processed"]
+        for count in (current, epochs["total"]):
+            count["completed"] = count["processed"] = count["ready"]
+        steps["_batches_that_stepped"] += 1
     if current["processed"] == current["completed"] + 1:
         for count in (current, epochs["total"]):
             if batches["is_last_batch"]:
@@ -71,4 +86,15 @@ def mend_progress(fit_loop: dict[str, Any], by_steps: bool) -> None:
     if batches["is_last_batch"] and current["ready"] == current["completed"]:
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
-        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= by_steps
+        steps["_batches_that_stepped"] -= by_steps
+
+
+def rescale_progress(current: Any, before: float, now: float) -> None:
+    """Turn counts of an epoch's batches into those of an epoch that has another number of them, in place.
+
+    The training loader does the same with its position, so that the same share of the epoch is behind both.
+    """
+    ready = int(current.ready * now // before)
+    change = ready - current.ready
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(current, name, getattr(current, name) + change)

@@ -23,6 +23,7 @@ from msssl.modules.optimization import arguments_of, let_clip, parameter_groups,
 from msssl.modules.recompute import features_of
 from msssl.modules.warmup_cosine import WarmupCosine
 from msssl.modules.weights import load_weights
+from msssl.run_length import run_length
 from msssl.views import Preprocess
 
 
@@ -202,7 +203,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
             take_arguments(optimizer, self._optimizer_arguments, scheduler)
         if isinstance(scheduler, WarmupCosine):
-            scheduler.fill_in(self.trainer.estimated_stepping_batches)  # the run may be longer by now
+            step, total_steps = run_length(self.trainer)  # which may have changed since the checkpoint
+            scheduler.fill_in(total_steps, step)
 
 
 # Under this name `pickle` finds the default, as `torch.save(module)` and `ddp_spawn` need; for the command line, which

@@ -17,6 +17,10 @@ class WarmupCosine(LambdaLR):
         final: share of the learning rate that is left at the end, in [0, 1].
         total_steps: of the run; `MultiViewModule` fills it in from its trainer.
 
+    The rate is a function of how much of the run is behind it. So a run that goes on with another number of steps an
+    epoch (another `batch_size`, say) goes on at the same rate, and one that has been made longer is where a run that
+    had been so long from the start would be. Either ends at `final`.
+
     Raises:
         ValueError: a share outside its range.
 
@@ -46,11 +50,20 @@ class WarmupCosine(LambdaLR):
         self.total_steps = total_steps
         super().__init__(optimizer, self._factor)
 
-    def fill_in(self, total_steps: float) -> None:
-        """Set the number of steps, and with it the learning rate of the next; ValueError for an endless run."""
+    def fill_in(self, total_steps: float, step: int | None = None) -> None:
+        """Set the number of steps, and with it the learning rate of the next.
+
+        Args:
+            total_steps: of the whole run.
+            step: how many of these are behind it; by default those that the schedule has counted.
+
+        Raises:
+            ValueError: an endless run.
+        """
         if total_steps == math.inf:
             raise ValueError("WarmupCosine needs an end: give trainer.max_epochs or trainer.max_steps")
         self.total_steps = int(total_steps)
+        self.last_epoch = self.last_epoch if step is None else step  # torch's name for the steps taken
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * self._factor(self.last_epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
