@@ -138,6 +138,96 @@ def test_a_state_of_another_epoch_starts_at_0(n_taken):
     assert indices(resumed) == indices(train_loader(epoch=1))
 
 
+def test_another_number_of_batches_leaves_out_the_same_share_of_the_epoch():
+    loader = train_loader(n=24, batch_size=4)
+    for _ in zip(range(3), loader, strict=False):
+        pass
+    for batch_size, left in ((8, 2), (2, 6), (4, 3)):
+        resumed = train_loader(n=24, batch_size=batch_size)
+        resumed.load_state_dict(loader.state_dict())
+        assert flat_indices(resumed) == flat_indices(train_loader(n=24, batch_size=batch_size))[-left * batch_size :]
+
+
+def own_loop(**kwargs):
+    """The loader of a loop without a trainer, and its data module."""
+    data = from_datasets(dataset_of(23), val_fraction=0.0, **kwargs)
+    return data.train_dataloader(), data
+
+
+def test_each_iteration_of_a_loop_of_ones_own_is_the_next_epoch():
+    loader, data = own_loop()
+    epochs = [indices(loader), indices(loader), indices(data.train_dataloader())]  # however the loop asks for it
+    assert epochs == [indices(train_loader(epoch=epoch)) for epoch in range(3)]
+
+
+@pytest.mark.parametrize("n_taken", [1, 3, 5])
+def test_a_loop_of_ones_own_goes_on_where_it_was(n_taken):
+    loader, _ = own_loop()
+    indices(loader)  # epoch 0
+    taken = [batch["index"].tolist() for _, batch in zip(range(n_taken), loader, strict=False)]
+    resumed, _ = own_loop()
+    resumed.load_state_dict(loader.state_dict())
+    whole = [each for epoch in (1, 2, 3) for each in indices(train_loader(epoch=epoch))]
+    rest = [each for _ in range(2) for each in indices(resumed)]
+    assert taken + rest == whole[: n_taken + len(rest)]
+
+
+def test_a_loop_of_ones_own_has_the_views_of_a_trainer(tmp_path):
+    seen = []
+
+    class Sees(LightningModule):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch["views"])
+
+        def configure_optimizers(self):
+            return None
+
+    data = from_datasets(dataset_of(23), val_fraction=0.0)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, **quiet).fit(Sees(), data)
+    loader, own = own_loop()
+    own.seed = loader.seed = data.seed
+    made = [own.make_views(batch, "cpu")["views"] for _ in range(2) for batch in loader]
+    assert len(made) == len(seen) == 10
+    assert all(torch.equal(one, other) for one, other in zip(made, seen, strict=True))
+
+
+def test_views_are_made_on_the_device_that_is_named():
+    data = from_datasets(dataset_of(23), dataset_of(4))
+    batch = data.make_views(next(iter(data.val_dataloader())), "meta")
+    assert {value.device.type for value in batch.values()} == {"meta"}
+    assert batch["image"].shape == (4, 3, 4, 4)
+
+
+def test_processes_of_a_loop_of_ones_own_share_a_batch(monkeypatch):
+    whole = indices(own_loop(batch_size=8)[0])
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr("msssl.data.datamodule.rank_and_world_size", lambda rank=rank: (rank, 2))
+        shares.append(indices(own_loop()[0]))
+    assert [one + other for one, other in zip(*shares, strict=True)] == whole
+
+
+@pytest.mark.parametrize(("option", "same"), [("overfit_batches", True), ("limit_train_batches", False)])
+def test_overfitted_batches_are_the_same_in_each_epoch(tmp_path, option, same):
+    seen, views = [], []
+
+    class Sees(LightningModule):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch["index"].tolist())
+            views.append(batch["views"])
+
+        def configure_optimizers(self):
+            return None
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=3, accelerator="cpu", default_root_dir=tmp_path, **quiet, **{option: 2})
+    trainer.fit(Sees(), from_datasets(dataset_of(23), val_fraction=0.0))
+    assert len(seen) == 6
+    assert (seen[:2] == seen[2:4] == seen[4:]) == same
+    assert not torch.equal(views[0], views[2])
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_iteration_that_was_left_does_not_touch_the_next(num_workers):
     loader = train_loader(num_workers=num_workers)

@@ -60,6 +60,11 @@ def gather_rows(batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(each[order] for each in rows)
 
 
+def rank_and_world_size() -> tuple[int, int]:
+    """Of this process among those of torch's default group; (0, 1) without one."""
+    return (0, 1) if _alone() else (dist.get_rank(), dist.get_world_size())
+
+
 def check_equal_shapes(z: Tensor) -> None:
     """Raise ValueError, on every rank, where the ranks' tensors differ in shape; waits for all of them."""
     shapes = gather_objects(tuple(z.shape))

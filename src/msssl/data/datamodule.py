@@ -2,10 +2,12 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
@@ -19,9 +21,11 @@ from msssl.data.splits import SPLITS, make_splits
 from msssl.data.splits import Split as Split
 from msssl.data.statistics import mean_and_std
 from msssl.data.storage import Storage, StorageKind
+from msssl.distributed import rank_and_world_size
 from msssl.views import MultiView, Preprocess
 
 log = logging.getLogger(__name__)
+
 
 class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore[misc]  # as in modules
     """Batches for multi-view pretraining; subclasses implement `dataset(split)`.
@@ -29,7 +33,9 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     Images travel to the device as uint8; there, training batches become
     `{"views": (K, N, C, H, W) float32, "label": (N,) int64, "index": (N,) int64}` and evaluation batches
     `{"image": (N, C, H, W) float32 normalised, "label", "index"}`; label -1 means none. `index` is the position in
-    `dataset(split)`. Order and views are functions of the seed of `seed_everything`, the epoch and the batch.
+    `dataset(split)`. Order and views are functions of the seed of `seed_everything`, the epoch and the batch. A trainer
+    does this by itself; a loop of one's own calls `make_views` on each batch of `train_dataloader()`, and its seed is
+    the attribute `seed` (0).
 
     Args:
         data_dir: folder of the images.
@@ -78,6 +84,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.pretrained_on: Tensor | None = None  # positions in `dataset("train")` that the checkpoint's run saw
         self.pretrained_size: tuple[int, int] | None = None  # (H, W) of these images
         self._preprocess: Preprocess | None = None  # of the run that these images are prepared for, if of another one
+        self._own_loader: TrainLoader | None = None  # of a loop without a trainer
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Any] | None:
@@ -145,14 +152,28 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
 
     @override
     def train_dataloader(self) -> TrainLoader:
+        """Batches of uint8 images, of which `make_views` makes views.
+
+        In a loop of one's own, without a trainer, each `iter` is the next epoch, in an order of its own. Such a loader
+        is made once, so that a call in each epoch goes on likewise; its `state_dict` says where it is.
+        """
+        if self.trainer is None:
+            self._own_loader = self._own_loader or self._train_loader(None)
+            return self._own_loader
+        trainer = self.trainer
+        overfit = trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return self._train_loader(lambda: trainer.current_epoch, same_order=overfit)
+
+    def _train_loader(self, epoch: Callable[[], int] | None, same_order: bool = False) -> TrainLoader:
         images = self.images("train")
         labelled_apart = self.splits["probe"].dataset is not self.splits["train"].dataset
         return TrainLoader(
             images,
             self.batch_size,
             seed=self.seed,
-            epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
+            epoch=epoch,
             probe=self.images("probe") if labelled_apart else None,
+            same_order=same_order,
             **self._shard(),
         )
 
@@ -173,11 +194,25 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         return EvaluationLoader(self.images(split).spread(at_most), self.batch_size, **self._shard())
 
     def _shard(self) -> dict[str, Any]:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else rank_and_world_size()
         return {"rank": rank, "world_size": world_size, "num_workers": self.num_workers}
 
     @override
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
+        return self.make_views(batch)
+
+    def make_views(self, batch: dict[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
+        """What a loader's batch of uint8 images becomes, as the class says: views for training, normalised images else.
+
+        A trainer calls it for each batch. In a loop of one's own it is the one call between the loader and the network.
+
+        Args:
+            batch: of one of the loaders of this data module.
+            device: where the batch is moved to first, and the views are made; by default where it is.
+        """
+        if device is not None:
+            batch = move_data_to_device(batch, torch.device(device))
         image, kept = batch["image"], {name: batch[name] for name in ("label", "index")}
         prepared = self._preprocess or self.views
         if "epoch" not in batch:

@@ -30,11 +30,13 @@ class TrainLoader:
         images: what to read.
         batch_size: N, images per rank.
         seed: of the order.
-        epoch: called when an epoch starts; the trainer's own count is right also after a resume.
+        epoch: called when an epoch starts; the trainer's own count is right also after a resume. By default every
+            `iter` is the next epoch, or the rest of the one that `load_state_dict` has named.
         rank: of this process, below `world_size`.
         world_size: W.
         num_workers: processes that read ahead.
         probe: labelled images that travel along, as many as N, in an order of their own.
+        same_order: whether every epoch has the order of the first one.
 
     Raises:
         ValueError: if a global batch is larger than the set.
@@ -46,11 +48,12 @@ class TrainLoader:
         batch_size: int,
         *,
         seed: int,
-        epoch: Callable[[], int],
+        epoch: Callable[[], int] | None = None,
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
         probe: Images | None = None,
+        same_order: bool = False,
     ) -> None:
         if len(images) < batch_size * world_size:
             devices = f" on each of {world_size} devices" if world_size > 1 else ""
@@ -68,6 +71,7 @@ class TrainLoader:
         self._position = {"epoch": -1, "batch": 0}  # batches handed out of that epoch
         self._resume_at: dict[str, int] | None = None
         self.probe = probe
+        self.same_order = same_order
         self._batches, self._probe_batches = Rows(), Rows()
         self._loader = batches_of(images, self._batches, num_workers)
         self._probe_loader = probe and batches_of(probe, self._probe_batches, num_workers)
@@ -76,10 +80,11 @@ class TrainLoader:
         return len(self.images) // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch = self.epoch()
         resume_at, self._resume_at = self._resume_at, None
+        epoch = self._next_epoch(resume_at) if self.epoch is None else self.epoch()
         # Lightning also loads a position saved at an epoch's end: it belongs to another epoch.
         start = resume_at["batch"] if resume_at and resume_at["epoch"] == epoch else 0
+        self._position = {"epoch": epoch, "batch": start}
         self._batches.of = self.order(epoch)[start:]
         self._probe_batches.of = self.probe_order(epoch)[start:]
         probe_batches = self._probe_loader or repeat(None)
@@ -88,8 +93,15 @@ class TrainLoader:
             extra = {} if probe is None else {"probe": {"image": probe["image"], "label": probe["label"]}}
             yield {**batch, **extra, "epoch": epoch, "batch": batch_index}
 
+    def _next_epoch(self, resume_at: dict[str, int] | None) -> int:
+        """The one after the last, or the one that was left in the middle."""
+        if resume_at is not None and resume_at["batch"] < len(self):
+            return resume_at["epoch"]
+        return self._position["epoch"] + 1
+
     def order(self, epoch: int) -> Tensor:
         """Rows of this rank's batches in an epoch, shape (batches, N)."""
+        epoch = 0 if self.same_order else epoch
         file = self.images.dataset
         if isinstance(file, BetonFile) and file.quasi_random:
             seed = derive_seed("quasi-random order", self.seed, epoch)
@@ -100,7 +112,7 @@ class TrainLoader:
         """Rows of the probe images that travel along, of the same shape; none without them."""
         if self.probe is None:
             return torch.empty(0)
-        rows = _permutation("probe order", self.seed, epoch, len(self.probe))
+        rows = _permutation("probe order", self.seed, 0 if self.same_order else epoch, len(self.probe))
         return self._shard(rows[torch.arange(len(self.images)) % len(rows)])
 
     def _shard(self, rows: Tensor) -> Tensor:
