@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import date
-from math import isnan
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from jsonargparse import auto_cli
 from machine import machine
 from matplotlib.figure import Figure
 
-from msssl.metrics import mean_interval
+from msssl.evaluation.over_seeds import ACCURACY, over_seeds
 from msssl.studies.measures import ONLINE, curve_of
 
 PATCHES = 16
@@ -126,13 +126,13 @@ def read(folder: Path, reach: float) -> dict[str, Any]:
 
 
 def cells(runs: list[dict[str, Any]]) -> list[str]:
-    """Of runs that differ in their seed: means, and half of the 95 % interval of accuracies over seeds."""
+    """Of runs that differ in their seed: means, and of accuracies the interval, or below 4 seeds the values."""
     row = []
     for name, digits in COLUMNS.items():
-        values = [run[name] for run in runs]
-        middle, _, high = (0, 0, 0) if None in values else mean_interval(values)
-        told = "-" if None in values else format(middle, digits)
-        row.append(told if name not in ACCURACIES or isnan(high) else f"{told} ± {high - middle:.3f}")
+        found = over_seeds([run[name] for run in runs], ACCURACY if name in ACCURACIES else (0.0, inf))
+        told = "-" if found.mean is None else format(found.mean, digits)
+        spread = found.spread() if name in ACCURACIES else "-"
+        row.append(told if spread == "-" else f"{told} ({spread})")
     return [*row, " ".join(str(run["seed"]) for run in runs)]
 
 

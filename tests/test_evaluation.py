@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score, top_k_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -15,8 +16,10 @@ from torch.utils.data import TensorDataset
 from msssl import MultiView, MultiViewDataModule
 from msssl.evaluation.cross_validation import cross_validate, make_folds
 from msssl.evaluation.features import extract
+from msssl.evaluation.few_labels import evaluate_few_labels
 from msssl.evaluation.heads import WEIGHT_DECAYS, evaluate, measures
-from msssl.metrics import accuracy_interval, knn, linear_probe
+from msssl.evaluation.protocol import Protocol
+from msssl.metrics import accuracy_interval, knn, linear_probe, mean_interval
 
 CLASSES = 7
 
@@ -177,24 +180,80 @@ def test_two_evaluations_are_identical(features):
     assert evaluate(features, CLASSES)[0] == evaluate(features, CLASSES)[0]
 
 
+def test_the_number_of_neighbours_is_the_one_that_voted(features):
+    """Of each bank: train alone for val, train and val for test; and of every draw of few labels."""
+    result, _ = evaluate(features, CLASSES)
+    assert (result["val_knn_k"], result["test_knn_k"]) == (200, 200)
+    assert "kNN: k = 200, T = 0.1" in Protocol("standard", None).told(features)["protocol"]
+    small = {**features, "probe": split(60, 1, unlabelled=10), "val": split(40, 2, unlabelled=6)}
+    result, _ = evaluate(small, CLASSES)
+    assert (result["val_knn_k"], result["test_knn_k"]) == (25, 42)
+    assert "kNN: k = 25 on val, 42 on test (at most half of" in Protocol("standard", None).told(small)["protocol"]
+    x, y = (torch.cat(parts) for parts in zip(small["probe"], small["val"], strict=True))
+    bank, bank_labels = x[y >= 0], y[y >= 0]
+    scores = knn(small["test"][0], bank, bank_labels, num_classes=CLASSES, k=42)
+    labelled = small["test"][1] >= 0
+    right = scores[labelled].argmax(dim=1) == small["test"][1][labelled]
+    assert result["test_knn"] == pytest.approx(float(right.double().mean()))
+    one, _ = evaluate({name: small[name] for name in ("probe", "val")}, CLASSES)
+    assert one["val_knn_k"] == 25
+    assert "test_knn_k" not in one
+    few = evaluate_few_labels(small, CLASSES, [1, 2])
+    assert [few[count]["knn"]["k"] for count in ("1", "2")] == [3, 7]
+
+
+def test_accuracies_on_val_have_an_interval_where_they_are_reported(features):
+    result, _ = evaluate({name: features[name] for name in ("probe", "val")}, CLASSES)
+    for name in ("top1", "mlp", "knn"):
+        interval = result["val_interval" if name == "top1" else f"val_{name}_interval"]
+        expected = proportion_confint(result[f"val_{name}"], len(features["val"][1]))
+        assert interval == pytest.approx(expected)
+
+
+def proportion_confint(p, n, z=1.959963984540054):
+    """Wilson's interval as he writes it."""
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return centre - half, centre + half
+
+
 def test_the_interval_covers_the_truth_in_95_of_100_draws():
     generator = torch.Generator().manual_seed(0)
-    n, p = 2000, 0.8
-    found = torch.binomial(torch.full((1000,), float(n)), torch.full((1000,), p), generator=generator)
-    covered = sum(low <= p <= high for low, high in (accuracy_interval(int(k), n, draws=2000) for k in found))
-    assert 930 <= covered <= 970
+    for n, p in ((2000, 0.8), (40, 0.97)):
+        found = torch.binomial(torch.full((1000,), float(n)), torch.full((1000,), p), generator=generator)
+        covered = sum(low <= p <= high for low, high in (accuracy_interval(int(k), n) for k in found))
+        assert 930 <= covered <= 980
 
 
-def test_the_interval_is_that_of_resampled_images():
-    correct = torch.arange(150) < 120
-    generator = torch.Generator().manual_seed(0)
-    resampled = correct[torch.randint(150, (20_000, 150), generator=generator)].double().mean(dim=1)
-    expected = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    assert accuracy_interval(120, 150) == pytest.approx(expected, abs=1.01 / 150)
-    assert accuracy_interval(0, 10) == (0.0, 0.0)
-    assert accuracy_interval(10, 10) == (1.0, 1.0)
-    with pytest.raises(ValueError, match="11 of 10"):
-        accuracy_interval(11, 10)
+@pytest.mark.parametrize(("n_correct", "n"), [(120, 150), (0, 10), (10, 10), (1, 1), (1600, 2000)])
+def test_the_interval_is_wilsons_and_has_a_width_at_both_ends(n_correct, n):
+    low, high = accuracy_interval(n_correct, n)
+    assert (low, high) == pytest.approx(proportion_confint(n_correct / n, n), abs=1e-12)
+    assert 0 <= low < high <= 1
+
+
+@pytest.mark.parametrize(("n_correct", "n"), [(11, 10), (0, 0), (-1, 10)])
+def test_more_right_than_there_are_is_no_accuracy(n_correct, n):
+    with pytest.raises(ValueError, match=f"{n_correct} of {n} images"):
+        accuracy_interval(n_correct, n)
+
+
+def test_the_interval_over_seeds_is_students_from_four_on_and_within_bounds():
+    for values in ([0.3, 0.35, 0.5, 0.41], [0.2, 0.6, 0.9, 0.1, 0.35]):
+        mean, low, high = mean_interval(values)
+        assert mean == pytest.approx(np.mean(values))
+        expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+        assert (low, high) == pytest.approx(expected)
+    for n in (1, 2, 3):
+        mean, low, high = mean_interval([0.1, 0.6, 0.8][:n])
+        assert math.isnan(low)
+        assert math.isnan(high)
+    values = [0.99, 0.9, 1.0, 0.7]
+    assert mean_interval(values)[2] > 1
+    assert mean_interval(values, bounds=(0.0, 1.0)) == (*mean_interval(values)[:2], 1.0)
+    assert mean_interval([0.01, 0.1, 0.0, 0.3], bounds=(0.0, 1.0))[1] == 0.0
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
 
 
 # Features.
@@ -244,9 +303,3 @@ def test_views_for_features_are_not_compiled(data, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("compiled for a few batches"))
     extract(flat, data, "val", "cpu", 2)
     assert data.views.training
-
-
-def test_no_image_is_no_accuracy():
-    with pytest.raises(ValueError, match="0 of 0"):
-        accuracy_interval(0, 0)
-    assert math.isclose(sum(accuracy_interval(5, 10)), 1.0, abs_tol=0.05)

@@ -94,6 +94,20 @@ def test_a_bank_of_some_images_is_spread_over_all(tmp_path):
     assert float(metrics["val/knn_top1"]) == pytest.approx(float((scores.argmax(dim=1) == labels).float().mean()))
 
 
+def test_a_small_bank_has_fewer_neighbours_and_says_so_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="msssl"):
+        module, data, metrics = fit([OnlineKNN()], tmp_path, epochs=2)
+    said = [each.getMessage() for each in caplog.records if "online kNN" in each.getMessage()]
+    assert said == ["online kNN: k = 30, half of the 60 labelled images it compares with, not 200"]
+    features, labels = clean(module, data, "val")
+    scores = knn(features, *clean(module, data, "probe"), num_classes=3, k=30)
+    assert float(metrics["val/knn_top1"]) == pytest.approx(float((scores.argmax(dim=1) == labels).float().mean()))
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="msssl"):
+        fit([OnlineKNN(k=30)], tmp_path)
+    assert "online kNN" not in caplog.text
+
+
 def test_the_run_is_the_same_with_and_without(tmp_path):
     """Three epochs with dropout, and BatchNorm's statistics: bit for bit."""
     states = [fit(callbacks, tmp_path, epochs=3)[0].state_dict() for callbacks in ([], [RankMonitor(), OnlineKNN()])]

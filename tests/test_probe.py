@@ -905,7 +905,7 @@ def test_few_patients_without_a_test_split_are_cross_validated(run, msssl, monke
     assert row["cv_interval"] == list(accuracy_interval(round(10 * row["cv_top1"]), 10))
     code, out, err = msssl("report", "run")  # which takes that accuracy
     assert code == 0, err
-    assert "50 images of cv" in out
+    assert "cross-validation: 50 images" in out
     assert f"{row['cv_top1']:.3f}" in out
 
 

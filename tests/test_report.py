@@ -21,8 +21,17 @@ FEATURES = ["raw pixels", "untrained encoder", "pretrained encoder"]
 BATCH = "data.batch_size"
 
 
-def write(path, top1=0.5, *, seed=0, interval=(0.4, 0.6), knn=0.3, settings=None, **told):
-    """A report of the least that there is; `settings` are those of the run by dotted names, `told` anything else."""
+BASELINES = (0.1, 0.2)
+
+
+def write(
+    path, top1=0.5, *, seed=0, interval=(0.4, 0.6), knn=0.3, settings=None, baselines=BASELINES, more=None, **told
+):
+    """A report of the least that there is.
+
+    `settings` are those of the run by dotted names, `more` is added to the row of the pretrained encoder, `told` to the
+    report.
+    """
     split = told.get("reported_on", "test")
     of_run = {"method": "msssl.BarlowTwins", "epochs": 10, "minutes": 1.5, "views_seen": 4000}
     of_run |= {name: told.pop(name) for name in [*of_run] if name in told}
@@ -34,10 +43,11 @@ def write(path, top1=0.5, *, seed=0, interval=(0.4, 0.6), knn=0.3, settings=None
             inner = inner.setdefault(parent, {})
         inner[last] = value
     rows = []
-    for i, features in enumerate(FEATURES):
-        row = {"features": features, f"{split}_top1": top1 - (2 - i) / 10}
+    for features, accuracy in zip(FEATURES, (*baselines, top1), strict=True):
+        row = {"features": features, f"{split}_top1": accuracy}
         row |= {} if interval is None else {f"{split}_interval": interval}
         rows.append(row | ({} if knn is None else {f"{split}_knn": knn}))
+    rows[-1] |= more or {}
     content = {
         **{"checkpoint": str(path.with_name("last.ckpt")), "sha256": str(path), "data_class": "Shapes"},
         **{"data_id": "0123", "protocol": "a protocol", "reported_on": split, "images": {"probe": 40, split: 2000}},
@@ -67,44 +77,242 @@ def numbers(row, *names):
     return [float(row[name]) for name in names]
 
 
+def page():
+    return Path("out/table.md").read_text()
+
+
 def test_seeds_are_one_row_with_students_interval(compare, tmp_path):
     values = [0.51, 0.6, 0.72, 0.55]
     runs = [
         write(tmp_path / f"{i}" / "probe.json", top1, seed=i, knn=top1 / 2, minutes=float(i), interval=(0.0, 1.0))
         for i, top1 in enumerate(values)
     ]
-    rows = compare(*(path.parent for path in runs), every=True)
-    assert [row["features"] for row in rows] == FEATURES
-    for i, row in enumerate(rows):
-        shifted = np.array(values) - (2 - i) / 10
-        low, high = stats.t.interval(0.95, 3, loc=shifted.mean(), scale=stats.sem(shifted))
-        assert numbers(row, "mean", "low", "high") == pytest.approx([shifted.mean(), low, high])
-        assert [float(each) for each in row["top1"].split()] == pytest.approx(shifted.tolist())
-        assert row["seeds"] == "0 1 2 3"
-        assert numbers(row, "knn", "epochs", "minutes", "views_seen") == pytest.approx(
-            [np.mean(values) / 2, 10, 1.5, 4000]
-        )
+    (row,) = compare(*(path.parent for path in runs))
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert numbers(row, "mean", "low", "high") == pytest.approx([np.mean(values), low, high])
+    assert row["over"] == "seeds"
+    assert [float(each) for each in row["top1"].split()] == values
+    assert row["seeds"] == "0 1 2 3"
+    assert numbers(row, "knn", "epochs", "minutes", "views_seen") == pytest.approx([np.mean(values) / 2, 10, 1.5, 4000])
+    assert f"| {low:.3f} to {high:.3f} |" in page()
+    assert row["folders"] == ", ".join(str(path.parent) for path in runs)
+    assert f"BarlowTwins: {row['folders']}" in page()
 
 
-def test_two_seeds_have_an_interval_wider_than_their_images(compare, tmp_path):
-    runs = [write(tmp_path / f"{i}.json", top1, seed=i) for i, top1 in enumerate((0.5, 0.52))]
-    (row,) = compare(*runs)
-    half = stats.t.ppf(0.975, 1) * 0.01  # of the two, the error of the mean is half their distance
-    assert numbers(row, "mean", "low", "high") == pytest.approx([0.51, 0.51 - half, 0.51 + half])
+def test_an_interval_stays_within_accuracies(compare, tmp_path):
+    for values, end in (([0.99, 0.9, 1.0, 0.7], "high"), ([0.01, 0.1, 0.0, 0.3], "low")):
+        (row,) = compare(*(write(tmp_path / f"{i}.json", top1, seed=i) for i, top1 in enumerate(values)))
+        assert float(row[end]) == (1.0 if end == "high" else 0.0)
+        assert 0 <= float(row["low"]) < float(row["high"]) <= 1
+
+
+@pytest.mark.parametrize("values", [(0.28, 0.38), (0.28, 0.38, 0.31)])
+def test_below_four_seeds_stand_the_values_and_no_interval(compare, tmp_path, values):
+    (row,) = compare(*(write(tmp_path / f"{i}.json", top1, seed=i) for i, top1 in enumerate(values)))
+    assert float(row["mean"]) == pytest.approx(np.mean(values))
+    assert (row["low"], row["high"], row["over"]) == ("nan", "nan", "")
+    assert f"| {np.mean(values):.3f} | {', '.join(f'{each:.3f}' for each in values)} |" in page()
+    assert "-0." not in page()
 
 
 def test_one_seed_has_the_interval_over_images(compare, tmp_path):
     (row,) = compare(write(tmp_path / "probe.json", 0.5, interval=(0.45, 0.56)))
     assert numbers(row, "mean", "low", "high") == [0.5, 0.45, 0.56]
-    assert "0.450 to 0.560" in Path("out/table.md").read_text()
+    assert row["over"] == "images"
+    assert "0.450 to 0.560 (images)" in page()
+
+
+def test_an_interval_of_version_0_1_is_made_anew(compare, tmp_path):
+    """It was a bootstrap's, of width 0 where all images are right; and the tables of both versions are one."""
+    old = "a protocol, 95 % bootstrap interval"
+    confusion = {"test_confusion": [[30, 0], [0, 20]]}
+    runs = [
+        write(tmp_path / "0.json", 1.0, interval=(1.0, 1.0), protocol=old, more=confusion),
+        write(tmp_path / "1.json", 0.9, seed=1, protocol=old.replace("bootstrap", "Wilson")),
+    ]
+    (row,) = compare(*runs)
+    assert row["seeds"] == "0 1"
+    (row,) = compare(runs[0])
+    z = stats.norm.ppf(0.975)
+    assert numbers(row, "low", "high") == pytest.approx([50 / (50 + z * z), 1.0])
 
 
 def test_one_seed_without_an_interval_has_none(compare, tmp_path):
     (row,) = compare(write(tmp_path / "probe.json", 0.5, interval=None, knn=None, reported_on="val"))
     assert math.isnan(float(row["low"]))
     assert math.isnan(float(row["high"]))
-    assert row["knn"] == ""
-    assert "| 0.500 | - | - |" in Path("out/table.md").read_text()
+    assert "knn" not in row
+    assert "| 0 | 0.500 | - | 10 |" in page()
+
+
+def test_a_run_and_its_repetition_count_once_and_it_is_said(compare, tmp_path):
+    runs = [write(tmp_path / f"{i}" / "probe.json", top1, seed=seed).parent for i, (top1, seed) in enumerate(AGAIN)]
+    (row,) = compare(*runs)
+    assert (row["seeds"], row["top1"]) == ("0 1", "0.5 0.6")
+    assert row["folders"] == f"{runs[0]}, {runs[2]}"
+    assert f"{runs[1]} repeats {runs[0]} (seed 0, equal accuracies): counted once" in page()
+    (row,) = compare(*runs[:2])
+    assert (row["seeds"], row["top1"], row["over"]) == ("0", "0.5", "images")
+    assert numbers(row, "low", "high") == [0.4, 0.6]
+
+
+AGAIN = [(0.5, 0), (0.5, 0), (0.6, 1)]
+
+
+def test_a_copy_of_a_checkpoint_counts_once(compare, tmp_path):
+    runs = [write(tmp_path / f"{i}" / "probe.json", 0.5, seed=None, sha256="one").parent for i in range(2)]
+    (row,) = compare(*runs)
+    assert (row["seeds"], row["top1"]) == ("?", "0.5")
+    assert f"{runs[1]} is the same checkpoint as {runs[0]}" in page()
+
+
+def test_runs_without_a_seed_are_told_apart_by_their_checkpoints(compare, tmp_path):
+    (row,) = compare(*(write(tmp_path / f"{i}" / "probe.json", 0.5 + i, seed=None).parent for i in range(2)))
+    assert (row["seeds"], row["top1"]) == ("? ?", "0.5 1.5")
+
+
+def test_a_seed_that_came_out_differently_is_not_averaged(compare, tmp_path):
+    runs = [write(tmp_path / f"{i}" / "probe.json", top1).parent for i, top1 in enumerate((0.5, 0.53))]
+    rows = compare(*runs)
+    assert [(row["seeds"], float(row["mean"])) for row in rows] == [("0", 0.5), ("0", 0.53)]
+    assert [row["run"] for row in rows] == [f"BarlowTwins ({run})" for run in runs]
+    assert f"seed 0 came out differently: {runs[0]} 0.500, {runs[1]} 0.530; not averaged" in page()
+
+
+def test_seeds_of_two_machines_are_rows_of_their_own(compare, tmp_path):
+    """Told apart by their versions, in whatever order they are given."""
+    runs = [
+        write(tmp_path / version / f"{seed}.json", 0.5 + seed / 10 + i / 100, seed=seed, versions={"torch": version})
+        for seed in (0, 1)
+        for i, version in enumerate(("2.14", "2.15")[:: 1 - 2 * seed])
+    ]
+    rows = compare(*runs)
+    assert [(row["run"], row["seeds"]) for row in rows] == [
+        ("BarlowTwins torch=2.14", "0 1"),
+        ("BarlowTwins torch=2.15", "0 1"),
+    ]
+    assert [row["top1"] for row in rows] == ["0.5 0.61", "0.51 0.6"]
+
+
+def test_baselines_have_no_seeds_and_count_once(compare, tmp_path):
+    runs = [
+        write(tmp_path / f"{i}.json", 0.5 + i / 10, seed=seed, settings={"model.optimizer.lr": lr})
+        for i, (lr, seed) in enumerate([(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)])
+    ]
+    rows = [row for row in compare(*runs, every=True) if row["features"] != FEATURES[2]]
+    assert [(row["features"], row["run"], row["seeds"], row["folders"]) for row in rows] == [
+        ("raw pixels", "all runs", "", ""),
+        ("untrained encoder", "all runs", "", ""),
+    ]
+    assert [numbers(row, "mean", "low", "high") for row in rows] == [[0.1, 0.4, 0.6], [0.2, 0.4, 0.6]]
+    assert {row["over"] for row in rows} == {"images"}
+
+
+def test_untrained_encoders_that_differ_are_named_by_their_runs(compare, tmp_path):
+    runs = [
+        write(
+            tmp_path / f"{i}.json",
+            0.5 + i / 10,
+            settings={"model.width": width, BATCH: batch},
+            baselines=(0.1, width / 100),
+        )
+        for i, (width, batch) in enumerate([(16, 64), (16, 128), (32, 64)])
+    ]
+    rows = [row for row in compare(*runs, every=True) if row["features"] == "untrained encoder"]
+    assert [(row["run"], float(row["mean"])) for row in rows] == [("width=16", 0.16), ("batch_size=64 width=32", 0.32)]
+
+
+def test_differences_are_paired_by_seed(compare, tmp_path):
+    """Seeds differ by far more than the arms do, of which each seed says the same."""
+    seeds = [0, 1, 2, 3, 4]
+    base, gain = np.array([0.1, 0.7, 0.4, 0.9, 0.2]), np.array([0.02, 0.03, 0.02, 0.04, 0.03])
+    runs = [
+        write(tmp_path / f"{lr}-{seed}.json", value, seed=seed, settings={"model.optimizer.lr": lr})
+        for lr, values in ((0.1, base), (0.2, base + gain))
+        for seed, value in zip(seeds, values, strict=True)
+    ][:-1]  # a seed is missing
+    compare(*runs[::-1][4:], *runs[:0:-1][:4])
+    line = next(line for line in page().splitlines() if line.startswith("| BarlowTwins lr=0.2 | BarlowTwins lr=0.1"))
+    low, high = stats.t.interval(0.95, 3, loc=gain[:4].mean(), scale=stats.sem(gain[:4]))
+    _, _, _, found, mean, interval, _ = (cell.strip() for cell in line.split("|"))
+    assert sorted(found.split()) == ["0", "1", "2", "3"]
+    assert mean == f"{gain[:4].mean():+.3f}"
+    assert interval == f"{low:+.3f} to {high:+.3f}"
+
+
+def test_differences_of_few_seeds_are_the_values(compare, tmp_path):
+    compare(
+        *(
+            write(tmp_path / f"{name}-{seed}.json", top1, seed=seed, method=f"msssl.{name}")
+            for name, values in (("A", (0.5, 0.75)), ("B", (0.25, 0.5)), ("C", (0.625, 0.5)))
+            for seed, top1 in enumerate(values)
+        ),
+        write(tmp_path / "D.json", 0.5, seed=9, method="msssl.D"),
+    )
+    assert "| B | A | 0 1 | -0.250 | -0.250, -0.250 |" in page()
+    assert "| C | A | 0 1 | -0.062 | +0.125, -0.250 |" in page()
+    assert "| D |" not in page()
+
+
+def test_mlp_and_few_labels_are_shown_where_they_were_measured(compare, tmp_path):
+    few = {count: {head: {"mean": mean} for head, mean in (("linear", 0.25), ("knn", 0.2))} for count in ("10", "1")}
+    runs = [
+        write(tmp_path / "0.json", 0.5, more={"test_mlp": 0.6, "few_labels": few}),
+        write(tmp_path / "1.json", 0.5, seed=1, more={"test_mlp": 0.7}),
+    ]
+    (row,) = compare(*runs)
+    assert (float(row["mlp"]), row["mlp values"]) == (pytest.approx(0.65), "0.6 0.7")
+    assert (row["10 a class, linear"], row["10 a class, linear values"]) == ("", "0.25 None")
+    headings, _, *lines = [line for line in page().splitlines() if line.startswith("|")][:5]
+    assert [cell.strip() for cell in headings.split("|")][6:12] == [
+        "MLP",
+        "kNN",
+        *(f"{count} a class, {head}" for count in (1, 10) for head in ("linear", "kNN")),
+    ]
+    assert "| 0.650 | 0.300 | 0.250 (1 of 2) | 0.200 (1 of 2) |" in lines[2]
+    assert "| - | 0.300 | - | - |" in lines[0]
+    compare(write(tmp_path / "2.json", 0.5, knn=None))
+    assert "MLP" not in page()
+    assert "kNN" not in page()
+
+
+def test_what_is_not_a_number_is_a_dash(compare, tmp_path):
+    (row,) = compare(write(tmp_path / "0.json", math.nan, interval=None, knn=math.nan))
+    assert row["mean"] == ""
+    assert "nan" not in page()
+
+
+def test_a_run_is_named_with_its_folder(compare, tmp_path):
+    compare(*(write(tmp_path / name / "probe.json", data_id=None).parent for name in "ab"))
+    for name in "ab":
+        assert f"| BarlowTwins ({tmp_path / name}) |" in page()
+
+
+def test_a_table_is_titled_by_the_name_of_the_data_and_its_split(compare, tmp_path):
+    rows = compare(write(tmp_path / "0.json", data_class="ImageFolder", data_dir="/sets/leaves"))
+    assert rows[0]["table"] == "ImageFolder leaves, test: 2,000 images; a protocol (images 0123)"
+    rows = compare(write(tmp_path / "0.json", data_id=None))
+    assert rows[0]["table"].startswith("Shapes, test: 2,000 images; a protocol (images not identified, of ")
+
+
+def test_transfer_tells_apart_what_was_pretrained_on_other_images(compare, tmp_path):
+    runs = [
+        write(tmp_path / f"{name}.json", 0.5 + i / 10, settings={"data.data_dir": name}, transfer=True)
+        for i, name in enumerate("ab")
+    ]
+    assert [row["run"] for row in compare(*runs)] == ["BarlowTwins data_dir=a", "BarlowTwins data_dir=b"]
+
+
+def test_runs_of_other_numbers_of_images_or_steps_are_no_seeds_of_each_other(compare, tmp_path):
+    for name in ("images", "steps"):
+        runs = []
+        for i in range(2):
+            path = write(tmp_path / f"{i}.json", 0.5 + i / 10, seed=i)
+            content = json.loads(path.read_text())
+            content["run"][name] = 100 + i
+            path.write_text(json.dumps(content))
+            runs.append(path)
+        assert [row["run"] for row in compare(*runs)] == [f"BarlowTwins {name}=100", f"BarlowTwins {name}=101"]
 
 
 def test_protocols_and_images_are_never_mixed(compare, tmp_path):
@@ -122,12 +330,11 @@ def test_protocols_and_images_are_never_mixed(compare, tmp_path):
     rows = compare(*runs)
     assert len({row["table"] for row in rows}) == len(rows) == 8
     for i, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
-        assert numbers(row, "mean", "low", "high") == pytest.approx([i / 10] * 3)
+        assert numbers(row, "mean") == pytest.approx([i / 10])
+        assert row["seeds"] == "0 1"
         assert all(part in row["table"] for part in kind.values())
         assert "2,000 images" in row["table"]
-    assert [line for line in Path("out/table.md").read_text().splitlines() if line.startswith("## ")] == [
-        f"## {row['table']}" for row in rows
-    ]
+    assert [line for line in page().splitlines() if line.startswith("## ")] == [f"## {row['table']}" for row in rows]
 
 
 def test_reports_of_a_folder_have_a_table_each(compare, tmp_path):
@@ -136,10 +343,10 @@ def test_reports_of_a_folder_have_a_table_each(compare, tmp_path):
     write(tmp_path / "run" / "probe-CIFAR10-data.json", 0.7, protocol="linear", data_id="4567", data_class="CIFAR10")
     (tmp_path / "run" / "other.json").write_text("{}")
     rows = compare(tmp_path / "run")
-    assert {(row["table"].split()[0], row["table"].split()[-1], float(row["mean"])) for row in rows} == {
-        ("Shapes", "linear", 0.5),
-        ("Shapes", "paper", 0.6),
-        ("CIFAR10", "linear", 0.7),
+    assert {(row["table"].partition(" (")[0], float(row["mean"])) for row in rows} == {
+        ("Shapes, test: 2,000 images; linear", 0.5),
+        ("Shapes, test: 2,000 images; paper", 0.6),
+        ("CIFAR10, test: 2,000 images; linear", 0.7),
     }
 
 
@@ -247,7 +454,7 @@ def test_a_report_counts_once(compare, tmp_path):
 def test_what_a_run_has_not_told_stays_empty(compare, tmp_path):
     (row,) = compare(write(tmp_path / "0.json", 0.5, minutes=None, views_seen=None))
     assert (row["minutes"], row["views_seen"], row["epochs"]) == ("", "", "10.0")
-    assert "| 10 | - | - |" in Path("out/table.md").read_text()
+    assert "| 10 | - | - |" in page()
     # Means are over those that tell.
     rows = compare(write(tmp_path / "0.json", 0.5, minutes=None), write(tmp_path / "1.json", 0.5, seed=1, minutes=4.0))
     assert [row["minutes"] for row in rows] == ["4.0"]
@@ -259,8 +466,9 @@ def test_tables_of_markdown_have_as_many_cells_in_each_line(compare, tmp_path):
         for i, kind in enumerate(("a|b", "c"))
     ]
     rows = compare(*runs)
-    lines = [line for line in Path("out/table.md").read_text().splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 6
+    lines = page().partition("Differences")[0].splitlines()
+    lines = [line for line in lines if line.startswith("|")]
+    assert len(lines) == 2 + 4
     assert len({line.count("|") for line in lines}) == 1
     assert [row["run"] for row in rows] == ["BarlowTwins kind=a|b", "BarlowTwins kind=c"]
 
@@ -274,33 +482,38 @@ def test_the_command_writes_three_files(msssl, tmp_path):
     assert {path.name for path in folder.iterdir()} == {"my.table.md", "my.table.csv", "my.table.png"}
     assert Image.open(folder / "my.table.png").size[0] > 1000
     assert "written to tables/my.table.md, tables/my.table.csv and tables/my.table.png" in out
-    low, high = stats.t.interval(0.95, 2, loc=0.51, scale=stats.sem([0.5, 0.51, 0.52]))
     for text in (out, (folder / "my.table.md").read_text()):
-        assert f"{low:.3f} to {high:.3f}" in text
-        assert "Shapes 0123, 2,000 images of test: a protocol" in text
+        assert "0.500, 0.510, 0.520" in text
+        assert "Shapes, test: 2,000 images; a protocol (images 0123)" in text
+        assert "BarlowTwins: runs/0, runs/1, runs/2" in text
 
 
 def test_the_picture_shows_pretrained_encoders_against_what_they_cost(compare, tmp_path, monkeypatch):
+    """A point for each seed, and from four on the mean with its interval."""
     from matplotlib.figure import Figure
 
     figures = []
     monkeypatch.setattr(reporting, "_draw", draw)
     monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    many = [0.2, 0.4, 0.3, 0.5]
     runs = [
-        write(tmp_path / "0.json", 0.5, interval=(0.45, 0.56)),
-        write(tmp_path / "1.json", 0.6, epochs=20, minutes=None, views_seen=9000),
-        write(tmp_path / "2.json", 0.7, protocol="another", minutes=None),
+        *(write(tmp_path / f"{seed}.json", 0.5 + seed / 10, seed=seed) for seed in (0, 1)),
+        write(tmp_path / "2.json", 0.6, epochs=20, minutes=None, views_seen=9000),
+        *(write(tmp_path / f"{i}-many.json", top1, seed=i, epochs=30) for i, top1 in enumerate(many)),
+        write(tmp_path / "3.json", 0.7, protocol="another", minutes=None),
     ]
     compare(*runs)
     axes = figures[0].axes
-    points = [
-        [tuple(float(each[0]) for each in container.lines[0].get_data()) for container in panel.containers]
-        for panel in axes
-    ]
     assert [panel.get_xlabel() for panel in axes] == ["epochs", "minutes", "views"] * 2
-    assert points == [[(10, 0.5), (20, 0.6)], [(1.5, 0.5)], [(4000, 0.5), (9000, 0.6)], [(10, 0.7)], [], [(4000, 0.7)]]
+    bars = [container.lines[0].get_data() for container in axes[0].containers]
+    points = [line.get_data() for line in axes[0].lines if len(axes[0].lines) and line.get_marker() == "o"]
+    assert [(list(x), list(y)) for x, y in points if len(x) > 1] == [([10, 10], [0.5, 0.6])]
+    assert ([20], [0.6]) in [(list(x), list(y)) for x, y in points]
+    assert [(float(x[0]), float(y[0])) for x, y in bars] == [(30, pytest.approx(0.35))]
     (bar,) = axes[0].containers[0].lines[2]
-    assert bar.get_segments()[0][:, 1] == pytest.approx([0.45, 0.56])
+    expected = stats.t.interval(0.95, 3, loc=np.mean(many), scale=stats.sem(many))
+    assert bar.get_segments()[0][:, 1] == pytest.approx(expected)
+    assert [[list(line.get_xdata()) for line in panel.lines] for panel in axes[3:]] == [[[10]], [], [[4000]]]
 
 
 def test_the_files_are_report_by_default(msssl, tmp_path):
@@ -374,4 +587,4 @@ def test_an_encoder_without_its_baselines_is_compared_with_itself(compare, tmp_p
     for runs in ((whole, alone), (alone, whole)):
         rows = {row["features"]: row for row in compare(*(path.parent for path in runs), every=True)}
         assert float(rows["pretrained encoder"]["mean"]) == pytest.approx(0.7)
-        assert float(rows["raw pixels"]["mean"]) == pytest.approx(0.4)
+        assert float(rows["raw pixels"]["mean"]) == pytest.approx(0.1)

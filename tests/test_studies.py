@@ -1,9 +1,9 @@
 """Studies: which cells a file means, what a table makes of results written by hand, and what is refused."""
 
 import csv
+import dataclasses
 import itertools
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +20,8 @@ from msssl.cli.worker import _draw
 from msssl.studies import read_study, report
 from msssl.studies.figure import draw
 from msssl.studies.measures import ONLINE, Result, curve_of
-from msssl.studies.table import as_csv, lines_of
+from msssl.studies.table import as_csv, differences, lines_of
+from msssl.studies.table import cells as cells_of
 from msssl.studies.trials import check_base, enqueue, fail_dead, finished, is_double, keep, open_trials, states
 
 STUDY = {
@@ -160,14 +161,105 @@ def test_every_number_of_the_table_is_recomputed(study_of):
         }[row["measure"]]
         assert list(map(float, row["values"].split())) == expected
         assert float(row["mean"]) == pytest.approx(np.mean(expected), abs=1e-12)
-        half = stats.t.ppf(0.975, 2) * np.std(expected, ddof=1) / math.sqrt(3)
-        assert float(row["low"]) == pytest.approx(np.mean(expected) - half, abs=1e-9)
-        assert float(row["high"]) == pytest.approx(np.mean(expected) + half, abs=1e-9)
+        assert (row["low"], row["high"], row["over"]) == ("nan", "nan", "")  # three seeds
         shown = known if row["measure"] == "linear" else None
         assert [row["published"], row["deviation"]] == (["", ""] if shown is None else [str(each) for each in shown])
     first = lines[0]
     assert first.difference == pytest.approx(first.values["linear"].mean - 0.5)
     assert lines[1].difference is None
+
+
+ARMS = {"a": {"grid": {"x": [1, 2]}}, "b": {"set": {"y": 1}, "grid": {"x": [1, 2, 3]}}}
+
+
+def by_arm(study, accuracies):
+    """Results of a study without choices: accuracies by arm, place on x and seed."""
+    return {
+        study.name_of(cell): result(accuracies[row.arm, row.at["x"]][cell.seed], 0.5)
+        for row in study.rows
+        for cell in row.candidates[""]
+        if cell.seed < len(accuracies[row.arm, row.at["x"]])
+    }
+
+
+ACCURACIES = {
+    ("a", 1): [0.1, 0.7, 0.4, 0.9, 0.2],
+    ("a", 2): [0.2, 0.6, 0.5, 0.8, 0.3],
+    ("b", 1): [0.12, 0.73, 0.42, 0.94],
+    ("b", 2): [0.99, 0.9, 1.0, 0.7, 1.0],
+    ("b", 3): [0.3, 0.4],
+}
+
+
+@pytest.fixture
+def two_arms(study_of):
+    study = study_of(seeds=[0, 1, 2, 3, 4], arms=ARMS, measures={"linear": {}, "on val": {"split": "val"}}, figure={})
+    found = by_arm(study, ACCURACIES)
+    for each in found.values():
+        each.reports[""] = each.reports[PROBE]
+    return study, found
+
+
+def test_from_four_seeds_on_an_interval_stands_in_the_table_and_below_the_values(two_arms):
+    study, found = two_arms
+    lines = lines_of(study, found)
+    for line in lines:
+        values = ACCURACIES[line.row.arm, line.row.at["x"]]
+        shown = cells_of(study, line)
+        assert shown["linear"] == (f"{np.mean(values):.3f}" if np.mean(values) < 1 else "1.000")
+        if len(values) < 4:
+            assert shown["values, or 95 % interval"] == ", ".join(f"{each:.3f}" for each in values)
+            continue
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+        assert shown["values, or 95 % interval"] == f"{max(low, 0):.3f} to {min(high, 1):.3f}"
+        assert shown["on val"] == "0.500 (0.500 to 0.500)"
+    rows = [row for row in csv.DictReader(as_csv(study, lines).splitlines()) if row["measure"] == "linear"]
+    assert [row["over"] for row in rows] == ["seeds"] * 4 + [""]
+    assert all(0 <= float(row["low"]) <= float(row["high"]) <= 1 for row in rows[:4])
+    assert [row["values"] for row in rows] == [" ".join(map(str, each)) for each in ACCURACIES.values()]
+
+
+def test_differences_are_to_the_first_arm_at_the_same_place_and_paired_by_seed(two_arms):
+    study, found = two_arms
+    lines = lines_of(study, found)
+    compared = {(line.row.arm, line.row.at["x"]): each for line, each in differences(study, lines, "linear")}
+    assert {place: each.reference for place, each in compared.items()} == {
+        ("a", 2): "a, x=1",
+        ("b", 1): "a, x=1",
+        ("b", 2): "a, x=2",
+    }
+    gains = np.subtract(ACCURACIES["b", 1], ACCURACIES["a", 1][:4])
+    difference = compared["b", 1]
+    assert difference.seeds == [0, 1, 2, 3]
+    assert difference.over_seeds.values == pytest.approx(gains.tolist())
+    low, high = stats.t.interval(0.95, 3, loc=gains.mean(), scale=stats.sem(gains))
+    assert (difference.over_seeds.low, difference.over_seeds.high) == pytest.approx((low, high))
+    assert low > 0  # although the arms' own intervals are 10 times as wide
+    rows = list(csv.DictReader(as_csv(study, lines).splitlines()))
+    (row,) = [row for row in rows if (row["arm"], row["x"], row["measure"]) == ("b", "1", "linear")]
+    assert (row["reference"], row["difference_seeds"]) == ("a, x=1", "0 1 2 3")
+    assert [float(each) for each in row["differences"].split()] == pytest.approx(gains.tolist())
+    assert [float(row[f"difference{end}"]) for end in ("", "_low", "_high")] == pytest.approx([gains.mean(), low, high])
+
+
+def test_a_run_that_two_arms_share_has_no_difference(study_of):
+    arms = {"a": {"grid": {"x": [1, 2]}}, "b": {"grid": {"x": [1, 2]}}}
+    study = study_of(arms=arms, figure={})
+    lines = lines_of(study, results_of(study))
+    assert [line.name for line, _ in differences(study, lines, "linear")] == ["a, x=2"]
+
+
+def test_one_seed_has_the_interval_over_images(study_of):
+    study = study_of(seeds=[0], arms={"a": {"set": {"x": 1}}}, figure={})
+    found = {name: result(0.8, 0.5) for name in study.cells}
+    (one,) = found.values()
+    one.reports[PROBE]["rows"][-1] |= {"test_confusion": [[60, 20], [20, 100]], "test_knn_interval": (0.05, 0.2)}
+    (line,) = lines_of(study, found)
+    shown = cells_of(study, line)
+    wilson = stats.binomtest(160, 200).proportion_ci(method="wilson")
+    assert shown["values, or 95 % interval"] == f"{wilson.low:.3f} to {wilson.high:.3f} (images)"
+    assert shown["kNN"].startswith("0.100 (0.0")
+    assert shown["on val"] == "0.500"
 
 
 def test_what_was_not_reached_or_not_run_says_so(study_of):
@@ -183,7 +275,7 @@ def test_what_was_not_reached_or_not_run_says_so(study_of):
     assert not lines[0].values
     assert lines[0].difference is None
     assert lines[4].values["minutes to 0.5"].mean is None
-    assert lines[4].values["minutes to 0.5"].each == [None, 2.0, 2.0]
+    assert lines[4].values["minutes to 0.5"].values == [None, 2.0, 2.0]
     assert lines[1].chosen != "beta=auto" or lines[1].seeds == [0, 1]
     assert lines[1].n_tried == 2
 
@@ -195,7 +287,7 @@ def test_a_time_to_an_arm_is_to_its_end_with_the_same_seed(study_of):
     for cell, end in zip(study.rows[-1].candidates[""], [0.6, 0.8, 0.95], strict=True):
         found[study.name_of(cell)] = result(0.5, 0.5, curve=((1.0, 0.1), (4.0, end)))
     lines = lines_of(study, found)
-    assert [line.values["minutes to b"].each for line in lines] == [[2.0, 3.0, None]] * 2 + [[4.0] * 3]
+    assert [line.values["minutes to b"].values for line in lines] == [[2.0, 3.0, None]] * 2 + [[4.0] * 3]
     with pytest.raises(ValueError, match="measure m: the time to a: expected an arm with one row"):
         study_of(measures={"m": {"minutes_to": "a"}}, arms=arms)
 
@@ -220,6 +312,22 @@ def test_figures_are_drawn(study_of, tmp_path, x):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+def test_figures_show_each_seed_and_from_four_on_an_interval(two_arms, study_of, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    study, found = two_arms
+    draw(dataclasses.replace(study, figure={"x": "x"}), lines_of(study, found), tmp_path / "figure.png")
+    (axes,) = figures[0].axes
+    bars = [container.lines[2][0].get_segments()[0][:, 1] for container in axes.containers]
+    several = [values for values in ACCURACIES.values() if len(values) >= 4]
+    expected = [stats.t.interval(0.95, len(v) - 1, loc=np.mean(v), scale=stats.sem(v)) for v in several]
+    assert np.array(bars) == pytest.approx(np.clip(expected, 0, 1))
+    points = [list(line.get_ydata()) for line in axes.lines if list(line.get_xdata()) == [3, 3]]
+    assert points == [ACCURACIES["b", 3]]
+
+
 WRONG = {
     "no key arm": {"arm": {}},
     "arms is missing": {"arms": {}},
@@ -228,6 +336,7 @@ WRONG = {
         "arms": {"a": {"grid": {"model.proj_dim": [8, 16]}, "published": [[0.5, 0.1]]}}
     },
     "seeds is []": {"seeds": []},
+    "seeds has a value twice: [0, 1, 0]": {"seeds": [0, 1, 0]},
     "measure m: no key patches": {"measures": {"m": {"protocol": "paper", "patches": 3}}},
     "measure m: head is 'tree'": {"measures": {"m": {"head": "tree"}}},
     "measure m: protocol is 'papr'": {"measures": {"m": {"protocol": "papr"}}},

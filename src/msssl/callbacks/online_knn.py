@@ -9,7 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from msssl.distributed import gather_rows
-from msssl.metrics import knn
+from msssl.metrics import knn, neighbours_taken
 from msssl.progress import with_bar
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ class OnlineKNN(Callback):
     Before each validation the labelled training images go through the encoder, in evaluation mode and without views.
 
     Args:
-        k: number of neighbours, at most half of the bank.
+        k: number of neighbours. At most half of the labelled images of the bank are taken, so that a small set has
+            fewer; the log then says how many.
         temperature: of their votes.
         bank_size: training images that are compared with, spread evenly over the set, at most.
     """
@@ -32,6 +33,7 @@ class OnlineKNN(Callback):
         self.bank_size = bank_size
         self._bank: tuple[Tensor, Tensor] | None = None
         self._accuracy: MulticlassAccuracy | None = None
+        self._k_taken = k  # what was said last
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,6 +51,11 @@ class OnlineKNN(Callback):
                 found.append((batch["index"].cpu(), pl_module(clean).float().cpu(), batch["label"].cpu()))
         _, features, labels = gather_rows(found)
         self._bank = features.to(pl_module.device), labels.to(pl_module.device)
+        k = neighbours_taken(labels, self.k)
+        if k != self._k_taken:
+            self._k_taken = k
+            n = int((labels >= 0).sum())
+            log.info("online kNN: k = %d, half of the %s labelled images it compares with, not %d", k, f"{n:,}", self.k)
         self._num_classes = data.num_classes
         accuracy = MulticlassAccuracy(self._num_classes, average="micro", ignore_index=-1, validate_args=False)
         self._accuracy = accuracy.to(pl_module.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from msssl.evaluation.adam import top1
 from msssl.evaluation.features import Split
 from msssl.evaluation.heads import DEFAULT, TEMPERATURE, K
-from msssl.metrics import knn, linear_probe, mean_interval
+from msssl.metrics import knn, linear_probe, mean_interval, neighbours_taken
 
 N_SEEDS = 5
 
@@ -28,7 +28,8 @@ def evaluate_few_labels(
         n_seeds: draws of them.
 
     Returns:
-        For each count, `linear` and `knn`: `top1` of each seed, their `mean` and `interval` (95 %, Student's t).
+        For each count, `linear` and `knn`: `top1` of each seed, their `mean` and `interval` (95 %, Student's t, within
+        [0, 1]); for `knn` also `k`, the number of neighbours that voted.
 
     Raises:
         ValueError: a class has fewer images; the message names it.
@@ -45,6 +46,7 @@ def evaluate_few_labels(
             found["linear"].append(top1(head(test_x), test_y))
             found["knn"].append(top1(scores, test_y))
         result[str(count)] = {name: _summary(values) for name, values in found.items()}
+        result[str(count)]["knn"]["k"] = neighbours_taken(y[rows], K)  # every draw is a bank of this size
     return result
 
 
@@ -68,5 +70,5 @@ def draw(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def _summary(values: list[float]) -> dict[str, Any]:
-    mean, low, high = mean_interval(values)
+    mean, low, high = mean_interval(values, bounds=(0.0, 1.0))
     return {"top1": values, "mean": mean, "interval": (low, high)}

@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import multiclass_auroc, multiclass_
 from msssl.evaluation.adam import ROUNDS, mlp_probe, paper_probe, top1
 from msssl.evaluation.cross_validation import Folds, cross_validate
 from msssl.evaluation.features import Split
-from msssl.metrics import accuracy_interval, knn, linear_probes
+from msssl.metrics import accuracy_interval, knn, linear_probes, neighbours_taken
 
 WEIGHT_DECAYS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 DEFAULT, DEFAULT_ROUNDS = 1e-2, 10  # where there is no validation split to choose by
@@ -35,10 +35,11 @@ def evaluate(
 
     Returns:
         `weight_decay`, `val_top1`, `grid` (of each weight decay, on val or cross-validated), `mlp_rounds`, `val_mlp`,
-        `val_knn`; with folds `cv_top1` and `cv_interval`; and where there is a test split `test_top1`,
-        `test_interval` (95 %), `test_top5`, `test_balanced` (mean over classes), `test_auroc`, `test_per_class` (None
-        for a class without test images), `test_confusion` (rows are the true classes), and `test_mlp` and `test_knn`
-        with theirs. And the linear head.
+        `val_knn` and `val_knn_k` (the number of neighbours that voted); with folds `cv_top1` and `cv_interval`; and
+        where there is a test split `test_top1`, `test_interval` (95 %, Wilson's), `test_top5`, `test_balanced` (mean
+        over classes), `test_auroc`, `test_per_class` (None for a class without test images), `test_confusion` (rows are
+        the true classes), `test_mlp` and `test_knn` with intervals, and `test_knn_k`; without a test split, intervals
+        of the accuracies on val. And the linear head.
     """
     x, y = both = training(features)
     if folds is None:
@@ -56,6 +57,12 @@ def evaluate(
         for name, found in {"mlp": mlp(test_x), "knn": scores}.items():
             result[f"test_{name}"] = top1(found, test_y)
             result[f"test_{name}_interval"] = _interval(found, test_y)
+        result["test_knn_k"] = neighbours_taken(y, K)
+    elif "val" in features:
+        n = int((features["val"][1] >= 0).sum())
+        for name in ("val", "val_mlp", "val_knn"):
+            accuracy = result["val_top1" if name == "val" else name]
+            result[f"{name}_interval"] = accuracy_interval(round(accuracy * n), n)
     return result, head
 
 
@@ -99,6 +106,7 @@ def _on_val(features: dict[str, Split], num_classes: int, weight_decay: float | 
         "val_mlp": top1(mlp(x), y) if of_mlp is None else of_mlp,
         "mlp_rounds": rounds,
         "val_knn": top1(votes, y),
+        "val_knn_k": neighbours_taken(features["probe"][1], K),
     }
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +84,7 @@ def probe(
         **subject.provenance(),
         **kind.told(features[PRETRAINED], folds),
         "seeds": {"run": subject.own.seed, "split": subject.data.split_seed, "views": SEED, "heads": 0},
+        "data_dir": str(subject.data.data_dir),
         "rows": rows,
     }
     if folds is not None:
@@ -122,7 +124,10 @@ def _keep_few_labels(path: Path, report: dict[str, Any]) -> None:
         before = json.loads(path.read_text())
     except (OSError, ValueError):  # there is none, or a damaged one
         return
-    if any(before.get(name) != report[name] for name in ("sha256", "data_id", "protocol")):
+    same = ("sha256", "data_id", "protocol_name", "test_patches", "reported_on")
+    if any(before.get(name) != report[name] for name in same):
+        return
+    if report["data_id"] is None and report["transfer"]:  # the images may be others
         return
     kept = {row["features"]: row.get("few_labels", {}) for row in before["rows"]}
     for row in report["rows"]:
@@ -139,8 +144,9 @@ def _stem(subject: Subject, kind: Protocol, data_id: str | None) -> str:
 
 
 @torch.no_grad()
-def _spectral(module: MultiViewModule, features: Tensor) -> dict[str, float]:
-    return {"alpha": float(alpha_req(features)), "rankme": float(rankme(module.projector(features)))}
+def _spectral(module: MultiViewModule, features: Tensor) -> dict[str, float | None]:
+    alpha = float(alpha_req(features))  # NaN, which JSON has no word for, where there are too few eigenvalues
+    return {"alpha": None if isnan(alpha) else alpha, "rankme": float(rankme(module.projector(features)))}
 
 
 def _pixels(images: Tensor) -> Tensor:

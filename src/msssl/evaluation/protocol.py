@@ -12,12 +12,13 @@ from msssl.evaluation.adam import (
 )
 from msssl.evaluation.cross_validation import Folds
 from msssl.evaluation.features import Split
-from msssl.evaluation.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, WEIGHT_DECAYS, K, can_choose
+from msssl.evaluation.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, WEIGHT_DECAYS, K, can_choose, training
+from msssl.metrics import neighbours_taken
 
 PAPER_PATCHES = 16
 _REPORTED = {  # by the split and whether anything was chosen
-    ("test", True): ", test read once, 95 % bootstrap interval",
-    ("test", False): ", test read once, 95 % bootstrap interval",
+    ("test", True): ", test read once, 95 % Wilson interval",
+    ("test", False): ", test read once, 95 % Wilson interval",
     ("val", True): "; there is no test split, and val chose: read it as an upper bound",
     ("val", False): "; there is no test split, and val was read once",
     (
@@ -90,10 +91,10 @@ class Protocol:
         if "val" in features and reported_on != "val":
             how += ", refitted on train + val"
         epochs = "epochs chosen likewise" if chosen_on == "val" else f"{DEFAULT_ROUNDS} epochs"
-        heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, averaged weights, {epochs}; kNN: k = {K}, T = {TEMPERATURE}"
+        heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, averaged weights, {epochs}; kNN: {_neighbours(features)}"
         if reported_on == "cv" and folds is not None and folds.n_groups is not None:
             reported += f", 95 % interval of {folds.n_groups} groups"
-        return how + reported + heads
+        return how + reported + (heads if {"val", "test"} & features.keys() else "")
 
 
 def _by(features: dict[str, Split], folds: Folds | None) -> str:
@@ -103,3 +104,16 @@ def _by(features: dict[str, Split], folds: Folds | None) -> str:
     images = "train + val" if "val" in features else "train"
     together = "" if folds.n_groups is None else ", no group in two folds"
     return f"by cross-validation ({folds.n} folds of the labelled images of {images}{together})"
+
+
+def _neighbours(features: dict[str, Split]) -> str:
+    """The numbers of neighbours that voted, which are half of a small bank, and differ with the bank."""
+    taken = {}
+    if "val" in features:
+        taken["val"] = neighbours_taken(features["probe"][1], K)
+    if "test" in features:
+        taken["test"] = neighbours_taken(training(features)[1], K)
+    if set(taken.values()) == {K}:
+        return f"k = {K}, T = {TEMPERATURE}"
+    told = ", ".join(f"{k} on {split}" for split, k in taken.items())
+    return f"k = {told} (at most half of the labelled images it compares with), T = {TEMPERATURE}"

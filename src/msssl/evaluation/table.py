@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-INTERVAL = "  95 % interval"
+INTERVAL, NEIGHBOURS = "  95 % interval", "  neighbours k"
 MEASURES = {
     "dim": "dim",
     "weight_decay": "weight decay",
@@ -22,11 +22,15 @@ MEASURES = {
     "test_balanced": "test balanced",
     "test_auroc": "test AUROC",
     "val_mlp": "val MLP",
+    "val_mlp_interval": INTERVAL,
     "test_mlp": "test MLP",
     "test_mlp_interval": INTERVAL,
     "val_knn": "val kNN",
+    "val_knn_interval": INTERVAL,
+    "val_knn_k": NEIGHBOURS,
     "test_knn": "test kNN",
     "test_knn_interval": INTERVAL,
+    "test_knn_k": NEIGHBOURS,
     "alpha": "alpha",
     "rankme": "RankMe of z",
 }
@@ -39,11 +43,12 @@ def print_report(report: dict[str, Any], path: Path) -> None:
     for key, name in MEASURES.items():
         if any(row.get(key) is not None for row in rows):
             table.add_row(name, *(_cell(key, row.get(key)) for row in rows))
-    for count in rows[0].get("few_labels", {}):
+    for count in dict.fromkeys(count for row in rows for count in row.get("few_labels", {})):
         for head in ("linear", "knn"):
-            found = [row["few_labels"][count][head] for row in rows]
-            table.add_row(f"{count} a class, {head}", *(f"{each['mean']:.3f}" for each in found))
-            table.add_row(INTERVAL, *(_cell("interval", each["interval"]) for each in found))
+            found = [row.get("few_labels", {}).get(count, {}).get(head, {}) for row in rows]
+            k = next((f" (k = {each['k']})" for each in found if "k" in each), "")
+            table.add_row(f"{count} a class, {head}{k}", *(_cell("mean", each.get("mean")) for each in found))
+            table.add_row(INTERVAL, *(_cell("interval", each.get("interval")) for each in found))
     Console(markup=False).print(table)
     written = f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('.head.pt').name}"
     Console(soft_wrap=True, markup=False, highlight=False).print(written)
@@ -62,10 +67,12 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(key: str, value: Any) -> str:
-    if value is None:
+    if value is None or value != value:  # NaN, which reports of earlier versions hold
         return "-"
     if isinstance(value, tuple | list):  # measured now, or read from an earlier report
-        return " to ".join("?" if math.isnan(end) else f"{end:.3f}" for end in value)
+        return "-" if any(map(math.isnan, value)) else " to ".join(f"{end:.3f}" for end in value)
+    if key.endswith("_k"):
+        return str(value)
     if key in ("dim", "weight_decay"):
         return f"{value:g}"
     return f"{value:.1f}" if key == "rankme" else f"{value:.3f}"

@@ -4,6 +4,7 @@ from msssl.metrics.interval import accuracy_interval as accuracy_interval
 from msssl.metrics.interval import mean_interval as mean_interval
 from msssl.metrics.knn import knn as knn
 from msssl.metrics.knn import neighbours as neighbours
+from msssl.metrics.knn import neighbours_taken as neighbours_taken
 from msssl.metrics.linear_probe import linear_probe as linear_probe
 from msssl.metrics.linear_probe import linear_probes as linear_probes
 from msssl.metrics.spectrum import alpha_req as alpha_req

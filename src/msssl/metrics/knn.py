@@ -18,7 +18,7 @@ def knn(
         bank: shape (M, F), on the same device.
         bank_labels: shape (M,), integers in [0, num_classes); rows labelled -1 are left out.
         num_classes: C.
-        k: number of neighbours, at most half of the bank.
+        k: number of neighbours, of which at most half of the labelled bank is taken: `neighbours_taken`.
         temperature: of the votes.
 
     Returns:
@@ -40,10 +40,18 @@ def knn(
     bank, bank_labels = bank[labelled], bank_labels[labelled]
     if len(bank) == 0:
         raise ValueError("the bank has no labelled rows")
-    k = min(k, max(1, len(bank) // 2))
-    similarity, nearest = neighbours(features, bank, k)
+    similarity, nearest = neighbours(features, bank, neighbours_taken(bank_labels, k))
     votes = torch.softmax(similarity / temperature, dim=1)  # exp, normalised without overflow
     return votes.new_zeros(len(features), num_classes).scatter_add_(1, bank_labels[nearest], votes)
+
+
+def neighbours_taken(bank_labels: Tensor, k: int = 200) -> int:
+    """The number of neighbours that `knn` takes of a bank with these labels: k, or half of its labelled rows if fewer.
+
+    >>> neighbours_taken(torch.arange(76) % 2), neighbours_taken(torch.zeros(5000))
+    (38, 200)
+    """
+    return min(k, max(1, int((bank_labels >= 0).sum()) // 2))
 
 
 @torch.no_grad()

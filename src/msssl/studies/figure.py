@@ -1,13 +1,13 @@
 """The figure of a study, in the form that the paper has it."""
 
-import math
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from msssl.evaluation.over_seeds import draw as draw_over_seeds
 from msssl.studies.measures import ONLINE
 from msssl.studies.study import CURVES, FRONT, Study
-from msssl.studies.table import Line, Value
+from msssl.studies.table import Line
 
 
 def draw(study: Study, lines: list[Line], path: Path) -> None:
@@ -34,12 +34,15 @@ def draw(study: Study, lines: list[Line], path: Path) -> None:
 
 
 def _against(axes: Any, study: Study, lines: list[Line], x: str) -> None:
-    """The first measure of each arm, and of each other axis, against one axis; published values are open circles."""
+    """The first measure of each arm, and of each other axis, against one axis; published values are open circles.
+
+    The line goes through the means. Below 4 seeds each seed is a point, from 4 on the mean has its interval.
+    """
     name = next(iter(study.measures))
     for line in lines:
         value = line.values.get(name)
         if x not in line.row.at and value is not None and value.mean is not None:
-            axes.axhline(value.mean, color="grey", ls="--", label=_label(line))
+            axes.axhline(value.mean, color="grey", ls="--", label=line.name)
     lines = [line for line in lines if x in line.row.at]
     ticks = list(dict.fromkeys(line.row.at[x] for line in lines))
     numeric = all(isinstance(tick, int | float) for tick in ticks)
@@ -48,31 +51,28 @@ def _against(axes: Any, study: Study, lines: list[Line], x: str) -> None:
         series.setdefault(_label(line, but=x), []).append(line)
     for i, (label, of_series) in enumerate(series.items()):
         places = [line.row.at[x] if numeric else ticks.index(line.row.at[x]) for line in of_series]
-        ours = [_with_half(line.values.get(name)) for line in of_series]
-        for found, style in (
-            (ours, {"fmt": "o-", "capsize": 3, "label": label}),
-            (
-                [line.row.published for line in of_series],
-                {"fmt": "o:", "mfc": "white", "alpha": 0.6, "label": f"{label} (published)"},
-            ),
-        ):
-            points = [(at, *value) for at, value in zip(places, found, strict=True) if value is not None]
-            if points:
-                axes.errorbar(*zip(*points, strict=True), color=f"C{i}", **style)
+        _series(axes, name, places, of_series, f"C{i}", label)
     if study.figure.get("log"):
         axes.set_xscale("log", base=2)
     axes.set_xticks(ticks if numeric else range(len(ticks)), [str(tick) for tick in ticks])
     axes.set(xlabel=x, ylabel=name)
 
 
-def _with_half(value: Value | None) -> tuple[float, float] | None:
-    """Mean and half of its interval, if there are both a value and a point to draw."""
-    if value is None or value.mean is None:
-        return None
-    return value.mean, 0.0 if math.isnan(value.high) else value.high - value.mean
+def _series(axes: Any, measure: str, places: list[Any], lines: list[Line], color: str, label: str) -> None:
+    """Ours, at these places along x, and what is published."""
+    ours = [(at, line.values[measure]) for at, line in zip(places, lines, strict=True) if line.values]
+    ours = [(at, value) for at, value in ours if value.mean is not None]
+    for at, value in ours:
+        draw_over_seeds(axes, at, value, color)
+    if ours:
+        axes.plot([at for at, _ in ours], [value.mean for _, value in ours], color=color, label=label)
+    published = [(at, *line.row.published) for at, line in zip(places, lines, strict=True) if line.row.published]
+    if published:
+        style = {"fmt": "o:", "mfc": "white", "alpha": 0.6, "label": f"{label} (published)"}
+        axes.errorbar(*zip(*published, strict=True), color=color, **style)
 
 
-def _label(line: Line, but: str | None = None) -> str:
+def _label(line: Line, but: str) -> str:
     return ", ".join([line.row.arm, *(f"{axis}={value}" for axis, value in line.row.at.items() if axis != but)])
 
 
@@ -84,7 +84,7 @@ def _curves(axes: Any, lines: list[Line]) -> None:
         n = min(len(result.curve) for result in line.results)
         curve = [[result.curve[i] for result in line.results] for i in range(n)]
         top1 = [mean(each[ONLINE] for each in point) for point in curve]
-        axes[0].plot([mean(each["epoch"] for each in point) + 1 for point in curve], top1, label=_label(line))
+        axes[0].plot([mean(each["epoch"] for each in point) + 1 for point in curve], top1, label=line.name)
         axes[1].plot([mean(each["minutes"] for each in point) for point in curve], top1)
     axes[0].set(xlabel="epochs", ylabel="top-1 of the online probe, validation")
     axes[1].set(xlabel="minutes of training")
@@ -99,7 +99,7 @@ def _front(axes: Any, study: Study, lines: list[Line]) -> None:
         if line.minutes is not None and accuracy is not None:
             points.append((line.minutes, 1 - accuracy))
             axes.plot(*points[-1], "o")
-            axes.annotate(_label(line), points[-1], fontsize=6, xytext=(4, 2), textcoords="offset points")
+            axes.annotate(line.name, points[-1], fontsize=6, xytext=(4, 2), textcoords="offset points")
     best = [point for point in points if not any(o[0] <= point[0] and o[1] < point[1] for o in points)]
     axes.plot([x for x, _ in sorted(best)], [y for _, y in sorted(best)], "k--", lw=0.8, label="Pareto front")
     axes.set(xlabel="minutes of training", ylabel=f"error: 1 - {name}")

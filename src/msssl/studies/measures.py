@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msssl.evaluation.comparison import images_interval
+from msssl.evaluation.over_seeds import ACCURACY, SPREAD
+
 HEADS = {"linear": "top1", "mlp": "mlp", "knn": "knn"}
 FLAGS = {"protocol": ("standard", "paper"), "test_patches": (), "config": ()}  # of `msssl probe`, and their values
-OTHER_COLUMNS = ("arm", "chosen", "seeds", "95 % interval", "published", "difference", "minutes")
+OTHER_COLUMNS = ("arm", "chosen", "seeds", SPREAD, "published", "difference", "minutes")
 ONLINE = "val/probe_top1"
 
 
@@ -50,11 +53,31 @@ class Result:
         value: float | None = report["rows"][-1].get(f"{split}_{HEADS[measure.get('head', 'linear')]}")
         return value
 
+    def images_interval(self, measure: Mapping[str, Any]) -> tuple[float, float] | None:
+        """95 % interval over the images of a measure by `msssl probe`; None where it is not known."""
+        flags = probe_flags(measure)
+        if flags is None:
+            return None
+        report = self.reports[" ".join(flags)]
+        head = HEADS[measure.get("head", "linear")]
+        return images_interval(report["rows"][-1], measure.get("split", report["reported_on"]), head)
+
     @property
     def minutes(self) -> float | None:
         """Of training."""
         found = [report["run"]["minutes"] for report in self.reports.values()]
         return next((each for each in found if each is not None), self.curve[-1]["minutes"] if self.curve else None)
+
+
+def bounds_of(measure: Mapping[str, Any]) -> tuple[float, float]:
+    """The smallest and largest value that a measure can have.
+
+    >>> bounds_of({"protocol": "paper"}), bounds_of({"online": "val/rankme"})
+    ((0.0, 1.0), (0.0, inf))
+    """
+    if probe_flags(measure) is not None or str(measure.get("online")).endswith("_top1"):
+        return ACCURACY
+    return 0.0, math.inf  # minutes, and what callbacks log: none of it is negative
 
 
 def check_measures(study: str, measures: Mapping[str, Any], arms: Sequence[str]) -> None:

@@ -28,6 +28,8 @@ def read_study(paths: Sequence[str]) -> Study:
     _check(name, content, KEYS, needed=("base", "arms", "measures"))
     replace = _dict(name, "replace", content.get("replace", {}))
     seeds = _list(name, "seeds", content.get("seeds", [0]))
+    if len({str(seed) for seed in seeds}) < len(seeds):
+        raise ValueError(f"study {name}: seeds has a value twice: {seeds!r}")
     rows: list[Row] = []
     for arm, of_arm in _dict(name, "arms", content["arms"]).items():
         _check(f"{name}, arm {arm}", of_arm, OF_ARM)

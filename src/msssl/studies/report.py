@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from msssl.evaluation import compare
+from msssl.evaluation.over_seeds import HOW, Difference
 from msssl.evaluation.table import markdown
 from msssl.studies.figure import draw
 from msssl.studies.read import read_study
 from msssl.studies.study import Study
-from msssl.studies.table import Line, as_csv, cells, headings, lines_of
+from msssl.studies.table import Line, as_csv, cells, differences, headings, lines_of
 from msssl.studies.trials import results_of
 
 
@@ -53,6 +54,12 @@ def _print(study: Study, lines: list[Line]) -> None:
         table.add_row(*row)
     console = Console(markup=False, width=None if sys.stdout.isatty() else 160)
     console.print(table)
+    compared = _differences(study, lines)
+    if compared:
+        table = Table(*Difference.HEADINGS, box=SIMPLE, padding=(0, 1, 0, 0), title=_title_of_differences(study))
+        for cells_of_line in compared:
+            table.add_row(*cells_of_line)
+        console.print(table)
     for text in _below(study, lines):
         console.print(text, highlight=False)
 
@@ -62,14 +69,26 @@ def _rows(study: Study, lines: list[Line]) -> list[list[str]]:
 
 
 def _markdown(study: Study, lines: list[Line]) -> str:
-    table = markdown(headings(study), _rows(study, lines))
-    return "\n".join([f"# {study.title}", "", table, "", *(f"- {text}" for text in _below(study, lines))]) + "\n"
+    parts = [f"# {study.title}", markdown(headings(study), _rows(study, lines))]
+    if compared := _differences(study, lines):
+        parts += [f"{_title_of_differences(study)}:", markdown(Difference.HEADINGS, compared)]
+    parts.append("\n".join(f"- {text}" for text in _below(study, lines)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _differences(study: Study, lines: list[Line]) -> list[list[str]]:
+    """Of the first measure, as text."""
+    return [each.cells() for _, each in differences(study, lines, next(iter(study.measures)))]
+
+
+def _title_of_differences(study: Study) -> str:
+    return f"Differences of {next(iter(study.measures))}, paired by seed"
 
 
 def _below(study: Study, lines: list[Line]) -> list[str]:
     """What the numbers mean: how much was run, on what, by which protocol, and how it differs from the paper."""
     done = sum(bool(line.results) for line in lines)
-    told = [f"{done} of {len(lines)} rows were run; base: {', '.join(study.base)}; intervals over seeds, Student's t"]
+    told = [f"{done} of {len(lines)} rows were run; base: {', '.join(study.base)}", HOW]
     if any(len(line.row.candidates) > 1 for line in lines):
         told.append("chosen on validation images; the numbers are those of test, where there is a test split")
     reports = [(flags, each) for line in lines for result in line.results for flags, each in result.reports.items()]

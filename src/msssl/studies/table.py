@@ -1,25 +1,15 @@
-"""The table of a study: each row's mean over seeds, beside what is published."""
+"""The table of a study: each row's accuracy over seeds, beside what is published."""
 
 import csv
 import io
-import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msssl.metrics import mean_interval
-from msssl.studies.measures import Result, target
+from msssl.evaluation.over_seeds import SPREAD, Difference, OverSeeds, number, over_seeds, paired_difference
+from msssl.studies.measures import Result, bounds_of, target
 from msssl.studies.study import Row, Study, plain
-
-
-@dataclass(frozen=True)
-class Value:
-    """A measure of each seed, None if not reached, and the mean with its 95 % interval, NaN for one seed."""
-
-    each: list[float | None]
-    mean: float | None
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class Line:
         n_tried: candidates with a result.
         results: of its seeds.
         seeds: of the results.
-        values: by measure; empty if the row was not run.
+        values: by measure, over these seeds; empty if the row was not run.
     """
 
     row: Row
@@ -40,7 +30,16 @@ class Line:
     n_tried: int
     seeds: list[int]
     results: list[Result]
-    values: dict[str, Value]
+    values: dict[str, OverSeeds]
+
+    @property
+    def name(self) -> str:
+        """Its arm, and where it is on the axes of the grid."""
+        return ", ".join([self.row.arm, *(f"{axis}={value}" for axis, value in self.row.at.items())])
+
+    def by_seed(self, measure: str) -> dict[int, float | None]:
+        """What was measured, by seed."""
+        return dict(zip(self.seeds, self.values[measure].values, strict=True)) if self.values else {}
 
     @property
     def difference(self) -> float | None:
@@ -72,7 +71,7 @@ def lines_of(study: Study, finished: Mapping[str, Result]) -> list[Line]:
         values = {}
         for name, measure in study.measures.items() if results else ():
             each = [one.value(measure, target(measure, of_arm, seed)) for seed, one in found.items()]
-            values[name] = _over_seeds(each)
+            values[name] = over_seeds(each, bounds_of(measure), results[0].images_interval(measure))
         lines.append(Line(row, label, n_tried, list(found), results, values))
     return lines
 
@@ -94,11 +93,35 @@ def _chosen(study: Study, row: Row, finished: Mapping[str, Result]) -> tuple[str
     return label or best, len(tried), tried[best]
 
 
-def _over_seeds(values: list[float | None]) -> Value:
-    reached = [each for each in values if each is not None]
-    if len(reached) < len(values):
-        return Value(values, None, math.nan, math.nan)
-    return Value(values, *mean_interval(reached))
+def differences(study: Study, lines: list[Line], measure: str) -> list[tuple[Line, Difference]]:
+    """Of the lines that have a reference, paired by seed.
+
+    The reference of a line is that of the first arm at the same place of the grid; of the lines of the first arm, its
+    first one. A line that is the same run as its reference has no difference.
+    """
+    found = []
+    for line in lines:
+        reference = _reference(line, lines)
+        if reference is None or _same_runs(line, reference):
+            continue
+        bounds = bounds_of(study.measures[measure])
+        values = (line.by_seed(measure), reference.by_seed(measure))
+        difference = paired_difference(line.name, values[0], reference.name, values[1], bounds)
+        if difference is not None:
+            found.append((line, difference))
+    return found
+
+
+def _same_runs(line: Line, other: Line) -> bool:
+    return len(line.results) == len(other.results) and all(map(operator.is_, line.results, other.results))
+
+
+def _reference(line: Line, lines: list[Line]) -> Line | None:
+    of_first_arm = [each for each in lines if each.row.arm == lines[0].row.arm]
+    if line.row.arm == lines[0].row.arm:
+        return None if line is lines[0] else lines[0]
+    at_the_same_place = [each for each in of_first_arm if each.row.at.items() <= line.row.at.items()]
+    return next(iter(at_the_same_place), None)
 
 
 def _check_images(study: Study, finished: Mapping[str, Result]) -> None:
@@ -119,7 +142,7 @@ def headings(study: Study) -> list[str]:
     chosen = ["chosen"] if any(len(row.candidates) > 1 for row in study.rows) else []
     published = ["published", "difference"] if any(row.published for row in study.rows) else []
     first, *others = study.measures
-    return ["arm", *study.axes, *chosen, "seeds", first, "95 % interval", *published, *others, "minutes"]
+    return ["arm", *study.axes, *chosen, "seeds", first, SPREAD, *published, *others, "minutes"]
 
 
 def cells(study: Study, line: Line) -> dict[str, str]:
@@ -130,16 +153,16 @@ def cells(study: Study, line: Line) -> dict[str, str]:
     found["chosen"] = f"{line.chosen} (of {line.n_tried}/{len(row.candidates)})" if line.chosen else ""
     found["seeds"] = f"{len(line.seeds)} of {of_seeds}"
     for i, (name, value) in enumerate(line.values.items()):
+        mean = "not reached" if value.mean is None else number(value.mean)
+        spread = value.spread() if any(each is not None for each in value.values) else "-"
         if i == 0:
-            found[name] = _number(value.mean)
-            found["95 % interval"] = "-" if math.isnan(value.low) else f"{_number(value.low)} to {_number(value.high)}"
+            found[name], found[SPREAD] = mean, spread
         else:
-            half = "" if math.isnan(value.low) else f" ± {_number(value.high - (value.mean or 0.0))}"
-            found[name] = _number(value.mean) + half
+            found[name] = mean if spread == "-" else f"{mean} ({spread})"
     if not line.values:
         found[next(iter(study.measures))] = "not run"
     if row.published is not None:
-        found["published"] = f"{_number(row.published[0])} ± {_number(row.published[1])}"
+        found["published"] = f"{number(row.published[0])} ± {number(row.published[1])}"
     if line.difference is not None:
         found["difference"] = f"{line.difference:+.3f}"
     if line.minutes is not None:
@@ -148,21 +171,31 @@ def cells(study: Study, line: Line) -> dict[str, str]:
 
 
 def as_csv(study: Study, lines: list[Line]) -> str:
-    """All numbers, unrounded: a line for each row and measure, with the value of each seed."""
+    """All numbers, unrounded: a line for each row and measure, with the value of each seed and the differences."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    found = ["measure", "seeds", "values", "mean", "low", "high", "published", "deviation"]
-    writer.writerow(["arm", *study.axes, "chosen", *found])
+    measured = ["measure", "seeds", "values", "mean", "low", "high", "published", "deviation", "over"]
+    compared = ["reference", "difference_seeds", "differences", "difference", "difference_low", "difference_high"]
+    writer.writerow(["arm", *study.axes, "chosen", *measured, *compared])
+    of_measure = {name: {id(line): each for line, each in differences(study, lines, name)} for name in study.measures}
     for line in lines:
         published = line.row.published or ("", "")
         place = [line.row.arm, *(line.row.at.get(axis, "") for axis in study.axes), line.chosen]
         for i, name in enumerate(study.measures):
-            value = line.values.get(name, Value([], None, math.nan, math.nan))
-            told = [" ".join(map(str, each)) for each in (line.seeds, value.each)]
-            told_mean = [value.mean, value.low, value.high]
-            writer.writerow([*place, name, *told, *told_mean, *(published if i == 0 else ("", ""))])
+            value = line.values.get(name, OverSeeds([], None))
+            cells = [*place, name, _joined(line.seeds), *_numbers(value)]
+            cells += [*(published if i == 0 else ("", "")), value.over]
+            if difference := of_measure[name].get(id(line)):
+                cells += [difference.reference, _joined(difference.seeds), *_numbers(difference.over_seeds)]
+            else:
+                cells += [""] * len(compared)
+            writer.writerow(cells)
     return file.getvalue()
 
 
-def _number(value: float | None) -> str:
-    return "not reached" if value is None else f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+def _joined(values: Sequence[Any]) -> str:
+    return " ".join(map(str, values))
+
+
+def _numbers(value: OverSeeds) -> list[Any]:
+    return [_joined(value.values), value.mean, value.low, value.high]
