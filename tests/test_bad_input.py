@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import resource
+import shutil
 import signal
 import struct
 import zlib
@@ -21,7 +22,9 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from msssl import ImageFolder, MultiView, MultiViewDataModule
-from msssl.cli.errors import user_message
+from msssl.checkpoint import NotWrittenError, whole, write_text
+from msssl.cli.errors import failure, user_message
+from msssl.cli.run_folder import new_run_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 STORAGES = ("memory", "cached", "stream")
@@ -632,3 +635,70 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, dataset, limit):
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"lock"}
     _, seen = run(tmp_path, **arguments)  # when there is room
     assert len(seen["probe"]) == len(dataset)
+
+
+# Places where nothing can be written.
+
+
+def parent_is_a_file(root):
+    (root / "file").write_text("")
+    return root / "file" / "result.txt", "ot a directory"
+
+
+def is_a_directory(root):
+    (root / "result.txt").mkdir()
+    return root / "result.txt", "Is a directory"
+
+
+def no_such_place(root):
+    return Path("/proc/nowhere/result.txt"), "No such file or directory"
+
+
+UNWRITABLE = pytest.mark.parametrize("place", [parent_is_a_file, is_a_directory, no_such_place])
+
+
+@UNWRITABLE
+def test_a_result_that_cannot_be_written_is_one_line(place, tmp_path):
+    path, reason = place(tmp_path)
+    with pytest.raises(NotWrittenError) as error:
+        write_text(path, "text")
+    check_message(failure(error.value), f"{path} cannot be written: ", reason)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def write_half_of(path):
+    with whole(path) as growing:
+        growing.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` does, which does not know the name
+
+
+def test_a_full_disk_keeps_the_result_before(tmp_path):
+    path = tmp_path / "result.txt"
+    write_text(path, "before")
+    with pytest.raises(NotWrittenError) as error:
+        write_half_of(path)
+    reason = "No space left on device; what was there before is as it was"
+    assert failure(error.value) == f"{path} cannot be written: {reason}"
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", [parent_is_a_file, no_such_place])
+def test_a_root_of_runs_that_cannot_be_made_is_one_line(place, tmp_path):
+    path, reason = place(tmp_path)
+    with pytest.raises(OSError, match="default_root_dir") as error:
+        new_run_folder(path)
+    check_error(error.value, f"trainer.default_root_dir is {path}", reason)
+
+
+def test_what_the_system_refuses_to_a_library_is_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        shutil.copyfile(tmp_path / "absent", tmp_path / "copy")
+    error.value.__traceback__ = error.value.__traceback__.tb_next  # without this file, which is not a library's
+    assert user_message(error.value) == f"{tmp_path / 'absent'}: No such file or directory"
+
+
+def test_what_the_system_refuses_to_code_of_ones_own_keeps_its_traceback(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        (tmp_path / "absent").read_text()
+    assert user_message(error.value) is None

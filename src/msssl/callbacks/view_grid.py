@@ -14,6 +14,7 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 from torchvision.utils import make_grid, save_image
 from typing_extensions import override
 
+from msssl.checkpoint import whole
 from msssl.views import MultiCrop, MultiView
 
 
@@ -38,10 +39,9 @@ class ViewGrid(Callback):
             return
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir)
         grid = contact_sheet(views_of, batch["views"], self.n_images)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_image(grid, folder / "views.png")
+        with whole(Path(trainer.default_root_dir, "views.png")) as growing:
+            save_image(grid, growing, format="png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("views", grid, global_step=0)

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -155,15 +156,57 @@ def read_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
+class NotWrittenError(OSError):
+    """A file could not be written; what was there before is as it was."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """While a file or folder is written: an error of the system becomes a `NotWrittenError` that names it."""
+    try:
+        yield
+    except NotWrittenError:
+        raise
+    except (OSError, RuntimeError) as raised:  # torch hides the first behind the second
+        error: BaseException | None = raised
+        while error is not None and not isinstance(error, OSError):
+            error = error.__context__
+        if error is None:
+            raise
+        kept = "; what was there before is as it was" if Path(path).is_file() else ""
+        reason = str(error.strerror or error)
+        if isinstance(error, FileExistsError):  # of making a folder where a file is
+            reason = f"{error.filename} is not a directory"
+        raise NotWrittenError(f"{path} cannot be written: {reason}{kept}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise NotWrittenError, before the work, if no file can be made in a folder."""
+    with writing(folder), TemporaryFile(dir=folder):
+        pass
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Where to write a file that gets its name once all of it is there; nothing is left of a part."""
+    """Where to write a file that gets its name once all of it is there; nothing is left of a part.
+
+    Its folder is made, too. NotWrittenError naming the file, if that is not possible.
+    """
     growing = path.with_name(f"{path.name}.tmp")
-    try:
-        yield growing
-        growing.replace(path)
-    finally:
-        growing.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield growing
+            growing.replace(path)
+        finally:
+            with suppress(OSError):
+                growing.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
+    with whole(path) as growing:
+        growing.write_text(text)
 
 
 def write_file(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msssl.checkpoint import writing
+
 log = logging.getLogger(__name__)
 
 
@@ -16,7 +18,8 @@ def alone(folder: Path) -> Iterator[int]:
     """A lock that the commands hold too: whoever outlives a killed `sweep` is waited for."""
     from fcntl import LOCK_EX, LOCK_NB, flock
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             flock(file, LOCK_EX | LOCK_NB)

@@ -1,9 +1,11 @@
 """What a user reads when something is wrong: one line with the key, path, number or shape."""
 
 import difflib
+import errno
 import importlib
 import inspect
 import re
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,11 +18,16 @@ from msssl.checkpoint import NotWrittenError
 
 _PURPOSEFUL = (str(Path(__file__).parents[1]), str(Path(lightning.__file__).parent))
 
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
 
 def failure(error: BaseException) -> str | None:
     """The line for a run that went wrong, not its arguments, or None for any other error."""
     if isinstance(error, FloatingPointError | NotWrittenError | ChildProcessError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+        return _of_the_system(error)
     if isinstance(error, torch.OutOfMemoryError):
         return " ".join([str(error).partition(". ")[0] + ".", *getattr(error, "__notes__", [])])
     return None
@@ -40,13 +47,24 @@ def user_message(error: BaseException) -> str | None:
     while (deeper := root.__cause__ or root.__context__) is not None and not _is_ours(root):
         root = deeper
     if not _is_ours(root):
-        return None
+        return _of_the_system(error)
     message = str(root)
     if "Original Traceback" in message:  # from a worker: the last line is `Type: message`
         message = message.strip().splitlines()[-1].partition(": ")[2]
     if "No supported gpu backend" in message:
         return "trainer.accelerator is gpu, but there is none that torch can use: --trainer.accelerator cpu needs none"
     return message if isinstance(root, ImportError) else " ".join(message.split())
+
+
+def _of_the_system(error: BaseException) -> str | None:
+    """The line for what the system refuses, such as a file to a library, or None if code of the user's asked for it."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return None
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if not all(name.startswith((*_PURPOSEFUL, *_LIBRARIES, "<")) for name in frames):
+        return None
+    names = dict.fromkeys(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return ": ".join([*names, error.strerror])
 
 
 def _is_ours(error: BaseException) -> bool:

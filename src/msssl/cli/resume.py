@@ -11,7 +11,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.checkpoint import read, whole
+from msssl.checkpoint import read, write_text
 from msssl.checkpoint.files import CONFIG
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,7 @@ class SaveConfig(SaveConfigCallback):
         config = self.config.clone()
         config["ckpt_path"] = None  # used once: the saved config must not resume again
         text = self.parser.dump(config, skip_unset=False, skip_validation=True)  # it was validated when it was parsed
-        with whole(Path(trainer.default_root_dir) / CONFIG) as growing:
-            growing.write_text(text)
+        write_text(Path(trainer.default_root_dir) / CONFIG, text)
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

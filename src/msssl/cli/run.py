@@ -24,6 +24,7 @@ from msssl.callbacks import (
     RankMonitor,
     ViewGrid,
 )
+from msssl.checkpoint import check_writable
 from msssl.cli.arguments import TRAINER_COMMANDS, expand
 from msssl.cli.bar import Bar
 from msssl.cli.log import set_up_logging
@@ -181,6 +182,7 @@ class MultiViewCLI(LightningCLI):
             self.steps_before, self.goes_on = go_on(ckpt_path, plain, self.model)
         if self.goes_on:
             self.run_dir = Path(ckpt_path).parent
+            check_writable(self.run_dir)
             mark(self.run_dir)
         else:
             self.run_dir = new_run_folder(Path(config["default_root_dir"] or "runs"))

@@ -29,6 +29,9 @@ def new_run_folder(root: Path) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"trainer.default_root_dir is {root}, in which no folder can be made: {reason}") from error
         os.environ[_CHOSEN] = str(folder)
         return folder
     raise FileExistsError(f"{root / name}: too many runs in one second")

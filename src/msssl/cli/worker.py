@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msssl.checkpoint import whole
+from msssl.checkpoint import write_text
 from msssl.checkpoint.files import LAST, PREVIOUS
 from msssl.cli.child import alone, command
 from msssl.studies.measures import ONLINE, Result, curve_of
@@ -41,8 +41,7 @@ class Worker:
         self._base_id = short_hash([base, study.common])[:4]  # another base is another run
         self._paths = [folder / f"base-{self._base_id}" / f"{i}-{Path(name).name}" for i, name in enumerate(base)]
         for path, text in zip(self._paths, base.values(), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            write_text(path, text)
 
     def work(self) -> None:
         """Until no cell waits or runs."""
@@ -160,6 +159,5 @@ def _probed(checkpoint: Path, name: str, flags: Sequence[str], lock: int) -> Any
         with command(["probe", "--ckpt_path", str(checkpoint), "--baselines=false", *flags], folder, lock):
             pass
         newest = max(checkpoint.parent.glob("probe*.json"), key=lambda path: path.stat().st_mtime)
-        with whole(kept) as growing:
-            growing.write_text(newest.read_text())
+        write_text(kept, newest.read_text())
     return json.loads(kept.read_text())

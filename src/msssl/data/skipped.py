@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from msssl.checkpoint import whole
 from msssl.data.beton_file import BetonFile
 from msssl.data.decode import check
 from msssl.data.images import Decoded
@@ -42,8 +43,7 @@ def find_skipped(
 
 
 def _write(skipped: dict[str, dict[int, str]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [(name, index, reason) for name, found in skipped.items() for index, reason in found.items()]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as growing, growing.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("data set", "index", "reason"), *rows])
     log.warning("skipped images: listed in %s", path)

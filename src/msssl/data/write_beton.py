@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from msssl.checkpoint import writing
 from msssl.data.beton_file import FIELDS, import_ffcv
 from msssl.data.datamodule import MultiViewDataModule
 from msssl.data.decode import image_size, usable_cores
@@ -42,7 +43,8 @@ def write_beton(
     ffcv = import_ffcv()
     data.prepare_data()
     data.setup()
-    Path(out).mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        Path(out).mkdir(parents=True, exist_ok=True)
     for name, (dataset, rows) in _files(data).items():
         path = Path(out, f"{name}.beton")
         unfinished = path.with_suffix(".tmp")

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from rich.console import Console
 
-from msssl.checkpoint import find, read, read_head, whole
+from msssl.checkpoint import find, read, read_head, whole, writing
 from msssl.evaluation.card import model_card
 from msssl.evaluation.formats import FormatName, Network, load, usage, write
 from msssl.evaluation.subject import data_of
@@ -80,7 +80,8 @@ def _is_export(folder: Path) -> bool:
 def _put(building: Path, folder: Path) -> None:
     """Files into a folder, in place of an earlier export; all of them or none."""
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     earlier = list(folder.iterdir())
     try:
         with ExitStack() as stack:  # each gets its name at the end

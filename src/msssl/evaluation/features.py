@@ -76,7 +76,6 @@ def stored(folder: Path, key: str | None, device: str, make: Callable[[], Split]
         except (ValueError, KeyError):
             log.warning("%s is damaged: its features are extracted anew", path)
     features, labels = make()
-    folder.mkdir(exist_ok=True)
     write_file(path, {"features": features.cpu(), "labels": labels.cpu()})
     return features, labels
 

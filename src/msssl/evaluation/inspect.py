@@ -2,12 +2,15 @@
 
 import hashlib
 from itertools import combinations
+from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torchvision.utils import save_image
 
 from msssl.callbacks.view_grid import contact_sheet
+from msssl.checkpoint import whole
 from msssl.data import MultiViewDataModule
 from msssl.data.images import Images
 from msssl.data.splits import class_counts
@@ -33,6 +36,10 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     Returns:
         What is wrong: images that cannot be read, unless `on_error` is `skip`, and images that are in two splits.
     """
+    picture = Path(out)
+    kind = Image.registered_extensions().get(picture.suffix.lower())
+    if kind is None:
+        raise ValueError(f"out is {out}: expected the name of a picture, such as views.png")
     given, data.on_error = data.on_error, "skip"
     data.prepare_data()
     data.setup()
@@ -49,7 +56,8 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
         _print(f"problem: {problem}")
     batch = next(iter(data.train_dataloader()))
     views = data.on_after_batch_transfer(batch)["views"]
-    save_image(contact_sheet(data.views, views, N_ROWS), out)
+    with whole(picture) as growing:
+        save_image(contact_sheet(data.views, views, N_ROWS), growing, format=kind)
     mean, std = mean_and_std(data.images("train"), data.num_workers)
     lines = {
         "size": f"{batch['image'].shape[-2]} x {batch['image'].shape[-1]} pixels",

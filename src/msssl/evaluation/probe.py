@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msssl.checkpoint import whole, write_head
+from msssl.checkpoint import check_writable, write_head, write_text
 from msssl.data import MultiViewDataModule
 from msssl.evaluation.features import Encoder, Split, extract, stored
 from msssl.evaluation.few_labels import draw, evaluate_few_labels
@@ -55,6 +55,7 @@ def probe(
     """
     kind = Protocol(protocol, test_patches)
     subject = open_subject(ckpt_path, data)
+    check_writable(subject.path.parent)
     folds = None if kind.of_paper else subject.folds
     if folds is not None:
         log.warning("fewer than %d labelled validation images: cross-validation chooses the weight decay", MIN_VAL)
@@ -94,8 +95,7 @@ def probe(
     told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
     write_head(target.with_suffix(".head.pt"), heads[PRETRAINED], **told)
     draw_report(report, subject.data, features.get(untrained), features[PRETRAINED], target.with_suffix(".png"))
-    with whole(target) as growing:
-        growing.write_text(json.dumps(report, indent=2, default=vars) + "\n")
+    write_text(target, json.dumps(report, indent=2, default=vars) + "\n")
     print_report(report, target)
 
 

@@ -11,6 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from msssl.checkpoint import whole, write_text
 from msssl.evaluation.comparison import COSTS, PRETRAINED, TOP1, ComparedTable, Row, group, read_reports
 from msssl.evaluation.over_seeds import HOW, SPREAD, Difference, OverSeeds, draw, number
 from msssl.evaluation.table import markdown
@@ -39,9 +40,8 @@ def compare(runs: list[str], out: str) -> None:
         _print(table)
         pages.append(_page(table))
     target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_name(f"{target.name}.md").write_text("\n".join(pages))
-    target.with_name(f"{target.name}.csv").write_text(_csv(tables))
+    write_text(target.with_name(f"{target.name}.md"), "\n".join(pages))
+    write_text(target.with_name(f"{target.name}.csv"), _csv(tables))
     _draw(tables, target.with_name(f"{target.name}.png"))
     _line(f"written to {target}.md, {target}.csv and {target}.png")
 
@@ -144,7 +144,8 @@ def _draw(tables: list[ComparedTable], path: Path) -> None:
         if line[0].get_legend_handles_labels()[0]:
             line[0].legend(frameon=False, fontsize=7)
         line[1].set_title(table.title, fontsize=7, wrap=True)
-    figure.savefig(path)
+    with whole(path) as growing:
+        figure.savefig(growing, format="png")
 
 
 def _line(text: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from msssl.checkpoint import NotWrittenError, write_text
 from msssl.distributed import gather_objects
 
 _MOST = 1000  # steps remembered, whatever `log_every_n_steps` is
@@ -67,14 +68,17 @@ class NonFiniteGuard(Callback):
         values = {name: float(value) for name, value in step["terms"].items()}
         parts = gather_objects([] if step["index"] is None else step["index"].tolist())
         path = Path(trainer.default_root_dir, "non_finite.json")
+        listing = f"its images are listed in {path}"
         if trainer.is_global_zero:
             terms = {name: str(value) for name, value in values.items()}
             saved = {**step, "terms": terms, "index": [i for part in parts for i in part]}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(saved) + "\n")
+            try:
+                write_text(path, json.dumps(saved) + "\n")
+            except NotWrittenError as error:
+                listing = str(error)
         place = f"step {step['step']} (batch {step['batch']} of epoch {step['epoch']})"
         listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise FloatingPointError(
-            f"the loss is not finite at {place}: {listed}; its images are listed in {path}; "
+            f"the loss is not finite at {place}: {listed}; {listing}; "
             "try a smaller learning rate, or --trainer.precision 32-true"
         )

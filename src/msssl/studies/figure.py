@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from msssl.checkpoint import whole
 from msssl.evaluation.over_seeds import draw as draw_over_seeds
 from msssl.studies.measures import ONLINE
 from msssl.studies.study import CURVES, FRONT, Study
@@ -30,7 +31,8 @@ def draw(study: Study, lines: list[Line], path: Path) -> None:
     if panels[0].get_legend_handles_labels()[0]:
         panels[0].legend(frameon=False, fontsize=7)
     figure.suptitle(study.title, fontsize=9, wrap=True)
-    figure.savefig(path)
+    with whole(path) as growing:
+        figure.savefig(growing, format="png")
 
 
 def _against(axes: Any, study: Study, lines: list[Line], x: str) -> None:

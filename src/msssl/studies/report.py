@@ -7,6 +7,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from msssl.checkpoint import write_text
 from msssl.evaluation import compare
 from msssl.evaluation.over_seeds import HOW, Difference
 from msssl.evaluation.table import markdown
@@ -38,9 +39,8 @@ def report(runs: list[str], out: str | None = None, storage: str | None = None, 
     study = read_study(runs)
     lines = lines_of(study, results_of(study, root, storage))
     target = Path(out or Path(root) / study.name / study.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_name(f"{target.name}.md").write_text(_markdown(study, lines))
-    target.with_name(f"{target.name}.csv").write_text(as_csv(study, lines))
+    write_text(target.with_name(f"{target.name}.md"), _markdown(study, lines))
+    write_text(target.with_name(f"{target.name}.csv"), as_csv(study, lines))
     draw(study, lines, target.with_name(f"{target.name}.png"))
     _print(study, lines)
     Console(soft_wrap=True, markup=False, highlight=False).print(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from msssl.checkpoint import writing
 from msssl.studies.measures import Result
 from msssl.studies.study import Settings, Study
 
@@ -54,7 +55,8 @@ def open_trials(study: Study, root: str, storage: str | None, create: bool) -> "
     try:
         if not create:
             return optuna.load_study(study_name=study.name, storage=_storage(url))
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # two processes that make the tables at once trip over each other
             return optuna.create_study(
                 study_name=study.name,
