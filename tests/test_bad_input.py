@@ -13,18 +13,21 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from msssl import ImageFolder, MultiView, MultiViewDataModule
 from msssl.checkpoint import NotWrittenError, whole, write_text
 from msssl.cli.errors import failure, user_message
 from msssl.cli.run_folder import new_run_folder
+from msssl.data.files import is_of_the_machine
+from msssl.data.images import ReadFailedError
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 STORAGES = ("memory", "cached", "stream")
@@ -257,6 +260,86 @@ def test_a_file_that_can_be_read_again_comes_back(tmp_path, monkeypatch):
     data, seen = run(tmp_path, storage="cached", on_error="skip")
     assert not data.skipped["train"]
     assert len(seen["probe"]) == 7
+
+
+# Errors of the machine.
+
+OF_THE_MACHINE = ("EMFILE", "ENFILE", "EIO", "ENOMEM", "ESTALE", "ETIMEDOUT", "EINTR", "ENOTCONN", "EAGAIN", "ENODEV")
+
+
+def numbered(name):
+    return OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+
+ERRORS = {name: numbered(name) for name in OF_THE_MACHINE} | {
+    "no memory": MemoryError(),
+    "timeout": TimeoutError("timed out"),
+    "connection": ConnectionResetError("reset by peer"),
+    "no network": URLError("unreachable"),
+}
+
+
+def failing_on(number, error, monkeypatch):
+    """Has Pillow fail with an error at the fifth image that it opens."""
+    real, calls = Image.open, iter(range(10**6))
+
+    def failing(file, *args, **kwargs):
+        if next(calls) == number:
+            raise error
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", failing)
+
+
+class OpenedImages(Dataset):
+    """Files of one's own, opened but not read; with a fingerprint, so that they can be cached."""
+
+    def __init__(self, folder):
+        self.files = sorted(folder.glob("*.png"))
+        self.targets = [i % 2 for i in range(len(self.files))]
+        self.fingerprint = "opened"
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return Image.open(self.files[index]), self.targets[index]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["a folder", "a data set of one's own"])
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_of_the_machine_leaves_no_image_out(tmp_path, monkeypatch, name, storage, own):
+    flat(tmp_path, "train")
+    arguments = {"sets": [OpenedImages(tmp_path / "train")]} if own else {"image_size": 12}
+    arguments |= {"storage": storage, "on_error": "skip", "val_fraction": 0.0}
+    with monkeypatch.context() as patch:
+        failing_on(5, ERRORS[name], patch)
+        with pytest.raises(
+            ReadFailedError, match=r"was not read, as the machine failed: .*No image is left out"
+        ) as error:
+            run(tmp_path, **arguments)
+    check_message(failure(error.value), "of train" if own else f"{tmp_path}/train/", "machine")
+    data, _ = run(tmp_path, **arguments)  # when it is well again
+    assert len(data.splits["train"]) == 6
+    assert not any(data.skipped.values())
+
+
+def test_the_command_line_shows_one_line_of_a_workers_machine(tmp_path, monkeypatch):
+    flat(tmp_path, "train", 8)
+    failing_on(3, numbered("EIO"), monkeypatch)
+    with pytest.raises(ReadFailedError, match="in DataLoader worker") as error:
+        run(tmp_path, storage="stream", image_size=12, num_workers=1, val_fraction=0.0)
+    check_message(failure(error.value), f"{tmp_path}/train/", "Input/output error")
+
+
+@pytest.mark.parametrize("name", ["ENOENT", "EACCES", "EPERM", "EISDIR", "ELOOP"])
+def test_errors_of_a_file_are_not_the_machines(name):
+    assert not is_of_the_machine(numbered(name))
+    assert not is_of_the_machine(UnidentifiedImageError("cannot identify image file"))
+    wrapped = ValueError("a reader's own")
+    wrapped.__cause__ = numbered("EIO")
+    assert is_of_the_machine(wrapped)
 
 
 def odd_name(path, monkeypatch):
@@ -499,7 +582,7 @@ BAD_SETS = [
     Case("tensor labels of -2", with_tensors(BLACK, LABELS * -2), ("-2",)),
     Case("item: no label", with_item((pairs()[3][0],)), ("item 3 of train", "(image, label)")),
     Case("item: three parts", with_item((*pairs()[3], 0)), ("item 3 of train", "(image, label)")),
-    Case("item: dictionary", with_item({"image": pairs()[3][0]}), ("item 3 of train", "dict")),
+    Case("item: dictionary", with_item({"img": pairs()[3][0]}), ("item 3 of train", "dict", "'img'", "'image'")),
     Case("item: None", with_item(None), ("item 3 of train", "NoneType")),
     Case("two sizes", with_item((Image.new("RGB", (8, 10)), 1)), ("image 3 of train", "10 x 8", "12 x 12")),
     Case(
@@ -511,6 +594,36 @@ BAD_SETS = [
     Case("float images", with_tensors(BLACK.float(), LABELS), ("of train", "float32 (3, 12, 12)")),
     Case("images without pixels", with_tensors(BLACK[:, :, :0], LABELS), ("of train", "0, 12")),
     Case("array as image", with_item((np.zeros((12, 12, 3), np.uint8), 1)), ("image 3 of train", "ndarray")),
+    Case(
+        "item: another label than its target",
+        lambda root: {"sets": [Items([(image, label + 5) for image, label in pairs()], [0, 1] * 4)]},
+        ("image 0 of train", "label 5", "but 0 ", "target_transform"),
+    ),
+    Case(
+        "item: another label than its target, streamed and skipped",
+        lambda root: {
+            "sets": [Items([(image, label + 5) for image, label in pairs()], [0, 1] * 4)],
+            "storage": "stream",
+            "on_error": "skip",
+        },
+        ("image 0 of train", "label 5", "but 0 "),
+    ),
+    Case(
+        "item: one other label",
+        lambda root: {"sets": [Items(pairs(), [0, 1, 0, 0, 0, 1, 0, 1])]},
+        ("image 3 of", "label 1", "but 0 "),
+    ),
+    Case(
+        "item: one other label, streamed",
+        lambda root: {"sets": [Items(pairs(), [0, 1, 0, 0, 0, 1, 0, 1])], "storage": "stream", "val_fraction": 0.0},
+        ("image 3 of train", "label 1", "but 0 "),
+    ),
+    Case("item: an empty row", with_item({}), ("item 3 of train", "none")),
+    Case(
+        "NaN in a tensor",
+        lambda root: {"sets": [TensorDataset(BLACK.float() / 0, LABELS)], "window": (0, 1)},
+        ("of train", "NaN"),
+    ),
     Case("16 bits in an item", with_item((Image.new("I;16", (12, 12)), 1)), ("image 3 of train", "8 bits")),
     Case("iterable", lambda root: {"sets": [Endless()]}, ("Endless",)),
     Case(

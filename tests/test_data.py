@@ -1,17 +1,19 @@
 import logging
 import pickle
 import re
+from typing import ClassVar
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from deep_images import write_png
 from lightning import LightningModule, Trainer
 from PIL import Image
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from msssl import CIFAR10, CIFAR100, STL10, ImageFolder, MultiView, MultiViewDataModule, Shapes
-from msssl.data.images import Images
+from msssl.data.images import Images, class_names_of
 from msssl.data.loaders import EvaluationLoader, TrainLoader
 from msssl.data.splits import choose, hold_out
 
@@ -939,3 +941,119 @@ def test_image_size_makes_squares_of_images_of_several_sizes():
     assert batch["image"][:, 0, 0, 0].tolist() == batch["index"].tolist()
     assert batch["label"].tolist() == [i % 2 for i in batch["index"].tolist()]
     assert data.num_classes == 2
+
+
+class OfMixedSizes(MultiViewDataModule):
+    """A data module of a user, as docs/data.md shows it."""
+
+    def dataset(self, split):
+        return None if split == "val" else MixedSizes()
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+def test_every_data_module_takes_image_size_and_window(storage, cifar10_folder):
+    kwargs = {"batch_size": 4, "num_workers": 0, "storage": storage, "image_size": 16}
+    own, shapes = OfMixedSizes(**kwargs), Shapes(train_images=20, test_images=20, **kwargs)
+    for data in (own, shapes, CIFAR10(str(cifar10_folder), window=(0, 9), **kwargs)):
+        data.setup()
+        assert next(iter(data.train_dataloader()))["image"].shape == (4, 3, 16, 16)
+        assert next(iter(data.test_dataloader()))["image"].shape == (4, 3, 16, 16)
+    pixels = torch.from_numpy(data.datasets["test"].dataset.data)
+    by_hand = [Image.fromarray(image.numpy()).resize((16, 16), Image.Resampling.BILINEAR) for image in pixels[:4]]
+    found = next(iter(data.test_dataloader()))["image"].permute(0, 2, 3, 1)
+    assert np.array_equal(found, np.stack([np.asarray(image) for image in by_hand]))  # 8 bits have no window
+
+
+@pytest.mark.parametrize("kind", ["I;16", "I", "F", "uint16", "int32", "float32"])
+def test_a_window_makes_8_bits_of_images_of_ones_own(kind):
+    values = np.linspace(-100, 1100, 64).clip(0 if "16" in kind else -100).reshape(8, 8)
+    values = values.astype({"I;16": "u2", "I": "i4", "F": "f4"}.get(kind, kind))
+    image = torch.from_numpy(values)[None] if kind not in ("I;16", "I", "F") else Image.fromarray(values)
+    images = [(image, i % 2) for i in range(8)]
+    found = next(iter(from_datasets(images, window=(0, 1000)).evaluation_dataloader("probe")))["image"]
+    expected = np.rint(np.clip(values.astype(float) / 1000, 0, 1) * 255)
+    assert np.array_equal(found, np.broadcast_to(expected, (4, 3, 8, 8)))
+    with pytest.raises(ValueError, match=r"image 0 of train .*\bwindow\b"):
+        from_datasets(images).train_dataloader()
+
+
+def test_files_of_16_bits_that_a_data_set_only_opens_are_read_at_16(tmp_path):
+    values = np.random.default_rng(0).integers(4096, size=(8, 8, 3))
+    write_png(tmp_path / "x.png", values, 2)
+
+    class OpenedImages(PilImages):
+        def __getitem__(self, index):
+            return Image.open(tmp_path / "x.png"), 0
+
+    found = from_datasets(OpenedImages([(0, 0, 0)] * 8), window=(0, 4095)).images("train")[[0]]["image"][0]
+    assert np.array_equal(found.permute(1, 2, 0), np.rint(values / 4095 * 255))
+
+
+@pytest.mark.parametrize("kwargs", [{"image_size": 0}, {"window": (5, 5)}, {"window": (7, 3)}])
+def test_a_wrong_size_or_window_is_refused_by_every_data_module(kwargs):
+    for kind in (CIFAR10, ImageFolder, OfMixedSizes):
+        with pytest.raises(ValueError, match=next(iter(kwargs))):
+            kind(**kwargs)
+
+
+def test_a_concatenation_has_the_labels_of_its_parts():
+    both = ConcatDataset([dataset_of(10), dataset_of(10, 4)])
+    data = from_datasets(both, val_fraction=0.0)
+    batches = list(data.evaluation_dataloader("probe"))
+    assert torch.cat([batch["label"] for batch in batches]).tolist() == [i % 2 for i in range(10)] + [
+        i % 4 for i in range(10)
+    ]
+    assert data.num_classes == 4
+
+
+# Rows of Hugging Face's data sets.
+
+
+class ClassLabel:
+    names: ClassVar = ["cat", "dog"]
+
+
+class HuggingFace:
+    """What `datasets.Dataset` shows of itself: rows by position, columns by name."""
+
+    def __init__(self, labels, name="image"):
+        self.column = labels
+        self.features = {name: None} | ({"label": ClassLabel()} if labels else {})
+        self.name = name
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, key):
+        if key == "label":
+            return self.column
+        row = {self.name: Image.new("RGB", (8, 8), (key, 0, 0))}
+        return row | ({"label": self.column[key]} if self.column else {})
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+@pytest.mark.parametrize("image_size", [None, 6])
+def test_rows_of_images_and_labels_are_taken(storage, image_size):
+    data = from_datasets(HuggingFace([i % 2 for i in range(40)]), storage=storage, image_size=image_size)
+    assert data.num_classes == 2
+    assert data.splits["val"].indices.remainder(2).bincount().tolist() == [2, 2]  # class by class
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (4, 3, image_size or 8, image_size or 8)
+    assert batch["image"][:, 0, 0, 0].tolist() == batch["index"].tolist()
+    assert batch["label"].tolist() == [i % 2 for i in batch["index"].tolist()]
+    assert class_names_of(data.datasets["train"]) == ["cat", "dog"]
+    assert class_names_of(Subset(data.datasets["train"], [0, 1])) == ["cat", "dog"]
+
+
+def test_rows_may_lack_labels_or_some_of_them():
+    none = from_datasets(HuggingFace(None))
+    assert none.num_classes is None
+    assert next(iter(none.train_dataloader()))["label"].tolist() == [-1] * 4
+    some = from_datasets(HuggingFace([None, 0, 1, None] * 10), batch_size=16)
+    assert some.num_classes == 2
+    assert set(next(iter(some.train_dataloader()))["label"].tolist()) == {-1, 0, 1}
+
+
+def test_rows_of_other_keys_name_those_that_were_found():
+    with pytest.raises(ValueError, match="item 0 of train is a dict with the keys 'img', 'label': expected 'image'"):
+        from_datasets(HuggingFace([0, 1] * 20, "img")).train_dataloader()

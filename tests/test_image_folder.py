@@ -2,11 +2,14 @@
 
 import csv
 import logging
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from conftest import NARROW
+from deep_images import write_png, write_tiff
 from PIL import Image
 
 from msssl import ImageFolder, MultiView, MultiViewDataModule
@@ -117,6 +120,46 @@ def test_images_are_turned_upright(tmp_path, orientation):
     assert np.array_equal(image_of(tmp_path), QUADRANTS)
 
 
+def exif_with(tag, kind, body, orientation=6):
+    """Exif data with an orientation and another entry, whose kind may be one that the tag cannot have."""
+    entries = [struct.pack("<HHIHH", 0x112, 3, 1, orientation, 0)]
+    entries.append(struct.pack("<HHI", tag, kind, 1) + (body if len(body) == 4 else struct.pack("<I", 8 + 2 + 24 + 4)))
+    table = struct.pack("<H", 2) + b"".join(sorted(entries)) + bytes(4)
+    return b"Exif\0\0II*\0\x08\0\0\0" + table + (b"" if len(body) == 4 else body)
+
+
+ODD_EXIF = {
+    "sound": exif_with(0x131, 2, b"ab\0\0"),
+    "a resolution with a sign": exif_with(0x11A, 10, struct.pack("<ii", -1, 0)),
+    "a date that is a number": exif_with(0x132, 12, struct.pack("<d", 1.5)),
+    "a maker that is a number": exif_with(0x10F, 11, struct.pack("<f", 1.5)),
+    "a unit below 0": exif_with(0x128, 8, struct.pack("<hh", -2, 0)),
+    "a unit of 32 bits": exif_with(0x128, 4, struct.pack("<I", 70000)),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("name", ODD_EXIF)
+def test_only_the_orientation_is_read_of_what_a_camera_wrote(tmp_path, name, suffix):
+    stored = Image.fromarray(np.ascontiguousarray(ORIENTATIONS[6](QUADRANTS)))
+    options = {"lossless": True} if suffix == "webp" else {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
+    two(tmp_path / "train", lambda path: stored.save(f"{path}.{suffix}", exif=ODD_EXIF[name], **options))
+    assert np.abs(image_of(tmp_path).astype(int) - QUADRANTS).max() <= 4
+
+
+def test_damaged_exif_data_is_no_damaged_image(tmp_path):
+    two(tmp_path / "train", lambda path: Image.fromarray(QUADRANTS).save(f"{path}.png", exif=b"Exif\0\0II*\0\xff\xff"))
+    assert np.array_equal(image_of(tmp_path), QUADRANTS)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_tiffs_are_turned_upright_once(tmp_path, orientation, deep):
+    stored = np.ascontiguousarray(ORIENTATIONS[orientation](QUADRANTS)).astype(np.uint16 if deep else np.uint8)
+    two(tmp_path / "train", lambda path: write_tiff(path.with_suffix(".tif"), stored, t274=orientation))
+    assert np.array_equal(image_of(tmp_path, window=(0, 255)), QUADRANTS)
+
+
 @pytest.mark.parametrize("kind", ["I;16 png", "I;16 tiff", "F tiff"])
 def test_a_window_scales_more_than_8_bits(tmp_path, kind):
     mode, suffix = kind.split()
@@ -127,6 +170,169 @@ def test_a_window_scales_more_than_8_bits(tmp_path, kind):
     assert np.abs(found - np.rint(expected)[..., None]).max() <= 1e-9
     assert found.min() == 0
     assert found.max() == 255
+
+
+# More than 8 bits a channel.
+
+
+GREY16 = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+COLOUR16 = np.stack([GREY16, GREY16.T, 4095 - GREY16], axis=2)
+ALPHA16 = np.where(np.arange(64).reshape(8, 8) % 3 == 0, 0, 65535).astype(np.uint16)
+HALF16 = np.full((8, 8), 32768, dtype=np.uint16)
+
+
+def shown_as(values, alpha=None, window=(0, 4095)):
+    """What a window must make of values: RGB, on white."""
+    low, high = window
+    values = np.clip((values.astype(float) - low) / (high - low), 0, 1)
+    values = values if values.ndim == 3 else np.stack([values] * 3, axis=2)
+    share = 1 if alpha is None else alpha[..., None] / 65535
+    return np.rint(255 * (share * values + 1 - share))
+
+
+def png(values, colour, *chunks):
+    return "png", lambda path: write_png(path, values.reshape(8, 8, -1), colour, *chunks)
+
+
+def tiff(values, *args, **tags):
+    return "tif", lambda path: write_tiff(path, values, *args, **tags)
+
+
+def pnm(magic, values):
+    head = f"{magic} 8 8 4095\n".encode()
+    return "ppm", lambda path: path.write_bytes(head + values.astype(">u2").tobytes())
+
+
+MULTIPLIED = (COLOUR16.astype(float) * HALF16[..., None] / 65535).round().astype(np.uint16)
+DEEP = {
+    "PNG grey": (png(GREY16, 0), shown_as(GREY16)),
+    "PNG grey, a value transparent": (
+        png(GREY16, 0, (b"tRNS", struct.pack(">H", 65))),
+        shown_as(GREY16, np.where(GREY16 == 65, 0, 65535)),
+    ),
+    "PNG grey with alpha": (png(np.dstack([GREY16, ALPHA16]), 4), shown_as(GREY16, ALPHA16)),
+    "PNG RGB": (png(COLOUR16, 2), shown_as(COLOUR16)),
+    "PNG RGB, a colour transparent": (
+        png(COLOUR16, 2, (b"tRNS", struct.pack(">HHH", 0, 0, 4095))),
+        shown_as(COLOUR16, np.where((COLOUR16 == (0, 0, 4095)).all(axis=2), 0, 65535)),
+    ),
+    "PNG RGBA": (png(np.dstack([COLOUR16, HALF16]), 6), shown_as(COLOUR16, HALF16)),
+    "PGM": (pnm("P5", GREY16), shown_as(GREY16)),
+    "PPM": (pnm("P6", COLOUR16), shown_as(COLOUR16)),
+}
+for _order in "<>":
+    for _compressed in (False, True):
+        _name = f"TIFF{' compressed' if _compressed else ''} {_order}"
+        _layout = (_order, _compressed)
+        DEEP |= {
+            f"{_name} grey": (tiff(GREY16, *_layout), shown_as(GREY16)),
+            f"{_name} RGB": (tiff(COLOUR16, *_layout), shown_as(COLOUR16)),
+            f"{_name} RGBA": (tiff(np.dstack([COLOUR16, HALF16]), *_layout, t338=2), shown_as(COLOUR16, HALF16)),
+            f"{_name} RGBA multiplied": (
+                tiff(np.dstack([MULTIPLIED, HALF16]), *_layout, t338=1),
+                shown_as(COLOUR16, HALF16),
+            ),
+            f"{_name} RGB and more": (tiff(np.dstack([COLOUR16, HALF16]), *_layout, t338=0), shown_as(COLOUR16)),
+            f"{_name} int16": (tiff(GREY16.astype("i2") - 99, *_layout), shown_as(GREY16.astype(int) - 99)),
+            f"{_name} int32": (tiff(GREY16.astype("i4") - 99, *_layout), shown_as(GREY16.astype(int) - 99)),
+            f"{_name} float": (tiff(GREY16.astype("f4") / 3, *_layout), shown_as(GREY16.astype("f4") / 3)),
+        }
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_8_bits_are_read_as_they_are_and_seen_through_the_window(tmp_path, name):
+    (suffix, write), expected = DEEP[name]
+    two(tmp_path / "train", lambda path: write(path.with_suffix(f".{suffix}")))
+    found = image_of(tmp_path, window=(0, 4095))
+    assert np.abs(found - expected).max() <= ("multiplied" in name)  # whose rounding is in the file
+    with pytest.raises(ValueError, match=rf"0\.{suffix} cannot be read as an image: it has more than 8 bits"):
+        read(tmp_path).train_dataloader()
+
+
+def test_unsigned_32_bits_do_not_turn_negative(tmp_path):
+    values = GREY16.astype("u4") * 2**20
+    two(tmp_path / "train", lambda path: write_tiff(path.with_suffix(".tif"), values))
+    assert np.array_equal(image_of(tmp_path, window=(0, 4095 * 2**20)), shown_as(GREY16))
+
+
+def cmyk16(path):
+    write_tiff(path, np.dstack([COLOUR16, GREY16]), t262=5)
+
+
+def planar(path):
+    write_tiff(path, COLOUR16, planar=True)
+
+
+def planar_and_compressed(path):
+    write_tiff(path, COLOUR16, compressed=True, planar=True)
+
+
+def text_of_16_bits(path):
+    path.write_text("P3 8 8 4095\n" + " ".join(map(str, COLOUR16.flatten().tolist())))
+
+
+@pytest.mark.parametrize("write", [cmyk16, planar, planar_and_compressed, text_of_16_bits])
+def test_what_can_only_be_read_at_8_bits_is_refused(tmp_path, write):
+    two(tmp_path / "train", lambda path: write(path.with_suffix(".ppm" if write is text_of_16_bits else ".tif")))
+    with pytest.raises(ValueError, match="it has more than 8 bits per channel in a form that can only be read at 8"):
+        read(tmp_path, window=(0, 4095)).train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        (GREY16 // 2, r"values 0 to 2047\): .* such as window: \[0, 2047\]"),
+        (GREY16, r"values 0 to 4095\): .* such as window: \[0, 4095\]"),
+        (GREY16 * 16, r"values 0 to 65520\): .* such as window: \[0, 65535\]"),
+        (GREY16.astype("i2") - 1024, r"values -1024 to 3071\): .* such as window: \[-1024, 3071\]"),
+        (GREY16.astype("f4") / 8190, r"values 0 to 0.5\): .* such as window: \[0, 1\]"),
+        (GREY16.astype("f4") - 5, r"values -5 to 4090\): .* such as window: \[-5, 4090\]"),
+        (np.zeros((8, 8), "f4") + 7, r"values 7 to 7\): .* such as window: \[7, 8\]"),
+    ],
+)
+def test_the_hint_names_the_values_and_a_window_for_them(tmp_path, values, hint):
+    two(tmp_path / "train", lambda path: write_tiff(path.with_suffix(".tif"), values))
+    with pytest.raises(ValueError, match=hint):
+        read(tmp_path).train_dataloader()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_an_error_that_names_the_file(tmp_path, wrong):
+    values = GREY16.astype("f4")
+    two(tmp_path / "train", lambda path: write_tiff(path.with_suffix(".tif"), values))
+    values[3, 4] = wrong
+    write_tiff(tmp_path / "train" / "2.tif", values)
+    for window in ((0, 4095), None):
+        with pytest.raises(
+            ValueError, match=r"2\.tif cannot be read as an image: 1 of its 64 values are NaN or inf|0\.tif"
+        ):
+            read(tmp_path, window=window).train_dataloader()
+    data = read(tmp_path, window=(0, 4095), on_error="skip")
+    assert list(data.skipped["train"]) == [2]
+    assert len(data.splits["train"]) == 2
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_goes_from_black_to_white(tmp_path, bits):
+    levels = np.linspace(0, 255, 2**bits).round()
+    values = np.arange(64).reshape(8, 8) % 2**bits
+    packed = np.packbits(np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., -bits:].reshape(8, -1), axis=1)
+
+    def write(path):
+        header = struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)
+        parts = (
+            (b"IHDR", header),
+            (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))),
+            (b"IEND", b""),
+        )
+        chunk = (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+            for name, body in parts
+        )
+        path.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk))
+
+    two(tmp_path / "train", write)
+    assert np.array_equal(image_of(tmp_path)[..., 0], levels[values])
 
 
 def test_large_jpegs_are_read_at_a_lower_resolution_that_looks_the_same(tmp_path):

@@ -239,6 +239,26 @@ def test_settings_have_caches_of_their_own(folder):
     assert len(caches(folder)) == 3
 
 
+@pytest.mark.parametrize("dataset", ["arrays", "fingerprint"])
+def test_size_and_window_of_images_of_ones_own_have_caches_of_their_own(tmp_path, dataset):
+    arrays = torch.utils.data.TensorDataset(torch.randint(256, (8, 1, 8, 8), dtype=torch.int16), torch.arange(8) % 2)
+    own = Counted(8, "counted")
+    for size, window in ((None, (0, 255)), (6, (0, 255)), (6, (0, 99)), (4, (0, 99))):
+        for _ in range(2):
+            data = MultiViewDataModule.from_datasets(
+                arrays if dataset == "arrays" else own,
+                data_dir=str(tmp_path),
+                storage="cached",
+                image_size=size,
+                window=window,
+                batch_size=4,
+                num_workers=0,
+            )
+            data.setup()
+            assert next(iter(data.train_dataloader()))["image"].shape[-1] == (size or 8)
+    assert len(caches(tmp_path)) == 4
+
+
 def build(folder, kill_at, barrier):
     """In a process of its own: builds the cache, or is killed when it has decoded that many images."""
     decode.CHUNK_BYTES = 600  # three images at a time

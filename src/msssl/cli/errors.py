@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from msssl.checkpoint import NotWrittenError
+from msssl.data.images import ReadFailedError
 
 _PURPOSEFUL = (str(Path(__file__).parents[1]), str(Path(lightning.__file__).parent))
 
@@ -24,8 +25,8 @@ _OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.
 
 def failure(error: BaseException) -> str | None:
     """The line for a run that went wrong, not its arguments, or None for any other error."""
-    if isinstance(error, FloatingPointError | NotWrittenError | ChildProcessError):
-        return str(error)
+    if isinstance(error, FloatingPointError | NotWrittenError | ChildProcessError | ReadFailedError):
+        return _without_traceback(str(error))
     if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
         return _of_the_system(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -48,9 +49,7 @@ def user_message(error: BaseException) -> str | None:
         root = deeper
     if not _is_ours(root):
         return _of_the_system(error)
-    message = str(root)
-    if "Original Traceback" in message:  # from a worker: the last line is `Type: message`
-        message = message.strip().splitlines()[-1].partition(": ")[2]
+    message = _without_traceback(str(root))
     if "No supported gpu backend" in message:
         return "trainer.accelerator is gpu, but there is none that torch can use: --trainer.accelerator cpu needs none"
     return message if isinstance(root, ImportError) else " ".join(message.split())
@@ -65,6 +64,11 @@ def _of_the_system(error: BaseException) -> str | None:
         return None
     names = dict.fromkeys(str(name) for name in (error.filename, error.filename2) if name is not None)
     return ": ".join([*names, error.strerror])
+
+
+def _without_traceback(message: str) -> str:
+    """The last line of an error of a worker process, without its type."""
+    return message.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in message else message
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ class Beton(MultiViewDataModule):
         data_dir: folder of the files.
         order: `quasi_random` is FFCV's order, which keeps to few pages of the file at a time: for files larger than
             the memory, on one device.
-        **kwargs: those of `MultiViewDataModule`, but for `storage` and `on_error`.
+        **kwargs: those of `MultiViewDataModule`, but for `storage`, `on_error`, `image_size` and `window`.
 
     Raises:
         ImportError: FFCV is missing; the message says how to install it.
@@ -32,6 +32,10 @@ class Beton(MultiViewDataModule):
         super().__init__(data_dir=data_dir, **kwargs)
         if self.storage != "auto" or self.on_error != "stop":
             raise ValueError("storage and on_error are not for Beton: FFCV reads the file, and all of it was readable")
+        if self.image_size is not None or self.window is not None:
+            raise ValueError(
+                "image_size and window are not for Beton: its files hold squares; give both to msssl write-beton"
+            )
         self.order = order
         self._size: tuple[int, int] | None = None
 

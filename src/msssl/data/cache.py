@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from msssl.data.decode import Chunk
-from msssl.data.images import Decoded, labels_or_minus_one
+from msssl.data.images import Decoded, ReadFailedError, labels_or_minus_one
 
-VERSION = 1  # of the files below and of how images are decoded
+VERSION = 2  # of the files below and of how images are decoded
 log = logging.getLogger(__name__)
 
 
@@ -95,7 +95,7 @@ def load_or_build(
         with _locked(folder.parent / "lock", folder):
             if _find(folder, still_unreadable) is None:
                 _build(folder, n_images, size, chunks)
-    except DamagedCacheError:
+    except (DamagedCacheError, ReadFailedError):
         raise
     except OSError as error:
         raise OSError(

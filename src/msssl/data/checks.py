@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 from torch.utils.data import Dataset
 
+from msssl.data.deep import Window
 from msssl.data.storage import StorageKind
 
 
@@ -22,6 +23,14 @@ def check_arguments(
     for name, value, known in (("storage", storage, get_args(StorageKind)), ("on_error", on_error, ("stop", "skip"))):
         if value not in known:
             raise ValueError(f"{name} is {value!r}: expected one of {', '.join(known)}")
+
+
+def check_pixel_arguments(image_size: int | None, window: Window | None) -> None:
+    """Raise ValueError for a side below 1 pixel, or a window whose white is not above its black."""
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size is {image_size}: expected pixels")
+    if window is not None and not window[0] < window[1]:
+        raise ValueError(f"window is {window}: expected the value that becomes black, and a larger one, white")
 
 
 def check_datasets(datasets: dict[str, Dataset[Any]], owner: str) -> None:

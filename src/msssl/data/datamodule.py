@@ -9,16 +9,19 @@ import torch
 from lightning import LightningDataModule
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 from typing_extensions import override
 
 from msssl.checkpoint import Reloadable
-from msssl.data.checks import check_arguments, check_datasets
+from msssl.data.checks import check_arguments, check_datasets, check_pixel_arguments
+from msssl.data.deep import Window
 from msssl.data.images import Images, labels_of
+from msssl.data.listing import ImageFiles
 from msssl.data.loaders import EvaluationLoader, TrainLoader
 from msssl.data.skipped import find_skipped
 from msssl.data.splits import SPLITS, make_splits
 from msssl.data.splits import Split as Split
+from msssl.data.squares import Squares
 from msssl.data.statistics import mean_and_std
 from msssl.data.storage import Storage, StorageKind
 from msssl.distributed import rank_and_world_size
@@ -50,6 +53,9 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             the first of these that fits. Images, order and views are the same.
         cache_dir: folder of the mapped files; by default `.msssl` in `data_dir`.
         on_error: what an unreadable image does: `stop` the run with its path, or be left out (`skip`).
+        image_size: side in pixels of the squares that images become, the centre of each; by default they stay as they
+            are.
+        window: values that become black and white in images of more than 8 bits, or tensors that are not uint8.
     """
 
     def __init__(
@@ -64,10 +70,13 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         storage: StorageKind = "auto",
         cache_dir: str | None = None,
         on_error: Literal["stop", "skip"] = "stop",
+        image_size: int | None = None,
+        window: Window | None = None,
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
         check_arguments(batch_size, num_workers, fraction, val_fraction, storage, on_error)
+        check_pixel_arguments(image_size, window)
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -78,6 +87,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.storage = storage
         self.cache_dir = cache_dir
         self.on_error = on_error
+        self.image_size = image_size
+        self.window = None if window is None else (window[0], window[1])
         self.seed = 0
         self.splits: dict[str, Images] = {}
         self.skipped: dict[str, dict[int, str]] = {}  # why, by data set and position
@@ -90,9 +101,11 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def dataset(self, split: Split) -> Dataset[Any] | None:
         """Data set of (PIL image or uint8 tensor (C, H, W), integer label) pairs, or None if there is no such split.
 
-        All images have one size. Label -1 means none. Classes are counted and balanced by the data set's `targets` or
-        `labels`, one integer an image, as torchvision has them; without these it counts as unlabelled. It may have
-        `groups` and `paths`, one string an image, `classes`, their names, and a `fingerprint` that names its content.
+        Rows `{"image", "label"}`, as Hugging Face's data sets have them, are taken too. Images of several sizes need
+        `image_size`. Label -1 means none. Classes are counted and balanced by the data set's `targets` or `labels`,
+        one integer an image, as torchvision has them, or a Hugging Face column `label`; without these it counts as
+        unlabelled. It may have `groups` and `paths`, one string an image, `classes`, their names, and a `fingerprint`
+        that names its content.
         """
 
     def probe_dataset(self) -> Dataset[Any] | None:
@@ -112,7 +125,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         image_size: int | None = None,
         **kwargs: Any,
     ) -> "MultiViewDataModule":
-        """A data module on data sets of one's own; `image_size` makes squares of PIL images of any size."""
+        """A data module on data sets of one's own, which are as `dataset` describes them."""
         from msssl.data.from_datasets import FromDatasets  # a subclass of this one
 
         return FromDatasets(train_dataset, val_dataset, test_dataset, image_size, **kwargs)
@@ -133,13 +146,24 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.opened = Storage(self.storage, cache_dir, parallel=self.num_workers > 0, skip=skip, trainer=self.trainer)
         given: dict[str, Dataset[Any] | None] = {name: self.dataset(name) for name in SPLITS}
         given["probe"] = self.probe_dataset()
-        self.datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
-        check_datasets(self.datasets, f"{type(self).__name__} in {self.data_dir}")
+        datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
+        check_datasets(datasets, f"{type(self).__name__} in {self.data_dir}")
+        self.datasets = {name: self._squares(dataset, name) for name, dataset in datasets.items()}
         self.skipped = find_skipped(self.datasets, self.opened, **self._shard()) if skip else {}
         choice = {"fraction": self.fraction, "val_fraction": self.val_fraction}
         self.splits = make_splits(self.datasets, self.skipped, **choice, seed=self.split_seed)
         if self.views.automatic and self.pretrained_on is None and self._preprocess is None:
             self.views.normalize_by(*mean_and_std(self.images("train"), self.num_workers))
+
+    def _squares(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
+        if (self.image_size is None and self.window is None) or isinstance(dataset, ImageFiles):
+            return dataset  # the files' are squares already
+        if isinstance(dataset, TensorDataset):
+            images = dataset.tensors[0]
+            square = self.image_size is None or images.shape[-2:] == (self.image_size, self.image_size)
+            if square and images.dtype == torch.uint8:
+                return dataset  # whose tensors stay fast
+        return Squares(dataset, name, self.image_size, self.window)
 
     def images(self, split: str) -> Images:
         """The images of `train`, `val`, `test` or `probe`, in their storage."""
@@ -232,7 +256,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         if self.pretrained_size is None and self.splits:  # before the first step: found from an image
             height, width = self.images("train")[[0]]["image"].shape[-2:]
             self.pretrained_size = (height, width)
-        return self.views.preprocess(self.pretrained_size, getattr(self, "window", None))
+        return self.views.preprocess(self.pretrained_size, self.window)
 
     @preprocess.setter
     def preprocess(self, preprocess: Preprocess) -> None:

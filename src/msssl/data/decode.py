@@ -34,7 +34,9 @@ def decode(dataset: Dataset[Any], name: str, size: tuple[int, int], num_workers:
 
     Raises:
         UnreadableImageError: with its path or position.
-        ValueError: an item that is no (image, label), or an image of another size.
+        ReadFailedError: the machine could not read an image.
+        ValueError: an item that is no (image, label), another label than that of the data set's list, or an image of
+            another size.
     """
     length = max(1, CHUNK_BYTES // (3 * size[0] * size[1]))
     starts = range(0, _length(dataset), length)
@@ -82,8 +84,8 @@ def usable_cores() -> int:
 class _Chunks(Dataset[Chunk]):
     def __init__(self, dataset: Dataset[Any], name: str, size: tuple[int, int], skip: bool) -> None:
         self.dataset, self.name, self.size, self.skip = dataset, name, size, skip
-        labels = labels_of(dataset)
-        self.targets = torch.full((_length(dataset),), -1) if labels is None else labels
+        self.labels = labels_of(dataset)
+        self.targets = torch.full((_length(dataset),), -1) if self.labels is None else self.labels
 
     def __getitem__(self, rows: range) -> Chunk:
         images = torch.zeros(len(rows), 3, *self.size, dtype=torch.uint8)
@@ -92,7 +94,7 @@ class _Chunks(Dataset[Chunk]):
         unreadable = {}
         for position, index in enumerate(rows):
             try:
-                image, label = read(self.dataset, index, self.name)
+                image, label = read(self.dataset, index, self.name, self.labels)
             except UnreadableImageError as error:
                 if not self.skip:
                     raise
@@ -105,13 +107,13 @@ class _Chunks(Dataset[Chunk]):
 
 class _Check(Dataset[dict[int, str]]):
     def __init__(self, dataset: Dataset[Any], name: str) -> None:
-        self.dataset, self.name = dataset, name
+        self.dataset, self.name, self.labels = dataset, name, labels_of(dataset)
 
     def __getitem__(self, rows: range) -> dict[int, str]:
         unreadable = {}
         for index in rows:
             try:
-                read(self.dataset, index, self.name)
+                read(self.dataset, index, self.name, self.labels)
             except UnreadableImageError as error:
                 unreadable[index] = str(error)
         return unreadable

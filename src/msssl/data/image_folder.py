@@ -7,7 +7,6 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
-from msssl.data.files import Window
 from msssl.data.listing import ImageFiles, class_names, list_folders
 from msssl.data.manifest import Row, read_manifest
 
@@ -25,7 +24,6 @@ class ImageFolder(MultiViewDataModule):
             if wanted `label` (a name or number), `split` (`train`, `val`, `test`) and `group` (such as a patient, who
             is never in two splits).
         classes: names of the classes to read, or a file with one a line; by default all.
-        window: values that become black and white in images of more than 8 bits.
         **kwargs: those of `MultiViewDataModule`.
     """
 
@@ -35,20 +33,13 @@ class ImageFolder(MultiViewDataModule):
         image_size: int | None = None,
         manifest: str | None = None,
         classes: list[str] | str | None = None,
-        window: Window | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(data_dir=data_dir, **kwargs)
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size is {image_size}: expected pixels")
-        if window is not None and not window[0] < window[1]:
-            raise ValueError(f"window is {window}: expected the value that becomes black, and a larger one, white")
-        self.image_size = image_size
+        super().__init__(data_dir=data_dir, image_size=image_size, **kwargs)
         self.manifest = manifest
         self.classes = _read_names(classes) if isinstance(classes, str) else classes
         if self.classes == []:
             raise ValueError(f"classes is {classes!r}, without a name: leave it out for all classes")
-        self.window = window
         self._listed: dict[str, list[Row]] = {}
         self._class_names: list[str] = []
 

@@ -1,21 +1,27 @@
 """What a data module reads from: some rows of any data set of (image, label), as batches of tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from msssl.data.files import shown, to_rgb
+from msssl.data.deep import Deep, PixelsError, Window, check_values, through_window
+from msssl.data.files import is_of_the_machine, shown, square, to_rgb
 
-_UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
+# What Pillow raises for a file that is damaged, and we for pixels that have no meaning.
+_UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError, PixelsError)
 
 
 class UnreadableImageError(ValueError):
-    """An image that its data set could not give."""
+    """An image that cannot be read, for a reason that lies in the image: it may be left out."""
+
+
+class ReadFailedError(OSError):
+    """Reading failed for a reason that lies in the machine: no image may be left out for it."""
 
 
 class Decoded(Dataset[tuple[Tensor, Tensor]]):
@@ -61,6 +67,7 @@ class Images(Dataset[dict[str, Tensor]]):
         self.dataset = dataset
         self.indices = indices
         self.name = name
+        self._labels: tuple[Tensor | None] | None = None  # of the data set, once they are needed
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -83,7 +90,9 @@ class Images(Dataset[dict[str, Tensor]]):
         if isinstance(self.dataset, Decoded):
             images, labels = self.dataset[index]
             return {"image": images, "label": labels, "index": index}
-        items = [read(self.dataset, position, self.name) for position in index.tolist()]
+        if self._labels is None:
+            self._labels = (labels_of(self.dataset),)
+        items = [read(self.dataset, position, self.name, self._labels[0]) for position in index.tolist()]
         _, height, width = items[0][0].shape
         for position, (image, _) in zip(index.tolist(), items, strict=True):
             check_size(image, (height, width), position, self.name)
@@ -109,23 +118,99 @@ class Rows:
         return (batch.tolist() for batch in self.of)
 
 
-def read(dataset: Dataset[Any], index: int, name: str) -> tuple[Tensor, int]:
+def read(dataset: Dataset[Any], index: int, name: str, labels: Tensor | None = None) -> tuple[Tensor, int]:
     """Image (3, H, W), uint8, and label of one item.
 
+    Args:
+        dataset: of (image, label) or rows `{"image", "label"}`.
+        index: of the item.
+        name: how messages call the data set.
+        labels: of all items (n,), where the data set says them apart from its images.
+
     Raises:
-        UnreadableImageError: the data set could not read it.
-        ValueError: the item is not a pair of an image and an integer.
+        UnreadableImageError: the image cannot be read.
+        ReadFailedError: the machine failed to read it.
+        ValueError: the item is not an image and an integer, or the label is not the one in `labels`.
     """
     try:
-        item = dataset[index]
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise ValueError(f"item {index} of {name} is a {type(item).__name__}: expected (image, label)")
-        image = _to_tensor(item[0], index, name)  # which reads the file of one that was only opened
-    except UnreadableImageError:
+        image, label = pair(dataset[index], index, name)
+        pixels = to_pixels(image, f"image {index} of {name}")  # which reads the file of one that was only opened
+    except (UnreadableImageError, ReadFailedError):
         raise
-    except _UNREADABLE as error:
-        raise UnreadableImageError(f"image {index} of {name} cannot be read: {error}") from error
-    return image, _integer(item[1], f"label of image {index} of {name}")
+    except Exception as error:
+        stop_for_the_machine(error, f"image {index} of {name}")
+        if isinstance(error, _UNREADABLE):
+            raise UnreadableImageError(f"image {index} of {name} cannot be read: {shown(str(error))}") from error
+        raise
+    label = _integer(label, f"label of image {index} of {name}")
+    if labels is not None and label != labels[index]:
+        raise ValueError(
+            f"image {index} of {name} has the label {label}, but {int(labels[index])} in the data set's list of labels "
+            "(`targets` or `labels`): both must be the same, also after a target_transform"
+        )
+    return pixels, label
+
+
+def stop_for_the_machine(error: Exception, image: str) -> None:
+    """Raise ReadFailedError, naming the image, where an error says nothing about it; return for other errors."""
+    if is_of_the_machine(error):
+        reason = shown(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+        raise ReadFailedError(
+            f"{image} was not read, as the machine failed: {reason}. No image is left out for that: start again"
+        ) from error
+
+
+def pair(item: Any, index: int, name: str) -> tuple[Any, Any]:
+    """Image and label of an item; the label is -1 for a row without one.
+
+    Raises:
+        ValueError: it is neither a pair nor a row.
+    """
+    if isinstance(item, Mapping):
+        if "image" in item:
+            label = item.get("label")
+            return item["image"], -1 if label is None else label
+        keys = ", ".join(map(repr, item)) or "none"
+        raise ValueError(
+            f"item {index} of {name} is a {type(item).__name__} with the keys {keys}: expected 'image' and 'label'"
+        )
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    raise ValueError(
+        f"item {index} of {name} is a {type(item).__name__}: expected (image, label), or a row with the keys 'image' "
+        "and 'label'"
+    )
+
+
+def to_pixels(image: Any, where: str, size: int | None = None, window: Window | None = None) -> Tensor:
+    """An image as RGB, uint8, shape (3, H, W).
+
+    Args:
+        image: a PIL image, or a tensor (1 or 3, H, W): uint8, or with a window other numbers.
+        where: how messages call it.
+        size: side of the centre square that is taken of it; None leaves it as it is.
+        window: values that become black and white in an image that is not of 8 bits.
+
+    Raises:
+        PixelsError: more than 8 bits and no window, or values that are not numbers.
+        ValueError: it is something else.
+    """
+    if isinstance(image, Tensor) and image.ndim == 3 and image.numel() and len(image) in (1, 3):
+        channels = image.expand(3, -1, -1)
+        values = channels.permute(1, 2, 0).numpy()
+        if image.dtype == torch.uint8 and (size is None or image.shape[1:] == (size, size)):
+            return channels
+        if image.dtype == torch.uint8:
+            image = Image.fromarray(np.ascontiguousarray(values))
+        elif window is not None:
+            image = through_window(Deep(values), check_values(values, window, str(image.dtype)))
+    if not isinstance(image, Image.Image):
+        found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(
+            f"{where} is {found}: expected a PIL image or a uint8 tensor (1 or 3, H, W); other numbers need window"
+        )
+    rgb = to_rgb(image, window)
+    return torch.from_numpy(np.asarray(rgb if size is None else square(rgb, size)).transpose(2, 0, 1).copy())
 
 
 def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> None:
@@ -138,32 +223,40 @@ def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> N
         )
 
 
-def _to_tensor(image: Any, index: int, name: str) -> Tensor:
-    if isinstance(image, Image.Image):
-        try:
-            return torch.from_numpy(np.asarray(to_rgb(image)).transpose(2, 0, 1).copy())
-        except ValueError as error:
-            raise ValueError(f"image {index} of {name}: {error}") from error
-    pixels = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.numel() > 0
-    if pixels and len(image) in (1, 3):
-        grey_repeated: Tensor = image.expand(3, -1, -1)
-        return grey_repeated
-    found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-    raise ValueError(f"image {index} of {name} is {found}: expected a PIL image or a uint8 tensor (1 or 3, H, W)")
-
-
 def labels_of(dataset: Dataset[Any]) -> Tensor | None:
-    """Labels (n,) of a data set without reading its images (its `targets` or `labels`), or None."""
+    """Labels (n,) of a data set without reading its images, or None.
+
+    They are its `targets` or `labels`, as torchvision has them, or a column `label`, as Hugging Face's have it.
+    """
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [labels_of(part) for part in dataset.datasets]
+        return None if any(labels is None for labels in parts) else torch.cat(parts)  # type: ignore[arg-type]
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return _integers(dataset.tensors[1], "labels", len(dataset))
     for name in ("targets", "labels"):
         labels = getattr(dataset, name, None)
         if isinstance(labels, Tensor | np.ndarray | Sequence):
             return _integers(labels, f"{type(dataset).__name__}.{name}", len(dataset))  # type: ignore[arg-type]
+    if _has_column(dataset, "label"):
+        column = list(dataset["label"])  # by name, as Hugging Face's data sets allow
+        return _integers([-1 if label is None else label for label in column], "the column 'label'", len(column))
     return None
+
+
+def class_names_of(dataset: Any) -> Sequence[str] | None:
+    """Names of the classes where a data set has them: its `classes`, or those of a Hugging Face `ClassLabel`."""
+    if isinstance(dataset, Subset):
+        return class_names_of(dataset.dataset)
+    own = getattr(dataset, "classes", None)
+    return own if own or not _has_column(dataset, "label") else getattr(dataset.features["label"], "names", None)
+
+
+def _has_column(dataset: Any, name: str) -> bool:
+    features = getattr(dataset, "features", None)
+    return isinstance(features, Mapping) and name in features
 
 
 def _integers(labels: Any, name: str, n_images: int) -> Tensor:

@@ -1,6 +1,5 @@
 """A user's image files: which there are, in folders or by a list, and their labels."""
 
-import errno
 import hashlib
 import logging
 import os
@@ -10,14 +9,14 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
-from msssl.data.files import EXTENSIONS, Window, list_images, open_square, short_side, shown
-from msssl.data.images import UnreadableImageError
+from msssl.data.deep import Window
+from msssl.data.files import EXTENSIONS, list_images, open_square, short_side, shown
+from msssl.data.images import UnreadableImageError, stop_for_the_machine
 from msssl.data.manifest import Row
 from msssl.data.splits import SPLITS
 
 MAX_DEFAULT_SIZE = 64
 N_MEASURED = 100  # images that the default size is taken from
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)  # errors that say nothing about a file
 LAYOUT = "ImageFolder reads DATA_DIR/train/<class>/* or DATA_DIR/train/*"
 log = logging.getLogger(__name__)
 
@@ -53,8 +52,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         try:
             return open_square(path, self.image_size, self.window), self.targets[index]
         except Exception as error:  # Pillow's formats raise many kinds
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
-                raise
+            stop_for_the_machine(error, shown(path))
             raise UnreadableImageError(f"{shown(path)} cannot be read as an image: {shown(str(error))}") from error
 
     @property

@@ -38,9 +38,9 @@ class Shapes(MultiViewDataModule):
         data_seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(image_size=image_size, **kwargs)
         self.counts = {"train": train_images, "test": test_images}
-        self.image_size = image_size
+        self.side = image_size
         self.data_seed = data_seed
 
     @property
@@ -54,7 +54,7 @@ class Shapes(MultiViewDataModule):
             return None
         generator = torch.Generator().manual_seed(derive_seed(f"shapes/{split}", self.data_seed))
         labels = torch.arange(self.counts[split]) % len(FORMS)
-        images = TensorDataset(draw(labels, self.image_size, generator), labels)
+        images = TensorDataset(draw(labels, self.side, generator), labels)
         images.classes = FORMS  # type: ignore[attr-defined]  # as torchvision's sets have their names
         return images
 

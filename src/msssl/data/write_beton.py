@@ -13,7 +13,7 @@ from msssl.checkpoint import writing
 from msssl.data.beton_file import FIELDS, import_ffcv
 from msssl.data.datamodule import MultiViewDataModule
 from msssl.data.decode import image_size, usable_cores
-from msssl.data.images import UnreadableImageError, read
+from msssl.data.images import UnreadableImageError, labels_of, read
 
 PAGE = 1 << 23  # bytes, FFCV's own default
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class _Rows(Dataset[Any]):
     """Pixels (H, W, 3) and label of some rows; a row that fails is black and remembered: FFCV's writer would hang."""
 
     def __init__(self, dataset: Dataset[Any], name: str, rows: list[int]) -> None:
-        self.dataset, self.name, self.rows = dataset, name, rows
+        self.dataset, self.name, self.rows, self.labels = dataset, name, rows, labels_of(dataset)
         self.size = image_size(dataset, name, skip=True)
         self.failed: Tensor = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
 
@@ -91,7 +91,7 @@ class _Rows(Dataset[Any]):
 
     def __getitem__(self, row: int) -> tuple[np.ndarray[Any, Any], int]:
         try:
-            image, label = read(self.dataset, self.rows[row], self.name)
+            image, label = read(self.dataset, self.rows[row], self.name, self.labels)
         except Exception:  # raised again by `check`, in the main process
             self.failed[row] = True
             return np.zeros((*self.size, 3), dtype=np.uint8), -1
@@ -99,5 +99,5 @@ class _Rows(Dataset[Any]):
 
     def check(self) -> None:
         for row in self.failed.nonzero().flatten().tolist():
-            read(self.dataset, self.rows[row], self.name)
+            read(self.dataset, self.rows[row], self.name, self.labels)
             raise UnreadableImageError(f"image {self.rows[row]} of {self.name} could not be read at first")
