@@ -1,8 +1,10 @@
 import re
+import shlex
 import subprocess
 import sys
 from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,12 @@ import torch
 import yaml
 from conftest import NARROW, TINY_IMAGES
 from PIL import Image
+
+from msssl import MultiViewDataModule
+from msssl.cli.arguments import expand
+from msssl.cli.parser import Parser
+from msssl.cli.run_folder import leave
+from msssl.cli.summary import print_summary
 
 SHAPES = [
     "fit",
@@ -317,6 +325,17 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--data.fraction 2": "fraction is 2.0",
     "--data.batch_size 6000": "batch_size is 6000, but train has 4500 images",
     "--data.batch_size 1": "batch_size is 1",
+    "--data.data_dir null": "data.data_dir: expected str, got null",
+    "--data.batch_size null": "data.batch_size: expected int, got null",
+    "--data.fraction null": "data.fraction: expected float, got null",
+    "--model.proj_dim null": "model.proj_dim: expected int, got null",
+    "--model.beta null": "model.beta: expected float or auto, got null",
+    "--model.backbone null": "model.backbone: expected str or Module, got null",
+    "--model.optimizer null": "model.optimizer: expected Callable",
+    "--model.optimizer.lr null": "model.optimizer.lr: expected a value, got null",
+    "--config null.yaml": "data.views.n_views: expected int, got null",
+    "--trainer.devices null": "devices",
+    "--data null": "data missing: name a config",
     "--online_probe.lr fast": "online_probe.lr: expected float, got fast",
     "--config absent.yaml": "config absent.yaml is neither here nor among those that ship with msssl: cifar.yaml,",
     "--config broken.yaml": "Problems parsing config",
@@ -337,6 +356,7 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
 @pytest.mark.parametrize("args", WRONG)
 def test_wrong_input_gets_one_line(args, msssl, tmp_path):
     write(tmp_path / "broken.yaml", "data: [1\n")
+    write(tmp_path / "null.yaml", "data: {init_args: {views: {init_args: {n_views: null}}}}\n")
     for folder in ("empty/train", "single/train/cat", "bad/train/cat", "bad/train/dog"):
         (tmp_path / folder).mkdir(parents=True)
     for path in ("single/train/cat/0.png", *(f"bad/train/{name}/{i}.png" for name in ("cat", "dog") for i in (0, 1))):
@@ -437,6 +457,38 @@ def test_the_bar_reads_metrics_at_logging_steps_only(msssl, monkeypatch):
     assert code == 0, err
     assert set(reads) <= {0, 2, 4, 6, 8, 10, 12}
     assert {2, 4, 6} <= set(reads)
+
+
+@pytest.mark.parametrize("root", ["my runs", "it's", "$HOME", "plain"])
+def test_commands_to_type_name_their_files_to_a_shell(root, tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    run = Path(root, "20261128-120000")
+    run.mkdir(parents=True)
+    (run / "last.ckpt").touch()
+    (run / "events.out").touch()
+    limits = {"limit_train_batches": 1.0, "max_steps": -1, "max_epochs": 2}
+    trainer = SimpleNamespace(current_epoch=2, global_step=4, callback_metrics={}, datamodule=None, **limits)
+    print_summary(trainer, run, None)
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shlex.split(lines["next"]) == ["msssl", "predict", "--ckpt_path", f"{run}/last.ckpt"]
+    assert shlex.split(lines["watch"]) == ["tensorboard", "--logdir", root]
+    with caplog.at_level("INFO", "msssl"):
+        leave(run, RuntimeError(), ran=True, keep=False)
+    command = caplog.messages[-1].removeprefix("go on with: ")
+    assert shlex.split(command) == ["msssl", "fit", "--ckpt_path", str(run)]
+
+
+def test_a_config_that_fit_takes_is_one_that_probe_takes(tmp_path):
+    """Both read a folder that is named like a date."""
+    config = write(tmp_path / "c.yaml", "data: {class_path: msssl.ImageFolder, init_args: {data_dir: 2024-01-01}}\n")
+    folders = []
+    for command in ("fit", "probe"):
+        parser = Parser(exit_on_error=False)
+        parser.add_argument("--config", action="config")
+        parser.add_subclass_arguments(MultiViewDataModule, "data")
+        args = expand([command, "--config", str(config)])[1:]
+        folders.append(parser.parse_args(args).data.init_args.data_dir)
+    assert folders == ["2024-01-01", "2024-01-01"]
 
 
 def test_a_run_without_checkpoints(msssl, tmp_path):

@@ -46,7 +46,7 @@ from torchvision import datasets
 datasets.CIFAR10._check_integrity = lambda self: True
 datasets.cifar.check_integrity = lambda *args: True
 """
-INTERNAL = ("module 'msssl' has no attribute …", "worse than the median")
+INTERNAL = ("module 'msssl' has no attribute …", "worse than the median", 'Parser key "…":\n…')
 SELF_EXPLANATORY = re.compile("expected|did you mean|at least|between 0 and 1|auto is for both|too large for")
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from msssl.checkpoint import find
 from msssl.checkpoint.files import CONFIG
+from msssl.cli.parser import load
 from msssl.cli.run_folder import is_requeued, requeued_run
 
 _ROOT = "--trainer.default_root_dir"
@@ -77,7 +78,7 @@ def _data_of(path: str) -> Any:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(Path(path).read_text())
+        config = load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"config {path} is not YAML: {error}") from error
     return config if isinstance(config, dict) else {}

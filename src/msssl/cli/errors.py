@@ -94,8 +94,9 @@ def condense(message: str, keys: Iterable[str]) -> str:
         name = found[1] or found[2]
         groups = {key.partition(".")[0] for key in keys}
         return f"no option {name}{_nearest(name, keys) or _nearest(name.partition('.')[0], groups)}"
-    if found := re.search(r"are required: (.*model.*)", message):
-        return f"{found[1].replace('fit.', '')} missing: name a config, such as --config cifar.yaml"
+    if found := re.search(r"are required: (.*\b(?:model|data)\b.*)", message):
+        keys_missing = ", ".join(name.rpartition(".")[2] for name in found[1].split(", "))
+        return f"{keys_missing} missing: name a config, such as --config cifar.yaml"
     parents = list(dict.fromkeys(re.findall(r'Parser key "(.+?)"', message)))
     key = ".".join(parents)
     if found := re.search(r"Option '(.+?)' is not accepted", message):
@@ -104,10 +105,13 @@ def condense(message: str, keys: Iterable[str]) -> str:
         return f"no option {key}.{found[1]}{_nearest(found[1], _options(classes))}"
     if found := re.search(r"Problem with given class_path '(.+?)':\s+(module '.+|No module.+)", message):
         return f"{key}: {found[1]}: {found[2]}{_nearest(found[1].rpartition('.')[2], _names(found[1]))}"
+    if re.search(r"Expected a dot import path string: None\b", message):  # of an argument of an optimizer or schedule
+        return f"{key}: expected a value, got null"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"{key}: no class {found[1]}{_nearest(found[1], _names('msssl.'))}"
     if found := re.search(r"Got value: (.+)", message) or re.search(r"Given value: (.+)", message):
-        return f"{key}: expected {_expected(message)}, got {found[1]}"
+        value = re.sub(r"^None\b", "null", found[1].partition(". Got value: ")[0])
+        return f"{key}: expected {_expected(message)}, got {value}"
     return " ".join(message.split())
 
 

@@ -2,11 +2,13 @@
 
 import inspect
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NoReturn, get_args
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
@@ -15,8 +17,8 @@ from msssl.cli.errors import condense
 _load_yaml = get_loader("yaml")
 
 
-def _load(text: str) -> Any:
-    """YAML in which the key `on`, as a probe has it, is a word: to PyYAML it is the boolean true."""
+def load(text: str) -> Any:
+    """YAML as configs are read: what looks like a date is text, and the key `on` is a word, not the boolean true."""
     return _with_words(_load_yaml(text))
 
 
@@ -28,7 +30,7 @@ def _with_words(value: Any) -> Any:
     return value
 
 
-set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+set_loader("yaml", load, exceptions=(yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -62,6 +64,18 @@ class Parser(LightningArgumentParser):
         sys.stderr.write(f"msssl: error: {self.subject}{condense(message, self._keys())}\n")
         sys.exit(2)
 
+    @override
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        super().validate(namespace, *args, **kwargs)
+        for action in self._actions:  # jsonargparse takes null for every type
+            hint = getattr(action, "_typehint", None)
+            if hint is None or action.default in (None, SUPPRESS):
+                continue
+            kinds = _kinds(hint)
+            if namespace.get(action.dest, action.default) is None and not {Any, object, NoneType, None} & {*kinds}:
+                names = "\n".join(f"  - Expected a {kind}. Got value: null" for kind in kinds)
+                raise TypeError(f'Parser key "{action.dest}":\n{names}')
+
     def _keys(self) -> list[str]:
         """Keys of this parser and of its commands."""
         parsers: list[Any] = [self]
@@ -69,6 +83,12 @@ class Parser(LightningArgumentParser):
             if isinstance(action.choices, dict):
                 parsers += [each for each in action.choices.values() if hasattr(each, "_actions")]
         return sorted({action.dest for parser in parsers for action in parser._actions})
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The types of a union, and the values of a `Literal`."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType, Literal) else ()
+    return [kind for part in parts for kind in _kinds(part)] if parts else [hint]
 
 
 def _parser_of(function: Callable[..., None]) -> Parser:

@@ -170,7 +170,10 @@ class MultiViewCLI(LightningCLI):
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_dir) if self.run_dir else None
-        return super()._instantiate_trainer(config, callbacks)
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except TypeError as error:  # a value of its arguments
+            raise ValueError(f"trainer: {error}") from error
 
     def _prepare_run(self, config: dict[str, Any]) -> list[Callback]:
         """Choose the run's folder, log into it unless told otherwise, and return the callbacks of a fit."""

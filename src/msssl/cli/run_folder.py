@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import sys
 from contextlib import suppress
@@ -78,7 +79,7 @@ def leave(folder: Path, error: BaseException, *, ran: bool, keep: bool) -> None:
         with suppress(OSError):  # other runs are in it
             folder.parent.rmdir()
     elif ran and (folder / LAST).is_file() and not isinstance(error, FloatingPointError):  # which would come again
-        log.info("go on with: msssl fit --ckpt_path %s", folder)
+        log.info("go on with: %s", shlex.join(["msssl", "fit", "--ckpt_path", str(folder)]))
 
 
 def rank() -> int:

@@ -1,6 +1,7 @@
 """The first and the last lines of a run: what it is, what came out, and what to type next."""
 
 import logging
+import shlex
 from pathlib import Path
 
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -47,10 +48,10 @@ def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> 
     if (run_dir / "views.png").is_file():
         lines["views"] = str(run_dir / "views.png")
     if any(run_dir.glob("events.*")):
-        lines["watch"] = f"tensorboard --logdir {run_dir.parent}"
+        lines["watch"] = shlex.join(["tensorboard", "--logdir", str(run_dir.parent)])
     if last.is_file():
         labelled = getattr(getattr(trainer, "datamodule", None), "num_classes", None) is not None
-        lines["next"] = f"msssl {'probe' if labelled else 'predict'} --ckpt_path {last}"
+        lines["next"] = shlex.join(["msssl", "probe" if labelled else "predict", "--ckpt_path", str(last)])
     for name, text in lines.items():
         Console(soft_wrap=True, highlight=False, markup=False).print(f"{name:<12}{text}")
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import yaml
-
 from msssl.cli.arguments import find_config
 from msssl.cli.check import check_fit
+from msssl.cli.parser import load
 from msssl.cli.resume import flat
 from msssl.cli.worker import Worker, fit_of
 from msssl.studies import read_study
@@ -47,7 +47,7 @@ def sweep(config: list[str], storage: str | None = None, root: str = "runs") -> 
     for measure in study.measures.values():
         find_config(measure.get("config", paths[0]))
     trials = open_trials(study, root, storage, create=True)
-    base = {**{name: yaml.safe_load(text) for name, text in texts.items()}, "set": study.common}
+    base = {**{name: load(text) for name, text in texts.items()}, "set": study.common}
     check_base(study, trials, dict(flat(base)))
     enqueue(study, trials, root, study.cells)
     _work(Worker(study, trials, folder_of(study, root), texts))
@@ -56,7 +56,7 @@ def sweep(config: list[str], storage: str | None = None, root: str = "runs") -> 
         why = next(iter(failures(study, trials).values()), "stopped elsewhere: the same command goes on")
         left = ", ".join(f"{number} {state}" for state, number in done.items())
         raise ChildProcessError(f"study {study.name}: {left} of {len(study.cells)} cells; {why}")
-    log.info("all %d cells are done: msssl report %s", len(study.cells), " ".join(config))
+    log.info("all %d cells are done: msssl report %s", len(study.cells), shlex.join(config))
 
 
 def _work(worker: Worker) -> None:

@@ -1,5 +1,6 @@
 """FFCV's `.beton` files."""
 
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,8 @@ class Beton(MultiViewDataModule):
         path = Path(self.data_dir, f"{name}.beton")
         if not path.is_file():
             if name == "train":
-                raise FileNotFoundError(f"{path} is not a file: write it with msssl write-beton --out {self.data_dir}")
+                folder = shlex.quote(self.data_dir)
+                raise FileNotFoundError(f"{path} is not a file: write it with msssl write-beton --out {folder}")
             return None
         file = BetonFile(path, self.order == "quasi_random" and name == "train")
         self._size = self._size or file.size

@@ -1,6 +1,7 @@
 """Reports of probes, grouped into tables whose rows can be compared."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def read_reports(runs: Sequence[str]) -> list[Report]:
             raise FileNotFoundError(f"{run} is neither a run nor a report; a study is named with its .yaml")
         paths = sorted(Path(run).glob("probe*.json")) if Path(run).is_dir() else [Path(run)]
         if not paths or not paths[0].is_file():
-            raise FileNotFoundError(f"{run} holds no probe.json: run msssl probe --ckpt_path {run}")
+            raise FileNotFoundError(f"{run} holds no probe.json: run msssl probe --ckpt_path {shlex.quote(run)}")
         for path in paths:
             try:
                 content = json.loads(path.read_text())
