@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, OnlineProbe
-from msssl.callbacks import BestCheckpoint, FeaturesWriter, Pace, ViewGrid, pace
+from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineKNN, Pace, ViewGrid, pace
 from msssl.callbacks.view_grid import add_caption, contact_sheet, draw_views
 
 COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]], dtype=torch.uint8)
@@ -311,6 +311,71 @@ def test_without_labels_the_probe_is_off(tmp_path, caplog):
     ]
 
 
+def partly_labelled(n, labelled):
+    """Images of which the first so many have a label."""
+    images = coloured(n)
+    return relabelled(images, torch.where(torch.arange(n) < labelled, images.tensors[1], -1))
+
+
+def said_about(caplog, callback):
+    return [record.getMessage() for record in caplog.records if callback in record.getMessage()]
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_without_labelled_validation_images_there_is_no_accuracy(tmp_path, caplog, epochs):
+    best = BestCheckpoint(dirpath=tmp_path)
+    probe = OnlineProbe()
+    with caplog.at_level("INFO", logger="msssl"):
+        data = data_of(coloured(36), partly_labelled(15, 0))
+        trainer = fit(tmp_path, [probe, OnlineKNN(), best], data=data, max_epochs=epochs, num_sanity_val_steps=2)
+    assert not [name for name in trainer.callback_metrics if name.startswith("val/")]
+    assert "train/probe_loss" in trainer.callback_metrics
+    assert not best.best_model_path
+    assert said_about(caplog, "online probe") == [
+        "online probe: no validation image has a label, so there is no val/probe_top1"
+    ]
+    assert said_about(caplog, "online kNN") == ["online kNN: off, no validation image has a label"]
+
+
+@pytest.mark.parametrize(
+    ("train", "reason"),
+    [
+        (partly_labelled(36, 0), "the data has no labels"),
+        (relabelled(coloured(36), torch.zeros(36, dtype=torch.long)), "all labelled training images are of one class"),
+        (relabelled(coloured(36), torch.full((36,), 4)), "all labelled training images are of one class"),
+    ],
+    ids=["none", "one class", "one class, not the first"],
+)
+def test_what_teaches_nothing_turns_classifiers_off(tmp_path, caplog, train, reason):
+    val = relabelled(coloured(15), train.tensors[1][:15])
+    with caplog.at_level("INFO", logger="msssl"):
+        trainer = fit(tmp_path, [OnlineProbe(), OnlineKNN()], data=data_of(train, val), max_epochs=2)
+    assert not [name for name in trainer.callback_metrics if "top1" in name or "probe" in name]
+    for name in ("online probe", "online kNN"):
+        (line,) = said_about(caplog, name)
+        assert line.startswith(f"{name}: off, {reason}")
+
+
+def test_labels_outside_the_fraction_teach_the_neighbours_alone(tmp_path, caplog):
+    """The probe learns on the images of the run, the neighbours are all labelled ones."""
+    data = data_of(partly_labelled(36, 3), coloured(15), fraction=1.0)
+    data.setup()
+    data.splits["train"].indices = torch.arange(3, 36)
+    with caplog.at_level("INFO", logger="msssl"):
+        trainer = fit(tmp_path, [OnlineProbe(), OnlineKNN()], data=data, max_epochs=1)
+    assert "val/probe_top1" not in trainer.callback_metrics
+    assert said_about(caplog, "online probe") == ["online probe: off, no training image has a label"]
+    assert "val/knn_top1" in trainer.callback_metrics
+
+
+def test_an_accuracy_that_no_image_was_measured_for_is_not_logged(tmp_path):
+    """As where `limit_val_batches` leaves out those with a label."""
+    val = relabelled(coloured(24), torch.cat([torch.full((12,), -1), torch.arange(12) % 3]))
+    callbacks = [OnlineProbe(), OnlineKNN()]
+    trainer = fit(tmp_path, callbacks, data=data_of(val=val), max_epochs=1, limit_val_batches=1)
+    assert not [name for name in trainer.callback_metrics if "top1" in name]
+
+
 # The picture of the views.
 
 
@@ -434,6 +499,53 @@ def test_the_default_metric_is_the_accuracy_of_the_probe(tmp_path):
     trainer = fit(tmp_path, [OnlineProbe(lr=0.1), best], max_epochs=2)
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["best.ckpt"]
     assert best.best_model_score == max(best.best_model_score, trainer.callback_metrics["val/probe_top1"])
+
+
+class Measured(Scores):
+    """Logs a RankMe, and an accuracy if there is one, in each epoch."""
+
+    def __init__(self, ranks, accuracies=None):
+        self.ranks, self.accuracies = ranks, accuracies
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("val/rankme", self.ranks[trainer.current_epoch])
+        if self.accuracies and not trainer.sanity_checking:
+            pl_module.log("val/probe_top1", self.accuracies[trainer.current_epoch])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "epoch", "said"),
+    [
+        (None, 1, ["best checkpoint: that of the highest val/rankme, as there is no accuracy to choose by"]),
+        ([0.1, 0.2, 0.9], 2, []),
+    ],
+    ids=["without labels", "with labels"],
+)
+def test_the_best_checkpoint_is_chosen_by_what_there_is(tmp_path, caplog, accuracies, epoch, said):
+    best = BestCheckpoint(dirpath=tmp_path)
+    with caplog.at_level("INFO", logger="msssl"):
+        callbacks = [Measured([3.0, 5.0, 4.0], accuracies), best]
+        fit(tmp_path, callbacks, max_epochs=3, num_sanity_val_steps=1)
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == epoch
+    assert said_about(caplog, "best checkpoint") == said
+
+
+@pytest.mark.parametrize("accuracies", [None, [0.9, 0.2, 0.1]], ids=["without labels", "with labels"])
+def test_what_was_best_stays_so_after_a_resume(tmp_path, accuracies):
+    """Also where the checkpoint is of a run that named the metric, as the default once was."""
+    ranks = [9.0, 1.0, 2.0]
+    monitors = {"monitor": "val/probe_top1"} if accuracies else {}
+    trainer = fit(tmp_path, [Measured(ranks, accuracies), BestCheckpoint(dirpath=tmp_path, **monitors)], max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    resumed = BestCheckpoint(dirpath=tmp_path)
+    fit(tmp_path, [Measured(ranks, accuracies), resumed], max_epochs=3, ckpt_path=tmp_path / "saved.ckpt")
+    assert resumed.best_model_score == pytest.approx(0.9 if accuracies else 9.0)
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_the_least_of_auto_is_refused():
+    with pytest.raises(ValueError, match="mode is min: monitor auto needs max"):
+        BestCheckpoint(mode="min")
 
 
 # The features.

@@ -1,5 +1,6 @@
 """The best checkpoint, where there is something to judge by."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,26 +8,50 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
+AUTO = "auto"
+METRICS = ("val/probe_top1", "val/rankme")  # of which `auto` is the first that is logged
+log = logging.getLogger(__name__)
+
 
 class BestCheckpoint(ModelCheckpoint):
     """`ModelCheckpoint` that saves nothing, instead of failing, where the monitored metric is not logged.
 
     Args:
-        monitor: name of the metric.
-        mode: `max` or `min`.
+        monitor: name of the metric. `auto` is the accuracy of the online probe, `val/probe_top1`, and where none is
+            logged, as without labels, RankMe, `val/rankme`: the higher, the better. The first validation decides.
+            RankMe needs no labels, and says less than an accuracy: embeddings of high rank can be useless.
+        mode: `max` or `min`; for `auto` it must be `max`.
         filename: name of the file, without `.ckpt`.
         **kwargs: those of `lightning.pytorch.callbacks.ModelCheckpoint`.
     """
 
-    def __init__(
-        self, monitor: str = "val/probe_top1", mode: str = "max", filename: str = "best", **kwargs: Any
-    ) -> None:
+    def __init__(self, monitor: str = AUTO, mode: str = "max", filename: str = "best", **kwargs: Any) -> None:
+        if monitor == AUTO and mode != "max":
+            raise ValueError(f"mode is {mode}: monitor auto needs max, as it chooses the highest of its metrics")
         super().__init__(monitor=monitor, mode=mode, filename=filename, **kwargs)
+        self._given = monitor
         if self.save_top_k == 1:  # or a file that a killed run left after its last checkpoint would stay beside
             self._enable_version_counter = False
 
+    @property
+    @override
+    def state_key(self) -> str:  # the same before and after `auto` is decided
+        monitor, self.monitor = self.monitor, METRICS[0] if self._given == AUTO else self._given
+        key = super().state_key
+        self.monitor = monitor
+        return key
+
+    def _choose(self, trainer: Trainer) -> None:
+        """Decide what `auto` is, once there is a metric."""
+        if self.monitor != AUTO or trainer.sanity_checking:
+            return
+        self.monitor = next((name for name in METRICS if name in trainer.callback_metrics), AUTO)
+        if self.monitor == METRICS[1]:
+            log.info("best checkpoint: that of the highest %s, as there is no accuracy to choose by", self.monitor)
+
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._choose(trainer)
         if self.monitor in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
 
@@ -44,6 +69,8 @@ class BestCheckpoint(ModelCheckpoint):
 
         if not Path(here(state_dict["best_model_path"])).is_file():
             return
+        if self.monitor == AUTO:
+            self.monitor = state_dict["monitor"]
         paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
         best = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})

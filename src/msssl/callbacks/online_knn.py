@@ -5,9 +5,10 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric
 from typing_extensions import override
 
+from msssl.callbacks.labelled import UNLABELLED_VALIDATION, validation_is_labelled, why_nothing_is_learnt
 from msssl.distributed import gather_rows
 from msssl.metrics import knn, neighbours_taken
 from msssl.progress import with_bar
@@ -19,31 +20,40 @@ class OnlineKNN(Callback):
     """Logs `val/knn_top1`: each validation image votes with the nearest clean training images, by `metrics.knn`.
 
     Before each validation the labelled training images go through the encoder, in evaluation mode and without views.
+    Without labels in training or in validation, or with one class, it is off, with one line in the log.
 
     Args:
         k: number of neighbours. At most half of the labelled images of the bank are taken, so that a small set has
             fewer; the log then says how many.
         temperature: of their votes.
-        bank_size: training images that are compared with, spread evenly over the set, at most.
+        bank_size: labelled training images that are compared with, spread evenly over the set, at most.
     """
 
     def __init__(self, k: int = 200, temperature: float = 0.1, bank_size: int = 20_000) -> None:
         self.k = k
         self.temperature = temperature
         self.bank_size = bank_size
+        self._off = False
         self._bank: tuple[Tensor, Tensor] | None = None
-        self._accuracy: MulticlassAccuracy | None = None
+        self._accuracy: MeanMetric | None = None
         self._k_taken = k  # what was said last
 
     @override
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        if getattr(data, "num_classes", None) is None:
-            log.info("online kNN: off, the data has no labels")
+        reason = why_nothing_is_learnt(data, nearest=True)
+        if reason is None and not validation_is_labelled(data):
+            reason = UNLABELLED_VALIDATION
+        self._off = reason is not None
+        if self._off and stage in ("fit", "validate"):
+            log.info("online kNN: off, %s", reason)
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or self._off:
             return
-        loader = data.evaluation_dataloader("probe", at_most=self.bank_size)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loader = data.evaluation_dataloader("probe", at_most=self.bank_size, labelled=True)
         found = []
         for batch in with_bar(loader, "Features of the neighbours", len(loader)):
             clean = data.views.evaluate(batch["image"].to(pl_module.device))
@@ -57,8 +67,7 @@ class OnlineKNN(Callback):
             n = int((labels >= 0).sum())
             log.info("online kNN: k = %d, half of the %s labelled images it compares with, not %d", k, f"{n:,}", self.k)
         self._num_classes = data.num_classes
-        accuracy = MulticlassAccuracy(self._num_classes, average="micro", ignore_index=-1, validate_args=False)
-        self._accuracy = accuracy.to(pl_module.device)
+        self._accuracy = MeanMetric(nan_strategy="ignore").to(pl_module.device)  # its "disable" drops the weights
 
     @override
     def on_validation_batch_end(
@@ -81,12 +90,14 @@ class OnlineKNN(Callback):
             k=self.k,
             temperature=self.temperature,
         )
-        self._accuracy.update(scores, outputs["label"])
+        label = outputs["label"]
+        self._accuracy.update((scores.argmax(dim=1) == label).float(), (label >= 0).float())
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._accuracy is None:
             return
-        # `compute` already sums over ranks; sync_dist only tells Lightning so.
-        pl_module.log("val/knn_top1", self._accuracy.compute(), prog_bar=True, sync_dist=True)
+        accuracy = self._accuracy.compute()  # of all ranks
         self._bank = self._accuracy = None
+        if accuracy.isfinite():  # else no image had a label
+            pl_module.log("val/knn_top1", accuracy, prog_bar=True, sync_dist=True)  # which only tells Lightning so

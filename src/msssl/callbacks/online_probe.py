@@ -9,10 +9,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from msssl.backbones import evaluating
+from msssl.callbacks.labelled import UNLABELLED_VALIDATION, validation_is_labelled, why_nothing_is_learnt
 from msssl.distributed import gather
 from msssl.logging_steps import is_logging_step
 
@@ -26,7 +27,8 @@ class OnlineProbe(Callback):
 
     It has its own optimizer and never sends a gradient into the encoder. Labels of -1 are left out. Under DDP every
     rank takes the same step on the features of all ranks, so the probes stay equal. Head and optimizer are in the
-    checkpoint. Without labels it turns itself off, with one line in the log.
+    checkpoint. Without labels to learn from, or with one class, it turns itself off, with one line in the log; where no
+    validation image has a label it learns, and logs no accuracy.
 
     Args:
         lr: learning rate of its AdamW.
@@ -49,7 +51,7 @@ class OnlineProbe(Callback):
         self.name = name
         self._n_layers = 0 if found[1] is None else int(found[1]) + 1  # of the projector
         self.head: nn.Sequential | None = None
-        self._accuracy: MulticlassAccuracy | None = None
+        self._accuracy: MeanMetric | None = None
         self._saved: dict[str, Any] = {}
 
     @property
@@ -59,24 +61,21 @@ class OnlineProbe(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        num_classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)
-        if num_classes is None:
-            log.info(
-                "online %s: off, the data has no labels (or its data set no `targets` to count the classes by)",
-                self.name,
-            )
+        data: Any = getattr(trainer, "datamodule", None)
+        if (reason := why_nothing_is_learnt(data)) is not None:
+            log.info("online %s: off, %s", self.name, reason)
             return
+        if stage == "fit" and not validation_is_labelled(data):
+            log.info("online %s: %s, so there is no val/%s_top1", self.name, UNLABELLED_VALIDATION, self.name)
         if self.head is not None:
             return
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # equal on all ranks, and no draw from the run's own state
-            head = self._build(pl_module, num_classes)
+            head = self._build(pl_module, data.num_classes)
         device = trainer.strategy.root_device
         self.head = head.to(device)
         self._optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, fused=True)
-        self._accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=-1, validate_args=False).to(
-            device
-        )
+        self._accuracy = MeanMetric(nan_strategy="ignore").to(device)  # its "disable" drops the weights
         self._restore()
 
     @override
@@ -113,7 +112,8 @@ class OnlineProbe(Callback):
         if self.head is None or self._accuracy is None:
             return
         self.head.eval()
-        self._accuracy.update(self.head(self._layer(pl_module, outputs["features"])), outputs["label"])
+        found, label = self.head(self._layer(pl_module, outputs["features"])).argmax(dim=1), outputs["label"]
+        self._accuracy.update((found == label).float(), (label >= 0).float())
 
     on_test_batch_end = on_validation_batch_end
 
@@ -128,9 +128,10 @@ class OnlineProbe(Callback):
     def _report(self, pl_module: LightningModule, name: str) -> None:
         if self._accuracy is None:
             return
-        # `compute` already sums over ranks; sync_dist only tells Lightning so.
-        pl_module.log(name, self._accuracy.compute(), prog_bar=True, sync_dist=True)
+        accuracy = self._accuracy.compute()  # of all ranks
         self._accuracy.reset()
+        if accuracy.isfinite():  # else no image had a label
+            pl_module.log(name, accuracy, prog_bar=True, sync_dist=True)  # which only tells Lightning that it is
 
     def _build(self, pl_module: LightningModule, num_classes: int) -> nn.Sequential:
         width: Any = pl_module.feature_dim

@@ -15,7 +15,7 @@ from typing_extensions import override
 from msssl.checkpoint import Reloadable
 from msssl.data.checks import check_arguments, check_datasets, check_pixel_arguments
 from msssl.data.deep import Window
-from msssl.data.images import Images, labels_of
+from msssl.data.images import Images, labels_of, labels_or_minus_one
 from msssl.data.listing import ImageFiles
 from msssl.data.loaders import EvaluationLoader, TrainLoader
 from msssl.data.skipped import find_skipped
@@ -174,6 +174,16 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         part = self.splits[split]
         return Images(self.opened.open(part.dataset, part.name), part.indices, part.name)
 
+    def split_labels(self, split: str) -> Tensor:
+        """Label (n,) of each image of `train`, `val`, `test` or `probe`, -1 for none; known after `setup`."""
+        part = self.splits[split]
+        return labels_or_minus_one(part.dataset)[part.indices]
+
+    @property
+    def labelled_apart(self) -> bool:
+        """Whether the labelled images are another set than the one to pretrain on; known after `setup`."""
+        return self.splits["probe"].dataset is not self.splits["train"].dataset
+
     @override
     def train_dataloader(self) -> TrainLoader:
         """Batches of uint8 images, of which `make_views` makes views.
@@ -189,14 +199,12 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         return self._train_loader(lambda: trainer.current_epoch, same_order=overfit)
 
     def _train_loader(self, epoch: Callable[[], int] | None, same_order: bool = False) -> TrainLoader:
-        images = self.images("train")
-        labelled_apart = self.splits["probe"].dataset is not self.splits["train"].dataset
         return TrainLoader(
-            images,
+            self.images("train"),
             self.batch_size,
             seed=self.seed,
             epoch=epoch,
-            probe=self.images("probe") if labelled_apart else None,
+            probe=self.images("probe") if self.labelled_apart else None,
             same_order=same_order,
             **self._shard(),
         )
@@ -213,9 +221,18 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def predict_dataloader(self) -> EvaluationLoader:
         return self.evaluation_dataloader("test" if "test" in self.splits else "probe")
 
-    def evaluation_dataloader(self, split: str, at_most: int | None = None) -> EvaluationLoader:
-        """Clean images of `val`, `test` or `probe` (labelled ones to train on, whatever `fraction` is), all or some."""
-        return EvaluationLoader(self.images(split).spread(at_most), self.batch_size, **self._shard())
+    def evaluation_dataloader(self, split: str, at_most: int | None = None, labelled: bool = False) -> EvaluationLoader:
+        """Clean images of `val`, `test` or `probe` (the set to train a probe on, whatever `fraction` is).
+
+        Args:
+            split: one of these.
+            at_most: so many, evenly spread; all by default.
+            labelled: whether those without a label are left out.
+        """
+        images = self.images(split)
+        if labelled:
+            images = Images(images.dataset, images.indices[self.split_labels(split) >= 0], images.name)
+        return EvaluationLoader(images.spread(at_most), self.batch_size, **self._shard())
 
     def _shard(self) -> dict[str, Any]:
         trainer = self.trainer
