@@ -35,10 +35,10 @@ from torchvision.transforms import v2
 
 from msssl.data import ImageFolder
 from msssl.data.decode import usable_cores
-from msssl.data.files import list_images
 from msssl.data.images import Decoded, Images
 from msssl.data.loaders import TrainLoader
 from msssl.data.storage import StorageKind
+from msssl.data.walk import list_images
 
 try:
     import ffcv
@@ -87,7 +87,7 @@ def write_jpegs(data: Data, n_images: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         texture(height, width, generator).save(folder / f"{index:05d}.jpg", quality=90)
     if not data.large:
-        paths = list_images(data.folder / "train")
+        paths, _ = list_images(data.folder / "train")
         np.save(data.folder / "pixels.npy", np.stack([np.asarray(Image.open(path)) for path in paths]))
 
 
@@ -256,7 +256,7 @@ def decode_file(path: str) -> None:
 def build(folder: str) -> dict[str, Any]:
     """Seconds to build the caches, to open them again, and for bare PIL to decode the files in as many processes."""
     runs = []
-    paths = list_images(Path(folder))
+    paths, _ = list_images(folder)
     for _ in range(3):
         with TemporaryDirectory() as cache_dir:
             ours = [apart(open_cached, folder, cache_dir) for _ in ("build", "open")]

@@ -2,7 +2,9 @@
 
 import csv
 import logging
+import os
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import torch
 from conftest import NARROW
 from deep_images import write_png, write_tiff
-from PIL import Image
+from PIL import Image, ImageFile, features
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from msssl import ImageFolder, MultiView, MultiViewDataModule
+from msssl.data.walk import image_extensions
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 QUADRANTS = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -376,6 +380,247 @@ def test_a_folder_of_photographs_is_a_training_set_without_labels(tmp_path, capl
     assert len(data.splits["train"]) == 2
     assert data.num_classes is None
     assert "holds no folder train" in caplog.text
+
+
+def save(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), value).save(path)
+
+
+def labelled(root, *folders, n=2):
+    """So many images in each of the folders; each pixel of an image is its number."""
+    for i in range(n * len(folders)):
+        save(root / folders[i // n] / f"{i}.png", i)
+
+
+@pytest.fixture
+def told(caplog):
+    """What msssl says while it reads a folder."""
+    caplog.set_level(logging.INFO, logger="msssl")
+    return lambda: "\n".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("Training", "valid", "Testing"), ("TRAIN", "validation", "test")]
+)
+def test_splits_may_have_any_of_their_names(tmp_path, names):
+    labelled(tmp_path, *(f"{split}/{name}" for split in names for name in ("ape", "bee")))
+    data = read(tmp_path, val_fraction=0.5)
+    found = [values(data.images(split)) for split in ("train", "val", "test")]
+    assert found == [{0, 1, 2, 3}, {4, 5, 6, 7}, {8, 9, 10, 11}]
+
+
+def test_a_folder_beside_the_splits_is_named(tmp_path, told):
+    labelled(tmp_path, "train/ape", "train/bee", "dev/ape", "masks/bee", ".cache/x", "@eaDir/x")
+    read(tmp_path)
+    assert f"not read, as they are neither train, val nor test: dev, masks in {tmp_path}" in told()
+
+
+def test_the_log_names_classes_and_images_below_their_folders(tmp_path, told):
+    labelled(tmp_path / "pacs", *(f"P{i}/study" for i in range(30)))
+    save(tmp_path / "pacs" / "P7" / "more.png")
+    read(tmp_path / "pacs", val_fraction=0.1)
+    assert "classes: 30, by folder: P0, P1, P10, P11, P12, ...; 2 (P0) to 3 (P7) training images each" in told()
+    nested = tmp_path / "pacs" / "P0" / "study" / "0.png"
+    assert f"60 images are in folders below a class folder, and of its class, such as {nested}" in told()
+    assert "labels: none" in told()
+
+
+@pytest.mark.parametrize("nothing", ["none", None])
+def test_folders_need_not_be_classes_and_may_be_groups(tmp_path, nothing, told):
+    """An export of a hospital: patient/study/image."""
+    labelled(tmp_path / "pacs", *(f"P{i}/study{j}" for i in range(10) for j in range(2)))
+    data = read(tmp_path / "pacs", labels=nothing, group_level=1, val_fraction=0.25)
+    assert data.num_classes is None
+    train, val = values(data.images("train")), values(data.images("val"))
+    assert train | val == set(range(40))
+    assert len(val) in (8, 12)  # as near to 10 as whole patients of 4 images allow
+    assert not {i // 4 for i in train} & {i // 4 for i in val}
+    assert "classes" not in told()
+    assert read(tmp_path / "pacs", labels=nothing).datasets["train"].groups is None
+
+
+def test_a_folder_below_that_of_a_class_may_be_the_group(tmp_path, told):
+    labelled(tmp_path / "train", *(f"{name}/P{i}/study" for i in range(8) for name in ("sick", "well")), n=3)
+    data = read(tmp_path, group_level=2, val_fraction=0.2)
+    assert data.num_classes == 2
+    groups = data.datasets["train"].groups  # both eyes of P0, say, one of which is sick
+    of_split = {split: {groups[i] for i in data.splits[split].indices.tolist()} for split in ("train", "val")}
+    assert of_split["train"] | of_split["val"] == {f"P{i}" for i in range(8)}
+    assert not of_split["train"] & of_split["val"]
+    assert "below a class folder" not in told()  # as the user knows
+
+
+def test_a_manifest_without_its_labels(scans):
+    root, rows = scans
+    data = read(root, manifest=write_manifest(root / "list.csv", rows), labels="none", val_fraction=0.1)
+    assert data.num_classes is None
+    assert len(data.splits["val"]) == 6  # two patients, still whole
+
+
+# Links, and files of other kinds.
+
+
+def test_links_to_folders_are_followed_each_folder_once(tmp_path):
+    labelled(tmp_path / "elsewhere", "2024", "2025", "bees")
+    labelled(tmp_path / "train", "ape")
+    ape = tmp_path / "train" / "ape"
+    (ape / "more").symlink_to(tmp_path / "elsewhere" / "2024")
+    (ape / "more again").symlink_to(tmp_path / "elsewhere" / "2024")
+    (tmp_path / "elsewhere" / "2024" / "next").symlink_to("../2025")
+    (tmp_path / "train" / "bee").symlink_to(tmp_path / "elsewhere" / "bees")
+    for name, loop in {"a": ".", "b": "..", "c": "../..", "d": "../bee/up"}.items():
+        (ape / name).symlink_to(loop)
+    (tmp_path / "elsewhere" / "bees" / "up").symlink_to(tmp_path / "train")
+    data = read(tmp_path)
+    assert data.splits["train"].dataset.targets == [0] * 6 + [1] * 2
+    assert {path.rpartition("/")[2] for path in data.datasets["train"].paths} == {f"{i}.png" for i in range(6)}
+
+
+def test_a_folder_that_cannot_be_listed_stops_the_run(tmp_path, monkeypatch):
+    labelled(tmp_path / "train", "ape/2024", "bee")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("2024"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="2024"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("extension", ["jfif", "jpe", "jp2", "tga", "dib", "mpo", "avif"])
+def test_what_pillow_opens_is_read(tmp_path, extension):
+    if extension == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    image = Image.new("RGB", (16, 16), (10, 200, 30))
+    kind = {"jfif": "jpeg", "jpe": "jpeg", "jp2": "jpeg2000"}.get(extension, extension)
+    two(tmp_path / "train", lambda path: image.save(f"{path}.{extension.upper()}", kind))
+    assert np.abs(image_of(tmp_path).astype(int) - (10, 200, 30)).max() <= 4
+
+
+def test_every_extension_that_counts_as_an_image_is_one_that_pillow_has_a_decoder_for():
+    kinds = Image.registered_extensions()
+    factories = {kind: factory for kind, (factory, _) in Image.OPEN.items()}
+    classes = {kind: factory for kind, factory in factories.items() if isinstance(factory, type)}
+    stubs = {kind for kind, factory in classes.items() if issubclass(factory, ImageFile.StubImageFile)}
+    assert stubs
+    for extension in image_extensions():
+        assert kinds[extension] in {*Image.OPEN, "MPO"} - stubs - {"MPEG"}
+    assert {*IMG_EXTENSIONS, ".gif"} <= image_extensions()  # those of torchvision
+
+
+def test_other_kinds_are_counted_and_droppings_are_not(tmp_path, told):
+    labelled(tmp_path / "train", "ape", "bee")
+    (tmp_path / "train" / "bee" / "3.png").rename(tmp_path / "train" / "bee" / "3.JFIF")
+    for name in ("ape/a.dcm", "bee/b.DCM", "bee/README", "bee/deep/x.heic", "bee/y.pdf", "ape/z.mpg"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    droppings = ("ape/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "ape/.@__thumb/0.png", "__MACOSX/0.png", "bee/._3.png")
+    for name in (*droppings, "bee/Thumbs.db", "bee/.DS_Store", "#recycle/5.png", "lost+found/x", "bee/desktop.ini"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no image")
+    data = read(tmp_path)
+    assert values(data.images("train")) == {0, 1, 2, 3}
+    assert data.num_classes == 2
+    assert "kinds of image files: 3 .png, 1 .jfif" in told()
+    assert "left out, as Pillow does not read them: 2 .dcm, 1 without an extension, 1 .heic, 1 .mpg, 1 .pdf" in told()
+    assert not any(name in told() for name in ("eaDir", "MACOSX", "recycle", ".db", ".ini", "DS_Store"))
+
+
+# Classes that a split lacks, and their names.
+
+
+def test_a_split_without_some_classes_or_labels_is_said_and_read(tmp_path, told):
+    labelled(tmp_path, "train/ape", "train/bee", "train/cow", "val/ape", "test")
+    data = read(tmp_path)
+    assert f"{tmp_path}: val has no images of 2 of the classes, such as 'bee'" in told()
+    assert f"{tmp_path}: the images of test have no labels" in told()
+    assert data.num_classes == 3
+    assert data.datasets["val"].targets == [0, 0]
+    assert data.datasets["test"].targets == [-1, -1]
+    assert values(data.images("test")) == {8, 9}
+
+
+def test_one_folder_in_test_that_is_no_class_has_no_labels(tmp_path, told):
+    """As sites of competitions pack them: test/images/*."""
+    labelled(tmp_path, "train/ape", "train/bee", "test/images")
+    assert read(tmp_path).datasets["test"].targets == [-1, -1]
+    assert f"{tmp_path / 'test'}: 'images' is no class of train, so that its images have no label" in told()
+    data = read(tmp_path, classes=["ape", "bee"])
+    assert len(data.splits["test"]) == 2
+
+
+NAMES = ["no", "1", "null", "2024", "1.5", "on"]  # what YAML makes something else of
+WORDS = "[no, 1, null, 2024, 1.5, on]"
+
+
+@pytest.mark.parametrize("source", ["folders", "manifest", "file", "list"])
+def test_classes_of_any_name(tmp_path, source):
+    labelled(tmp_path / "train", *NAMES)
+    arguments = {"folders": {}, "list": {"classes": NAMES}, "file": {"classes": str(tmp_path / "names.txt")}}
+    (tmp_path / "names.txt").write_text("\ufeff" + "\n".join(NAMES))
+    if source == "manifest":
+        rows = [(f"train/{NAMES[i // 2]}/{i}.png", NAMES[i // 2]) for i in range(12)]
+        arguments["manifest"] = {"manifest": write_manifest(tmp_path / "list.csv", rows, ("path", "label"))}
+    data = read(tmp_path, **arguments[source])
+    dataset = data.datasets["train"]
+    assert sorted(dataset.classes) == sorted(NAMES)
+    assert [dataset.classes[label] for label in dataset.targets] == [path.split("/")[-2] for path in dataset.paths]
+
+
+def test_classes_that_are_words_of_yaml_need_quotes_and_numbers_none(msssl, tmp_path):
+    labelled(tmp_path / "images" / "train", *NAMES, n=4)
+    code, _, err = inspect(msssl, tmp_path / "images", "--data.classes", "[1, 2024, 'no', \"null\"]")
+    assert code == 0, err
+    assert "classes: 4, by folder" in err
+    code, _, err = inspect(msssl, tmp_path / "images", "--data.classes", WORDS)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("msssl: error: ")
+    assert "classes lists False, which YAML makes of a word such as no, null or 1.0: put the name into quotes" in err
+
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "zoé") for form in ("NFC", "NFD"))
+
+
+@pytest.fixture
+def two_forms(tmp_path):
+    """A class whose name macOS has written in one split and another system in the other."""
+    assert COMPOSED != DECOMPOSED
+    labelled(tmp_path, f"train/{COMPOSED}", "train/bee", f"test/{DECOMPOSED}", "test/bee")
+    if len([*(tmp_path / "test").iterdir()]) != 2 or not (tmp_path / "test" / DECOMPOSED).is_dir():
+        pytest.skip("this file system chooses the form itself")
+    return tmp_path
+
+
+def test_names_of_both_unicode_forms_are_one_class(two_forms):
+    data = read(two_forms)
+    assert data.datasets["train"].classes == ["bee", COMPOSED]
+    assert data.datasets["test"].targets == [0, 0, 1, 1]
+    assert values(data.images("test")) == {4, 5, 6, 7}
+    labelled(two_forms / "train", DECOMPOSED)
+    assert read(two_forms).datasets["train"].targets == [0] * 2 + [1] * 4
+    assert read(two_forms, classes=[DECOMPOSED, "bee"]).num_classes == 2
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_manifest_finds_files_in_either_unicode_form(two_forms, form):
+    save(two_forms / "train" / COMPOSED / f"{DECOMPOSED}.png", 9)
+    paths = [f"train/{COMPOSED}/0.png", f"train/{COMPOSED}/{COMPOSED}.png", f"test/{COMPOSED}/4.png", "test/bee/6.png"]
+    rows = [
+        (unicodedata.normalize(form, path), unicodedata.normalize(form, name), "Train")
+        for path, name in zip(paths, [COMPOSED, DECOMPOSED, "bee", "bee"], strict=True)
+    ]
+    data = read(two_forms, manifest=write_manifest(two_forms / "list.csv", rows, ("path", "label", "split")))
+    assert values(data.images("train")) == {0, 9, 4, 6}
+    assert data.datasets["train"].classes == ["bee", COMPOSED]
+    rows.append((unicodedata.normalize("NFKD", rows[0][0]), "bee", "train"))
+    with pytest.raises(ValueError, match=r"row 6: .* is also in row 2"):
+        read(two_forms, manifest=write_manifest(two_forms / "list.csv", rows, ("path", "label", "split")))
 
 
 def write_manifest(path, rows, header=("path", "label", "split", "group")):

@@ -1,15 +1,11 @@
 """Image files of any kind, as 8-bit RGB."""
 
 import errno
-import os
-from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from msssl.data.deep import Window, check_values, read_deep, through_window
 
-EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 _TURNS = {  # that make an image upright, by its orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,16 +25,6 @@ _OF_THE_FILE = {  # numbers of errors that say something about a file
     errno.ENAMETOOLONG,
     errno.EINVAL,
 }
-
-
-def list_images(folder: Path) -> list[str]:
-    """Paths below a folder that end like images, sorted; directories and dead links that do so too, hidden ones not."""
-    found: list[str] = []
-    for root, folders, files in os.walk(folder):
-        named = [name for name in (*folders, *files) if name.lower().endswith(EXTENSIONS) and name[0] != "."]
-        found += [f"{root}{os.sep}{name}" for name in named]
-        folders[:] = [name for name in folders if name[0] != "."]
-    return sorted(found)
 
 
 def shown(path: str) -> str:

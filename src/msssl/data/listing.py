@@ -1,23 +1,22 @@
-"""A user's image files: which there are, in folders or by a list, and their labels."""
+"""A user's image files, as a data set with labels."""
 
 import hashlib
 import logging
 import os
 import statistics
-from pathlib import Path
+from collections import Counter
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from msssl.data.deep import Window
-from msssl.data.files import EXTENSIONS, list_images, open_square, short_side, shown
+from msssl.data.files import open_square, short_side, shown
 from msssl.data.images import UnreadableImageError, stop_for_the_machine
 from msssl.data.manifest import Row
-from msssl.data.splits import SPLITS
 
 MAX_DEFAULT_SIZE = 64
+N_NAMED = 5  # classes that the log names
 N_MEASURED = 100  # images that the default size is taken from
-LAYOUT = "ImageFolder reads DATA_DIR/train/<class>/* or DATA_DIR/train/*"
 log = logging.getLogger(__name__)
 
 
@@ -81,52 +80,6 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         return size
 
 
-def list_folders(data_dir: str, classes: list[str] | None) -> dict[str, list[Row]]:
-    """The images of each split in `data_dir/{train,val,test}/<class>/*`, sorted, or of `data_dir` if it has no such.
-
-    Args:
-        data_dir: the folder.
-        classes: names of the class folders to read; None for all.
-
-    Raises:
-        FileNotFoundError: there is no `train`.
-        ValueError: a folder without images, or only one class.
-    """
-    if not Path(data_dir).is_dir():
-        raise FileNotFoundError(f"{data_dir} is not a folder; {LAYOUT}")
-    folders = {split: Path(data_dir, split) for split in SPLITS}
-    if not any(folder.is_dir() for folder in folders.values()):
-        log.info("images: all of %s is for training, as it holds no folder train", data_dir)
-        folders["train"] = Path(data_dir)
-    if not folders["train"].is_dir():
-        raise FileNotFoundError(f"{folders['train']} is not a folder; {LAYOUT}")
-    return {split: _list(folder, classes) for split, folder in folders.items() if folder.is_dir()}
-
-
-def _list(folder: Path, classes: list[str] | None) -> list[Row]:
-    names = sorted(entry.name for entry in folder.iterdir() if _is_class(entry))
-    if names and classes is not None:
-        if missing := sorted(set(classes) - set(names)):
-            raise ValueError(f"{folder} has no images of the class {missing[0]!r}, which `classes` lists")
-        names = [name for name in names if name in classes]
-    if len(names) == 1:
-        raise ValueError(
-            f"{folder} holds one class folder, {names[0]!r}: labels need two; "
-            f"to pretrain without labels put the images into {folder} itself"
-        )
-    if names and (loose := [entry for entry in folder.iterdir() if entry.suffix.lower() in EXTENSIONS]):
-        log.warning(
-            "%s: %d images beside the class folders are not read, such as %s", folder, len(loose), loose[0].name
-        )
-    rows = []
-    for name in names or [""]:
-        found = list_images(folder / name)
-        if not found:
-            raise ValueError(f"{folder / name} holds no images ({', '.join(EXTENSIONS)}); {LAYOUT}")
-        rows += [Row(path, name) for path in found]
-    return rows
-
-
 def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: str) -> list[str]:
     """Names of the classes in the order of their labels: by number where all are numbers, else by name.
 
@@ -139,7 +92,7 @@ def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: 
     ['9', '10']
 
     Raises:
-        ValueError: a wanted class is missing, or the splits differ in their classes.
+        ValueError: there is one class, or a wanted class or one of another split has no training images.
     """
     of_split = {split: {row.label for row in rows} - {""} for split, rows in listed.items()}
     names = set().union(*of_split.values())
@@ -149,11 +102,33 @@ def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: 
         raise ValueError(f"{source} has no images of the class {missing[0]!r}, which `classes` lists")
     for split, found in of_split.items():
         lacking = sorted(names - found)
-        if lacking and of_split["train"]:
-            raise ValueError(f"{source}: {split} has no images of the class {lacking[0]!r}, which other splits have")
+        if not lacking or not of_split["train"]:
+            continue
+        if split == "train":
+            raise ValueError(f"{source}: train has no images of the class {lacking[0]!r}, which other splits have")
+        if found:
+            log.warning(
+                "%s: %s has no images of %d of the classes, such as %r", source, split, len(lacking), lacking[0]
+            )
+        else:
+            log.warning("%s: the images of %s have no labels", source, split)
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 
 
-def _is_class(entry: Path) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".") and not entry.name.lower().endswith(EXTENSIONS)
+def log_classes(names: list[str], rows: list[Row], origin: str) -> None:
+    """Say which classes there are, and how large the smallest and the largest are.
+
+    Args:
+        names: of the classes.
+        rows: the training images.
+        origin: what names them.
+    """
+    if not names:
+        return
+    first = ", ".join(map(shown, names[:N_NAMED])) + (", ..." if len(names) > N_NAMED else "")
+    counts = Counter(row.label for row in rows if row.label)
+    sizes = sorted((counts[name], shown(name)) for name in names)
+    (least, smallest), (most, largest) = sizes[0], sizes[-1]
+    spread = f"{least} ({smallest}) to {most} ({largest}) training images each" if counts else "none of them in train"
+    log.info("classes: %d, by %s: %s; %s", len(names), origin, first, spread)

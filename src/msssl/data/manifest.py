@@ -3,21 +3,30 @@
 import csv
 import difflib
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from msssl.data.splits import SPLITS
+from msssl.data.splits import SPLITS, Split, split_of
 
 COLUMNS = ("path", "label", "split", "group")
 
 
 class Row(NamedTuple):
-    """An image: its path, the name of its class, and what it must not be separated from; empty for none."""
+    """An image: its path, the name of its class, and what it must not be separated from; empty for none.
+
+    Names of classes and groups are in Unicode's form NFC (`composed`), so that equal ones are equal strings.
+    """
 
     path: str
     label: str = ""
     group: str = ""
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's form NFC: macOS writes "é" as two characters, other systems as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def read_manifest(manifest: str, data_dir: str, classes: list[str] | None) -> dict[str, list[Row]]:
@@ -25,6 +34,7 @@ def read_manifest(manifest: str, data_dir: str, classes: list[str] | None) -> di
 
     Args:
         manifest: the file; label -1 is none; without a column `split`, or where it is empty, an image is for training.
+            A split has one name throughout, such as `val` or `validation`.
         data_dir: folder of the paths.
         classes: labels of the images to read; None for all.
 
@@ -35,27 +45,43 @@ def read_manifest(manifest: str, data_dir: str, classes: list[str] | None) -> di
     if not Path(manifest).is_file():
         raise FileNotFoundError(f"manifest {manifest} is not a file")
     splits: dict[str, list[Row]] = {}
+    names_on_disk = _NamesOnDisk(data_dir)
     row_of_path: dict[str, int] = {}
     place_of_group: dict[str, tuple[str, int]] = {}
+    name_of_split: dict[Split, tuple[str, int]] = {}
     for line, record in _records(manifest):
         where = f"{manifest}, row {line}"
         values = {name: (record.get(name) or "").strip() for name in COLUMNS}
-        values["label"] = "" if values["label"] == "-1" else values["label"]
+        label, group = composed(values["label"]), composed(values["group"])
+        label = "" if label == "-1" else label
         path = _path(values["path"], data_dir, where)
+        if not values["path"].isascii():
+            path = names_on_disk.path_of(path)
         if path in row_of_path:
             raise ValueError(f"{where}: {values['path']} is also in row {row_of_path[path]}")
         row_of_path[path] = line
-        split, group = values["split"] or "train", values["group"]
-        if split not in SPLITS:
-            raise ValueError(f"{where}: split is {split!r}, expected one of {', '.join(SPLITS)}")
+        split = _split(values["split"], line, where, name_of_split) if values["split"] else "train"
         place = place_of_group.setdefault(group, (split, line)) if group else (split, 0)
         if place[0] != split:
             raise ValueError(f"{where}: group {group!r} is in {split} and, in row {place[1]}, in {place[0]}")
-        if classes is None or values["label"] in classes:
-            splits.setdefault(split, []).append(Row(path, values["label"], group))
+        if classes is None or label in classes:
+            splits.setdefault(split, []).append(Row(path, label, group))
     if "train" not in splits:
         raise ValueError(f"{manifest} lists no training images{' of these classes' if classes else ''}")
     return splits
+
+
+def _split(given: str, line: int, where: str, name_of_split: dict[Split, tuple[str, int]]) -> Split:
+    name = given.lower()
+    split = split_of(name)
+    if split is None:
+        raise ValueError(f"{where}: split is {given!r}, expected one of {', '.join(SPLITS)}")
+    first, its_line = name_of_split.setdefault(split, (name, line))
+    if first != name:
+        raise ValueError(
+            f"{where}: split is {name!r} and, in row {its_line}, {first!r}: expected one name for the split"
+        )
+    return split
 
 
 def _records(manifest: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -94,3 +120,27 @@ def _path(given: str, data_dir: str, where: str) -> str:
     if Path(os.path.relpath(path, data_dir)).parts[:1] == (os.pardir,):
         raise ValueError(f"{where}: {given} is outside {data_dir}")
     return path
+
+
+class _NamesOnDisk:
+    """Finds files whose names have another Unicode form on the disk than in a table.
+
+    Args:
+        data_dir: folder of the files.
+    """
+
+    def __init__(self, data_dir: str) -> None:
+        self.data_dir = data_dir
+        self._names: dict[str, dict[str, str]] = {}  # of the entries of a folder, by their composed form
+
+    def path_of(self, path: str) -> str:
+        """The path as it is on the disk; as it was given where there is no such file."""
+        if os.path.lexists(path):
+            return path
+        found = os.path.normpath(self.data_dir)
+        for part in Path(os.path.relpath(path, self.data_dir)).parts:
+            if found not in self._names:
+                entries = os.listdir(found) if os.path.isdir(found) else []  # noqa: PTH112, PTH208  # no pathlib here
+                self._names[found] = {composed(entry): entry for entry in entries}
+            found = f"{found}{os.sep}{self._names[found].get(composed(part), part)}"
+        return found

@@ -12,8 +12,22 @@ from msssl.data.images import Images, labels_or_minus_one
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_SPLIT_OF_NAME: dict[str, Split] = {  # what folders and tables call them
+    **{"train": "train", "training": "train"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
 N_LISTED = 20  # classes whose counts are logged one by one
 log = logging.getLogger(__name__)
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a folder or a row of a table means, in upper or lower case, or None.
+
+    >>> [split_of(name) for name in ("Training", "valid", "TEST", "images")]
+    ['train', 'val', 'test', None]
+    """
+    return _SPLIT_OF_NAME.get(name.lower())
 
 
 def make_splits(
