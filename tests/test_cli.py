@@ -2,6 +2,7 @@ import re
 import shlex
 import subprocess
 import sys
+from inspect import signature
 from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ import yaml
 from conftest import NARROW, TINY_IMAGES
 from PIL import Image
 
-from msssl import MultiViewDataModule
+from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, __version__
+from msssl.cli import help
 from msssl.cli.arguments import expand
 from msssl.cli.parser import Parser
 from msssl.cli.run_folder import leave
@@ -420,16 +422,56 @@ def test_cifar_without_network(msssl, tmp_path, monkeypatch):
     assert not (tmp_path / "data").exists()
 
 
-def test_version_and_import_are_light():
-    code = (
-        "import sys; sys.argv = ['msssl', '--version']; from msssl.cli import main; main(); "
-        "import msssl; assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    from msssl import __version__
+LIGHT = """
+import sys, msssl
+from msssl.cli import main
 
-    assert done.stdout == f"msssl {__version__}\n"
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules and "lightning" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "expected"),
+    [
+        (["--version"], 0, f"msssl {__version__}\n"),
+        (["--help"], 0, "\n  fit          Pretrain an encoder on images, without labels.\n"),
+        (["help", "probe"], 0, "usage: msssl probe [OPTIONS]"),
+        (["predict", "--help"], 0, "\n  --head FILE  "),
+        (["fti", "--config", "cifar.yaml"], 2, "msssl: error: no command fti; did you mean fit?\n"),
+        ([], 2, "usage: msssl COMMAND [OPTIONS]"),
+    ],
+)
+def test_help_and_mistakes_in_the_command_import_neither_torch_nor_lightning(args, code, expected):
+    done = subprocess.run([sys.executable, "-c", LIGHT, *args], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert expected in (done.stderr if code else done.stdout)
+
+
+@pytest.mark.parametrize("command", help.COMMANDS)
+def test_a_page_of_help_fits_a_terminal_and_has_three_examples(command):
+    text = help.page(command)
+    assert text.startswith(help.COMMANDS[command])
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert len(re.findall(r"^  msssl ", text, flags=re.MULTILINE)) == 3
+
+
+@pytest.mark.parametrize("command", help.COMMANDS)
+def test_a_page_of_help_names_flags_that_there_are(command, msssl):
+    classes = {"model": BarlowTwins, "data": ImageFolder, "data.views": MultiView, "model.optimizer": torch.optim.Adam}
+    text = help.page(command)
+    code, full, err = msssl(command, "--help", "all")
+    assert code == 0, err
+    assert full.startswith(text)
+    listed = full.removeprefix(text)
+    for flag in set(re.findall(r"(?<!\S)--([\w.]+)", text)) - {"help"}:
+        part, _, name = flag.rpartition(".")
+        inits = [signature(base.__init__).parameters for base in classes[part].__mro__] if part in classes else []
+        expected = command == "probe" and flag == "config"  # which is replaced before it is parsed
+        expected = expected or (command == "sweep" and flag == "config") or f"--{flag}" in listed
+        assert expected or any(name in parameters for parameters in inits), flag
 
 
 def test_public_names():

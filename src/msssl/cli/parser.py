@@ -43,6 +43,7 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
+        self.usage = "%(prog)s [OPTIONS]"  # all of them follow, a line each
 
     @override
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
