@@ -769,6 +769,24 @@ def test_inspect_tells_storage_bytes_mean_and_std_of_a_sound_set(msssl, image_fo
     assert "problem" not in out
 
 
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [((0, 65535), "almost black"), ((-60000, 4095), "almost white"), ((0, 4095), None), ((-9e4, 9e4), "of one colour")],
+)
+def test_a_window_that_shows_nothing_is_said(tmp_path, caplog, window, said):
+    two(tmp_path / "train", lambda path: write_png(path.with_suffix(".png"), COLOUR16, 2))
+    read(tmp_path, window=window, views=MultiView(mean="auto", std="auto"))
+    assert ("the training images are almost" in caplog.text) == (said is not None)
+    assert (said or "") in caplog.text
+
+
+def test_inspect_says_that_images_are_almost_black(msssl, image_folder):
+    for path in image_folder.glob("*/*/*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // 16).save(path)
+    _, _, err = inspect(msssl, image_folder)
+    assert "the training images are almost black (mean 0.030" in err
+
+
 def test_inspect_fails_where_a_split_leaks(msssl, image_folder):
     source = image_folder / "train" / "dog" / "3.png"
     Image.open(source).save(image_folder / "test" / "cat" / "copy.tiff")  # other bytes, the same pixels

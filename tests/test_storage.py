@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import random
 import re
 import shutil
 import signal
@@ -15,10 +16,12 @@ import pytest
 import torch
 from lightning import Trainer
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision import transforms as T
+from torchvision.transforms import v2
 
 from msssl import Beton, ImageFolder, MultiView, MultiViewDataModule
-from msssl.data import cache, decode, listing
+from msssl.data import cache, decode, fixed, listing
 from msssl.data import storage as storage_module
 from msssl.data.images import Decoded, Images
 from msssl.data.loaders import EvaluationLoader, TrainLoader
@@ -154,9 +157,12 @@ def test_eight_views_need_one_read_an_image_an_epoch_or_one_in_all(tmp_path, sto
     for _ in range(3):
         for batch in data.train_dataloader():
             assert data.on_after_batch_transfer(batch)["views"].shape == (8, 4, 3, 8, 8)
-    # Two more at most: the first image's size is looked at, once by each process that decodes.
-    assert dataset.reads[1:] == [n_reads] * 39
-    assert dataset.reads[0] <= n_reads + 1
+    # A few are also read twice, to see whether they stay the same, and the first one's size is looked at.
+    compared = [i for i, reads in enumerate(dataset.reads) if reads > n_reads]
+    assert len(compared) == fixed.N_COMPARED
+    assert [dataset.reads[i] for i in compared[1:]] == [n_reads + 2] * (fixed.N_COMPARED - 1)
+    assert dataset.reads[0] <= n_reads + 3
+    assert min(dataset.reads) == n_reads
 
 
 # The cache.
@@ -374,6 +380,113 @@ def test_arrays_are_cached_by_their_content(tmp_path):
     assert torch.equal(start(two), two)
     assert torch.equal(start(one), one)
     assert len(caches(tmp_path)) == 2
+
+
+class Transformed(Counted):
+    """Noise of 12 pixels, seen through a transform, with a fingerprint, so that it could be cached."""
+
+    def __init__(self, transform, n=24):
+        super().__init__(n, fingerprint="transformed")
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(256, (n, 3, 12, 12), dtype=torch.uint8, generator=generator)
+        self.transform = transform
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.images[index].permute(1, 2, 0).numpy())), self.targets[index]
+
+
+class OwnNumbers:
+    """Flips by random numbers of its own, as other libraries of augmentations do."""
+
+    def __init__(self):
+        self.generator = np.random.default_rng(0)
+
+    def __call__(self, image):
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.generator.random() < 0.5 else image
+
+
+def with_python(image):
+    return image.rotate(90 * random.randrange(4))
+
+
+def with_numpy(image):
+    return image.crop((0, 0, 8, 8)) if np.random.rand() < 2 else image  # noqa: NPY002
+
+
+def seeded(image):
+    """Noise that is always the same."""
+    torch.manual_seed(7)
+    return T.functional.to_pil_image(torch.randint(256, (3, 8, 8), dtype=torch.uint8))
+
+
+RANDOM = {
+    "crop": T.RandomCrop(8),
+    "seldom": T.RandomGrayscale(0.01),
+    "composed": T.Compose([T.Resize(9), T.RandomApply([T.RandomHorizontalFlip()]), T.CenterCrop(8)]),
+    "second version": v2.Compose([v2.RandomResizedCrop(8), v2.ColorJitter(0.5)]),
+    "of Python": with_python,
+    "of NumPy": with_numpy,
+    "numbers of its own": OwnNumbers(),
+}
+FIXED = {"size": T.Resize(8), "composed": T.Compose([T.Resize(9), T.CenterCrop(8), T.Grayscale()]), "seeded": seeded}
+
+
+def wrapped(transform):
+    return {
+        "itself": lambda: Transformed(transform),
+        "subset": lambda: Subset(Transformed(transform), range(20)),
+        "a part": lambda: ConcatDataset([Transformed(lambda image: image.resize((8, 8))), Transformed(transform)]),
+    }
+
+
+def from_transformed(tmp_path, dataset, **kwargs):
+    data = MultiViewDataModule.from_datasets(dataset, data_dir=str(tmp_path), batch_size=4, num_workers=0, **kwargs)
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_transforms_are_streamed_and_their_crops_never_kept(tmp_path, caplog, name):
+    dataset = Transformed(RANDOM[name])
+    told = chosen(tmp_path, caplog, dataset)
+    assert re.search("stream, .* of train (is read with random numbers|had other pixels).*transform", told)
+    for storage in ("memory", "cached"):
+        with pytest.raises(ValueError, match=rf"storage: {storage} would keep .* image \d+ of train (is read|had)"):
+            from_transformed(tmp_path, dataset, storage=storage).train_dataloader()
+    images = from_transformed(tmp_path, dataset).images("train")
+    if name not in ("seldom", "of NumPy"):
+        assert not all(torch.equal(images[range(20)]["image"], images[range(20)]["image"]) for _ in range(4))
+
+
+@pytest.mark.parametrize("name", ["itself", "subset", "a part"])
+def test_random_transforms_are_seen_inside_of_other_data_sets(tmp_path, caplog, name):
+    assert "stream" in chosen(tmp_path, caplog, wrapped(RANDOM["seldom"])[name](), image_size=8)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_transforms_that_are_not_random_are_kept_in_memory(tmp_path, caplog, name):
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert "memory" in chosen(tmp_path, caplog, Transformed(FIXED[name]))
+    if name != "seeded":
+        after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        assert torch.equal(before[0], after[0])
+        assert before[1:] == after[1:]
+
+
+def test_looking_for_random_transforms_leaves_the_random_numbers_as_they_were():
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    for transform in (*RANDOM.values(), seeded):
+        fixed.why_not_fixed(Transformed(transform), "train")
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+@needs_ffcv
+def test_random_transforms_are_not_frozen_in_a_beton(tmp_path):
+    data = MultiViewDataModule.from_datasets(Transformed(T.RandomCrop(8)), batch_size=4, num_workers=0)
+    with pytest.raises(ValueError, match="a beton holds the pixels of each image once, but image 0 of train"):
+        write_beton(data, str(tmp_path / "beton"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

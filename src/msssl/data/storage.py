@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from msssl.data import cache
 from msssl.data.beton_file import BetonFile
 from msssl.data.decode import decode, image_size, is_readable, usable_cores
+from msssl.data.fixed import why_not_fixed
 from msssl.data.images import Decoded, UnreadableImageError
 
 StorageKind = Literal["auto", "memory", "cached", "stream"]
@@ -29,7 +30,7 @@ class Storage:
     Args:
         kind: `memory` decodes once, to a tensor on the GPU where it takes no more than a quarter of it, else on the
             host; `cached` maps a file that is kept between runs; `stream` reads and decodes each time; `auto` is the
-            first of these that fits.
+            first of these that fits. A data set whose pixels change is never kept.
         cache_dir: folder of the caches.
         parallel: whether to decode on all cores.
         skip: whether unreadable images are left out.
@@ -73,9 +74,15 @@ class Storage:
             content = cache.fingerprint(dataset)
             return cache.path_in(self.cache_dir, content, size) if content else None
 
-        kind, reason = self.choose(n_bytes, folder)
+        changing = why_not_fixed(dataset, name)
+        kind, reason = ("stream", changing) if changing else self.choose(n_bytes, folder)
         if self._trainer is not None:  # memory and disks may differ between ranks
-            kind, reason = self._trainer.strategy.broadcast((kind, reason))
+            kind, reason, changing = self._trainer.strategy.broadcast((kind, reason, changing))
+        if changing and self.kind not in ("auto", "stream"):
+            raise ValueError(
+                f"storage: {self.kind} would keep the first pixels of each image for the whole run, but {changing}: "
+                "take storage: stream, or transforms that are not random"
+            )
         self._tell(name, f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}")
         if kind == "stream":
             return dataset

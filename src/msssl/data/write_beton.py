@@ -13,6 +13,7 @@ from msssl.checkpoint import writing
 from msssl.data.beton_file import FIELDS, import_ffcv
 from msssl.data.datamodule import MultiViewDataModule
 from msssl.data.decode import image_size, usable_cores
+from msssl.data.fixed import why_not_fixed
 from msssl.data.images import UnreadableImageError, labels_of, read
 
 PAGE = 1 << 23  # bytes, FFCV's own default
@@ -46,6 +47,8 @@ def write_beton(
     with writing(out):
         Path(out).mkdir(parents=True, exist_ok=True)
     for name, (dataset, rows) in _files(data).items():
+        if changing := why_not_fixed(dataset, name):
+            raise ValueError(f"a beton holds the pixels of each image once, but {changing}: leave them out")
         path = Path(out, f"{name}.beton")
         unfinished = path.with_suffix(".tmp")
         image = ffcv.fields.RGBImageField(

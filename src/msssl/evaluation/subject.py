@@ -16,7 +16,7 @@ import msssl
 from msssl.checkpoint import find, read, sha256_of
 from msssl.data import MultiViewDataModule
 from msssl.data.cache import fingerprint
-from msssl.data.images import labels_or_minus_one
+from msssl.data.images import class_names_of, labels_or_minus_one
 from msssl.evaluation.cross_validation import Folds, make_folds
 from msssl.evaluation.features import content_of
 from msssl.evaluation.heads import MIN_VAL
@@ -65,7 +65,7 @@ class Subject:
     @property
     def class_names(self) -> list[str]:
         """Of the images that it is judged by; numbers where they have none."""
-        given = getattr(self.data.splits["probe"].dataset, "classes", None)
+        given = class_names_of(self.data.splits["probe"].dataset)
         return [str(name) for name in given or range(self.num_classes)]
 
     @functools.cached_property
