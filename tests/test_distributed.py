@@ -1,4 +1,5 @@
 # Run as a script, by the fixture `folder`, this file starts the ranks and saves what each of them found.
+import re
 import subprocess
 import sys
 from functools import partial
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import load
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch import nn
@@ -16,6 +18,7 @@ from msssl import BarlowTwins
 from msssl.distributed import check_equal_shapes, gather
 from msssl.losses import barlow_twins_loss, mmcr_loss, simclr_loss, spectral_contrastive_loss, vicreg_loss
 
+ROOT = Path(__file__).parents[1]
 N, FEATURES, D = 3, 6, 4  # images per rank, and widths
 LOSSES = {
     "barlow_twins": partial(barlow_twins_loss, beta=0.3),
@@ -100,6 +103,12 @@ def work(rank, world_size, folder):
         found[name, K] = under_ddp(lambda z, name=name: LOSSES[name](gather(z))["loss"], x, rank)
         wrong = under_ddp(lambda z, name=name: LOSSES[name](gather_without_autograd(z))["loss"], x, rank)
         found["without autograd", name, K] = wrong
+    for name, method in second_networks().items():
+        value, grads = step_of_second_network(method, 3, world_size, rank)
+        for grad in grads:  # as DDP does
+            dist.all_reduce(grad)
+            grad /= world_size
+        found[name] = value, grads
     check_equal_shapes(torch.zeros(2, N, D))
     with pytest.raises(ValueError, match="every rank needs") as error:
         check_equal_shapes(torch.zeros(2, N + rank, D))
@@ -111,6 +120,50 @@ def work(rank, world_size, folder):
     found["all_reduce"] = under_ddp(barlow_twins_by_all_reduce, images(2, world_size), rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def embeddings_in_bf16(world_size):
+    return images(3, world_size)[..., :D].bfloat16()
+
+
+def work_in_bf16(rank, world_size, folder):
+    """Gradients of a rank's embeddings under autocast: as they are, and as tensors of float32."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/bf16", rank=rank, world_size=world_size)
+    module = BarlowTwins(backbone=nn.Flatten(), feature_dim=12, proj_dim=D)
+    z = share(embeddings_in_bf16(world_size), rank).clone().requires_grad_()
+    exact = z.detach().float().requires_grad_()
+    own_type = z.detach().clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = [module.terms(embeddings)["loss"] for embeddings in (z, exact)]
+    sum(losses).backward()
+    gather(own_type).backward(torch.ones(3, world_size * N, D, dtype=torch.bfloat16) * 1.0078125)
+    torch.save({"bf16": z.grad, "float32": exact.grad, "own": own_type.grad}, folder / f"bf16-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def second_networks():
+    """The example of the documentation and BYOL: methods whose targets are another network's."""
+    page = (ROOT / "docs" / "new-method.md").read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "class Distilled" in block]
+    namespace = {"__name__": "documented"}
+    exec(block, namespace)
+    return {"Distilled": namespace["Distilled"], "BYOL": load(ROOT / "configs" / "examples" / "byol.py").BYOL}
+
+
+def step_of_second_network(method, K, world_size, rank=None):
+    """Loss and gradients of a step, of the whole batch or of a rank's share of it."""
+    torch.manual_seed(0)
+    module = method(backbone=nn.Flatten(), feature_dim=FEATURES, proj_dim=D, proj_layers=1).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.requires_grad:
+                parameter.mul_(1.5).add_(0.1)  # targets are those of another network
+    x = images(K, world_size).view(K, -1, 1, 1, FEATURES)
+    x = x if rank is None else share(x, rank)
+    outputs = module.training_step({"views": x, "label": torch.zeros(x.shape[1])}, 0)
+    outputs["loss"].backward()
+    return outputs["loss"].detach(), [p.grad for p in module.parameters() if p.requires_grad]
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +200,29 @@ def test_loss_and_gradients_are_those_of_one_process(ranks, loss, K):
         assert_close(found[loss, K], (value, grads), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["Distilled", "BYOL"])
+def test_targets_of_a_second_network_are_those_of_one_process(ranks, method):
+    expected = step_of_second_network(second_networks()[method], 3, len(ranks))
+    assert max(grad.abs().max() for grad in expected[1]) > 1e-3
+    for found in ranks:
+        assert_close(found[method], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_the_gradient_under_bf16_is_that_of_one_process(folder, world_size):
+    """Exact to float32; and rounded once where the embeddings themselves are bf16, not at each addition."""
+    z = embeddings_in_bf16(world_size).float().requires_grad_()
+    module = BarlowTwins(backbone=nn.Flatten(), feature_dim=12, proj_dim=D)
+    (expected,) = torch.autograd.grad(module.terms(z)["loss"], z)
+    for rank in range(world_size):
+        found, own = torch.load(folder / str(world_size) / f"bf16-{rank}.pt"), share(expected, rank)
+        assert_close(found["float32"] / world_size, own, rtol=1e-6, atol=1e-9)
+        rounded_once = found["bf16"] == (world_size * own).bfloat16()
+        assert rounded_once.float().mean() > 0.95  # all, but for what float32 rounds to the other side of a tie
+        once = (torch.full((3, N, D), 1.0078125) * world_size).bfloat16()  # by `gather` alone, of bf16
+        assert torch.equal(found["own"], once)
+
+
 # Without these two, the test above could pass whatever the gradient of `gather` is.
 @pytest.mark.parametrize(("loss", "K"), CASES)
 def test_gather_without_autograd_would_be_found_out(ranks, loss, K):
@@ -176,7 +252,10 @@ def test_one_process_gets_its_own_tensor(tmp_path):
 if __name__ == "__main__":
     import torch._dynamo  # which DDP imports: once before the fork, not once per rank
 
-    for world_size in (2, 3):
+    for world_size in (2, 3, 8):
         folder = Path(sys.argv[1], str(world_size))
         folder.mkdir()
+        mp.start_processes(work_in_bf16, (world_size, folder), nprocs=world_size, start_method="fork")
+        if world_size == 8:
+            break
         mp.start_processes(work, (world_size, folder), nprocs=world_size, start_method="fork")

@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes, VICReg, WarmupCosine
 from msssl.losses import barlow_twins_loss, vicreg_loss
@@ -346,6 +346,73 @@ def test_losses_are_read_at_logging_steps_only(tmp_path, monkeypatch):
 def test_terms_without_a_loss_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"NoLoss.*energy, size.*'loss'"):
         fit(NoLoss(backbone=Small()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (None, "compute_loss returned a NoneType: expected a tensor or a dict"),
+        ((torch.zeros(()), torch.zeros(())), "returned a tuple: expected a tensor"),
+        (torch.zeros(4), r"returned loss of shape \(4,\): expected one number"),
+        ({"loss": torch.zeros(()), "spread": torch.zeros(4, 2)}, r"returned spread of shape \(4, 2\)"),
+    ],
+)
+def test_what_is_no_loss_is_an_error_that_says_so(terms, message):
+    class Wrong(MultiViewModule):
+        def compute_loss(self, z):
+            return terms
+
+    with pytest.raises(ValueError, match=message):
+        Wrong(backbone=Small()).terms(torch.randn(2, 4, 8))
+
+
+class Drawing(MultiViewModule):
+    """Notes what it draws for a step, twice."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.drawn = []
+
+    def compute_loss(self, z):
+        self.drawn.append((self.global_step, torch.rand(2, generator=self.step_generator()).tolist()))
+        return z.square().mean()
+
+
+def test_random_numbers_of_a_step_depend_on_seed_and_step_alone(tmp_path):
+    def drawn(seed, max_steps, options=None, **kwargs):
+        torch.manual_seed(seed)
+        module = Drawing(backbone=Small(), proj_dim=4)
+        torch.rand(max_steps)  # the global state has no say
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=max_steps,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            default_root_dir=tmp_path,
+            **kwargs,
+        )
+        trainer.fit(module, DataLoader([batch_of()] * 8, batch_size=None), **(options or {}))
+        trainer.save_checkpoint(tmp_path / "drawing.ckpt")
+        return module.drawn
+
+    whole = drawn(1, 4)
+    assert len({tuple(numbers) for _, numbers in whole}) == 4
+    assert drawn(1, 2) == whole[:2]
+    checkpoint = {"ckpt_path": tmp_path / "drawing.ckpt", "weights_only": True}
+    assert drawn(9, 4, checkpoint) == whole[2:]  # it goes on as it began
+    assert all(numbers not in whole for numbers in drawn(2, 4))
+    accumulated = drawn(1, 2, accumulate_grad_batches=2)
+    assert accumulated == [whole[0], whole[0], whole[1], whole[1]]  # one draw for an optimizer step
+
+
+def test_random_numbers_of_a_step_leave_the_global_state_alone():
+    module = Drawing(backbone=Small())
+    state = torch.get_rng_state()
+    one, other = (torch.rand(4, generator=module.step_generator()) for _ in range(2))
+    assert torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_default_optimizer_is_the_papers():

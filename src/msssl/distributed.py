@@ -18,9 +18,11 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        # In float32 at least: in bf16 each addition would round to three digits.
+        exact = torch.promote_types(grads[0].dtype, torch.float32)
+        grad = grads[0].to(exact, memory_format=torch.contiguous_format, copy=True)
         dist.all_reduce(grad)  # summed: DDP's mean over ranks then leaves the gradient of the global loss
-        return grad.narrow(1, dist.get_rank() * ctx.n_images, ctx.n_images)
+        return grad.narrow(1, dist.get_rank() * ctx.n_images, ctx.n_images).to(grads[0].dtype)
 
 
 def gather(z: Tensor) -> Tensor:
@@ -31,6 +33,8 @@ def gather(z: Tensor) -> Tensor:
 
     Returns:
         Shape (K, W*N, D), rank-major within a view, the same on every rank; z itself in a single process.
+        The gradient is that of one process times W, which DDP's mean over ranks divides by again: exact to float32,
+        then rounded to the type of z. Give it z.float() for a loss in float32.
         Unequal shapes are not noticed here, where it would take a wait for the device: see `check_equal_shapes`.
 
     >>> z = torch.randn(4, 8, 2)

@@ -24,6 +24,7 @@ from msssl.modules.recompute import features_of
 from msssl.modules.warmup_cosine import WarmupCosine
 from msssl.modules.weights import load_weights
 from msssl.run_length import run_length
+from msssl.seeding import derive_seed
 from msssl.views import Preprocess
 
 
@@ -91,6 +92,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self.make_lr_scheduler = lr_scheduler
         self.preprocess: Preprocess | None = None  # of the run that the weights are from
         self._optimizer_arguments: list[dict[str, Any]] = []
+        self._step_seed: int | None = None
         self._shapes_checked = False
         self._has_weights = False
 
@@ -98,22 +100,45 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     def compute_loss(self, z: Tensor) -> Tensor | dict[str, Tensor]:
         """Loss of the embeddings z (K, N, D), float32, N being the global batch: z is gathered over the devices.
 
-        Returns a scalar, or a dict of scalars with the key `loss`; each is logged as `train/<name>`.
+        Returns a scalar, or a dict of scalars with the key `loss`; each is logged as `train/<name>`. Random numbers
+        come from `step_generator`, so that all ranks draw the same.
         """
+
+    def step_generator(self) -> torch.Generator:
+        """A generator of random numbers on this module's device, for this optimizer step.
+
+        It depends on the seed of the run and the number of the step alone: it is the same on every rank, for all
+        batches whose gradients accumulate, and in a run that goes on. The global random state is left as it was. Each
+        call begins the numbers of the step anew: take all that a step needs from one generator.
+        """
+        seed = torch.initial_seed() if self._step_seed is None else self._step_seed
+        return torch.Generator(self.device).manual_seed(derive_seed("step", seed, self.global_step))
 
     def terms(self, z: Tensor) -> dict[str, Tensor]:
         """What `compute_loss` returns, as a dict, for this rank's embeddings z (K, N, D) gathered over the ranks.
 
         It runs outside autocast and sees float32, or float64 if z is: losses are small differences of large sums.
         """
-        gathered = gather(z)
+        gathered = gather(z if z.dtype == torch.float64 else z.float())  # so that its gradient is not rounded either
         with torch.autocast(z.device.type, enabled=False):
-            terms = self.compute_loss(gathered if z.dtype == torch.float64 else gathered.float())
+            terms = self.compute_loss(gathered)
         if isinstance(terms, Tensor):
             terms = {"loss": terms}
+        name = type(self).__name__
+        if not isinstance(terms, dict):
+            raise ValueError(f"{name}.compute_loss returned a {type(terms).__name__}: expected a tensor or a dict")
         if "loss" not in terms:
-            raise ValueError(f"{type(self).__name__}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
+            raise ValueError(f"{name}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
+        for term, value in terms.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                shape = tuple(value.shape)
+                raise ValueError(f"{name}.compute_loss returned {term} of shape {shape}: expected one number, its mean")
         return terms
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self._trainer is not None:  # ranks are seeded alike only if the user seeds them
+            self._step_seed = self._trainer.strategy.broadcast(torch.initial_seed())
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -122,10 +147,12 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             self.preprocess = given
         if self.preprocess is not None:
             checkpoint["preprocess"] = self.preprocess.as_dict()
+        checkpoint["step_seed"] = self._step_seed
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._has_weights = True
+        self._step_seed = checkpoint.get("step_seed", self._step_seed)  # a run that goes on keeps its random numbers
         if "preprocess" in checkpoint:
             self.preprocess = Preprocess.from_dict(checkpoint["preprocess"])
 
