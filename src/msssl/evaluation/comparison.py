@@ -135,8 +135,8 @@ def images_interval(row: dict[str, Any], split: str, head: str = "top1") -> tupl
 
 def _table(key: tuple[str, ...], reports: list[Report]) -> ComparedTable:
     data_class, protocol, images, split = key
-    names = dict.fromkeys(Path(each["data_dir"]).name for each in reports if each.get("data_dir"))
-    data = " ".join([data_class, *list(names)[:1]])
+    folder = Path(reports[0].get("data_dir") or "data").name
+    data = data_class if folder == "data" else f"{data_class} {folder}"  # "data" is the default, and says nothing
     measured_on = "cross-validation" if split == "cv" else split
     title = f"{data}, {measured_on}: {reports[0]['images'][split]:,} images; {protocol} (images {images})"
     folders = _folders(reports)

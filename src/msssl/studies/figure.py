@@ -38,7 +38,8 @@ def draw(study: Study, lines: list[Line], path: Path) -> None:
 def _against(axes: Any, study: Study, lines: list[Line], x: str) -> None:
     """The first measure of each arm, and of each other axis, against one axis; published values are open circles.
 
-    The line goes through the means. Below 4 seeds each seed is a point, from 4 on the mean has its interval.
+    The line goes through the means, which are dashes. Below 4 seeds each seed is a point, from 4 on the mean has its
+    interval.
     """
     name = next(iter(study.measures))
     for line in lines:
@@ -67,7 +68,8 @@ def _series(axes: Any, measure: str, places: list[Any], lines: list[Line], color
     for at, value in ours:
         draw_over_seeds(axes, at, value, color)
     if ours:
-        axes.plot([at for at, _ in ours], [value.mean for _, value in ours], color=color, label=label)
+        means = [value.mean for _, value in ours]
+        axes.plot([at for at, _ in ours], means, marker="_", markersize=10, color=color, label=label)
     published = [(at, *line.row.published) for at, line in zip(places, lines, strict=True) if line.row.published]
     if published:
         style = {"fmt": "o:", "mfc": "white", "alpha": 0.6, "label": f"{label} (published)"}
