@@ -316,7 +316,7 @@ def test_figures_show_each_seed_and_from_four_on_an_interval(two_arms, study_of,
     from matplotlib.figure import Figure
 
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **kwargs: figures.append(figure) or path.touch())
     study, found = two_arms
     draw(dataclasses.replace(study, figure={"x": "x"}), lines_of(study, found), tmp_path / "figure.png")
     (axes,) = figures[0].axes
