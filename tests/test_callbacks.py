@@ -565,8 +565,8 @@ def test_features_are_written_in_order_of_their_index(tmp_path):
         },
     ]
     trainer = SimpleNamespace(is_global_zero=True, predict_dataloaders=None)
-    FeaturesWriter(tmp_path / "new").write_on_epoch_end(trainer, None, predictions, [])
-    written = np.load(tmp_path / "new" / "features.npz")
+    FeaturesWriter(tmp_path / "features.npz").write_on_epoch_end(trainer, None, predictions, [])
+    written = np.load(tmp_path / "features.npz")
     assert written["features"].tolist() == [[0.0, 0.5], [1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]
     assert written["label"].tolist() == [0, 10, 20, 30]
     assert written["index"].tolist() == [0, 1, 2, 3]
@@ -585,7 +585,7 @@ def test_rank_0_writes_the_features_of_all_ranks(tmp_path, monkeypatch):
     for rank in (1, 0):
         assert list(tmp_path.iterdir()) == []
         trainer = SimpleNamespace(is_global_zero=rank == 0, predict_dataloaders=None)
-        FeaturesWriter(tmp_path).write_on_epoch_end(trainer, None, [prediction(5 - 2 * rank)], [])
+        FeaturesWriter(tmp_path / "features.npz").write_on_epoch_end(trainer, None, [prediction(5 - 2 * rank)], [])
     written = np.load(tmp_path / "features.npz")
     assert written["index"].tolist() == [3, 5]
     assert written["features"].tolist() == [[3.0, 3.0], [5.0, 5.0]]
@@ -594,9 +594,9 @@ def test_rank_0_writes_the_features_of_all_ranks(tmp_path, monkeypatch):
 def test_predict_writes_the_features_of_every_image(tmp_path):
     module, images = module_of(), coloured(15)
     data = data_of(test=images)
-    trainer_of(tmp_path, [FeaturesWriter(tmp_path)]).predict(module, datamodule=data)
-    written = np.load(tmp_path / "features.npz")
-    assert set(written) == {"features", "label", "index", "path"}
+    trainer_of(tmp_path, [FeaturesWriter(tmp_path / "new" / "features.npz")]).predict(module, datamodule=data)
+    written = np.load(tmp_path / "new" / "features.npz")
+    assert set(written) == {"features", "label", "path", "dataset", "index"}
     assert written["index"].tolist() == list(range(15))
     assert written["path"][3] == "image 3 of test"
     assert torch.equal(torch.from_numpy(written["label"]), images.tensors[1])

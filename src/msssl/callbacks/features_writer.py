@@ -1,80 +1,149 @@
-"""What `msssl predict` leaves behind."""
+"""The file that `msssl predict` writes."""
 
+import errno
+import json
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.checkpoint import read_head, whole
+from msssl.checkpoint import read_head, whole, writing
 from msssl.distributed import gather_rows
 
 log = logging.getLogger(__name__)
 
 
 class FeaturesWriter(BasePredictionWriter):
-    """Writes `features.npz`: `features` (n, F), `label` (n,), `index` (n,) and `path` (n,) of the predicted images.
+    """Writes the features of the predicted images, or by a head their classes, to one file.
 
-    With a head it writes `classes.npz`: `class` (n,), its name, and `probability` (n,), beside `label`, `index` and
-    `path`. The rows are in the order of `index`, those of all ranks together.
+    The file has a row for each image, those of all ranks together, in the order of the data set:
+
+    - `features` (n, F), float32; or with a head `class` (n,), the name of the most probable class, `probability` (n,)
+      of it, and `probabilities` (n, C) of all classes, in the order of `classes` (C,), their names;
+    - `label` (n,), int64, -1 where the image has none;
+    - `path` (n,), of the image's file, or a description where it has none;
+    - `dataset` (n,), the name of the image's data set, such as `test`, and `index` (n,), its position in there.
+
+    In a parquet file `classes` stands in the metadata of the schema, as JSON.
 
     Args:
-        folder: where to write.
-        format: `npz`, or `parquet`, which needs pyarrow.
+        path: file to write; its ending is `.npz`, or `.parquet`, which needs pyarrow. It replaces an earlier one.
         head: linear head, `probe.head.pt` as `msssl probe` writes it.
 
     Raises:
         ImportError: pyarrow is missing.
+        ValueError: another ending.
     """
 
-    def __init__(self, folder: str | Path, format: Literal["npz", "parquet"] = "npz", head: str | None = None) -> None:
+    def __init__(self, path: str | Path, head: str | None = None) -> None:
         super().__init__(write_interval="epoch")
-        if format == "parquet" and find_spec("pyarrow") is None:
-            raise ImportError("format parquet needs pyarrow: pip install 'msssl[parquet]'")
-        self.folder = Path(folder)
-        self.format = format
+        self.path = Path(path)
         self.head = head
         self._head: tuple[nn.Linear, list[str]] | None = None
+        if self.path.suffix not in _WRITERS:
+            raise ValueError(f"out {path}: expected the name of a file that ends in .npz or .parquet")
+        if self.path.suffix == ".parquet" and find_spec("pyarrow") is None:
+            raise ImportError("format parquet needs pyarrow: pip install 'msssl[parquet]'")
+
+    def prepare(self, module: LightningModule, ckpt_path: str | Path | None) -> None:
+        """Read the head and try whether the file can be written, so that an error comes before the work.
+
+        Args:
+            module: whose features are written.
+            ckpt_path: that it was loaded from; a head that was fitted on another one's features is refused.
+
+        Raises:
+            FileNotFoundError: no such head.
+            NotWrittenError: the file cannot be written.
+            ValueError: the head is for other features.
+        """
+        if self.head is not None and self._head is None:
+            width: Any = module.feature_dim
+            self._head = read_head(self.head, width, ckpt_path)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            with TemporaryFile(dir=self.path.parent):
+                pass
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        width: Any = pl_module.feature_dim
-        if self.head is not None:  # read before the work, not after
-            self._head = read_head(self.head, width, trainer.ckpt_path)
+        self.prepare(pl_module, trainer.ckpt_path)
 
     @override
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        batches = [tuple(batch[name].cpu() for name in ("index", "label", "features")) for batch in predictions]
-        index, label, features = gather_rows(batches)
+        loaders = getattr(trainer.predict_dataloaders, "loaders", [None])  # None: a loader of the user's own
+        remaining = iter(predictions)
+        parts = []
+        for loader in loaders:  # gathered one by one, as an index counts in the data set of its loader
+            of_loader = list(islice(remaining, len(loader) if loader else None))
+            if of_loader:  # the same on each rank; none are left for it under `limit_predict_batches`
+                images = loader and loader.images
+                batches = [tuple(batch[name].cpu() for name in ("index", "label", "features")) for batch in of_loader]
+                parts.append((images, *gather_rows(batches)))
         if not trainer.is_global_zero:
             return
-        images = getattr(trainer.predict_dataloaders, "images", None)  # none of a loader of the user's own
+        features = torch.cat([part[-1] for part in parts]).float()
         columns = {
-            "path": np.array([images.describe(each) if images else str(each) for each in index.tolist()]),
-            "label": label.numpy(),
-            "index": index.numpy(),
-            **self._values(features.float()),
+            **self._values(features),
+            "label": torch.cat([label for _, _, label, _ in parts]).numpy(),
+            "path": np.array([_path(images, i) for images, index, _, _ in parts for i in index.tolist()]),
+            "dataset": np.concatenate([np.repeat(images.name if images else "", len(i)) for images, i, _, _ in parts]),
+            "index": torch.cat([index for _, index, _, _ in parts]).numpy(),
         }
-        path = self.folder / f"{'features' if self._head is None else 'classes'}.{self.format}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with whole(path) as growing, growing.open("wb") as file:
-            _WRITERS[self.format](file, columns)
-        log.info("%s of %d images: %s", "features" if self._head is None else "classes", len(index), path)
+        replaced = self.path.exists()
+        with whole(self.path) as growing, growing.open("wb") as file:
+            _WRITERS[self.path.suffix](file, columns)
+        asked_for = sum(len(loader.images) for loader in loaders if loader)
+        self._log_summary(columns, features, asked_for, replaced)
 
     def _values(self, features: Tensor) -> dict[str, np.ndarray[Any, Any]]:
         if self._head is None:
             return {"features": features.numpy()}
         head, names = self._head
-        probability, found = head(features).softmax(dim=1).max(dim=1)
-        return {"class": np.array(names)[found.numpy()], "probability": probability.numpy()}
+        probabilities = head(features).softmax(dim=1)
+        probability, best = probabilities.max(dim=1)
+        return {
+            "class": np.array(names)[best.numpy()],
+            "probability": probability.numpy(),
+            "probabilities": probabilities.numpy(),
+            "classes": np.array(names),
+        }
+
+    def _log_summary(
+        self, columns: dict[str, np.ndarray[Any, Any]], features: Tensor, asked_for: int, replaced: bool
+    ) -> None:
+        n_images = len(features)
+        names, counts = np.unique(columns["dataset"], return_counts=True)
+        of_each = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True))
+        what = f"{'features' if self._head is None else 'classes'} of {n_images} images"
+        what += f" ({of_each})" if len(names) > 1 else ""
+        log.info("%s: %s%s", what, self.path, ", in place of an earlier file" if replaced else "")
+        if n_images < asked_for:
+            log.warning("%d of the %d images are left out: limit_predict_batches", asked_for - n_images, asked_for)
+        if broken := int((~features.isfinite()).any(dim=1).sum()):
+            log.warning("features of %d of %d images are not finite: is the run diverged?", broken, n_images)
+        shapes = ", ".join(f"{name} {value.shape}" for name, value in columns.items() if value.ndim > 1)
+        log.info("it holds %s and %s; read it by:", shapes, ", ".join(n for n, v in columns.items() if v.ndim == 1))
+        for line in _READ[self.path.suffix]:
+            log.info("    %s", line.format(path=str(self.path)))
+
+
+def _path(images: Any, index: int) -> str:
+    return images.describe(index) if images else str(index)
 
 
 def _write_npz(file: Any, columns: dict[str, Any]) -> None:
@@ -85,8 +154,15 @@ def _write_parquet(file: Any, columns: dict[str, Any]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    table = {name: list(value) if value.ndim > 1 else value for name, value in columns.items()}
-    parquet.write_table(pyarrow.table(table), file)
+    rows = {name: value for name, value in columns.items() if name != "classes"}
+    table = pyarrow.table({name: list(value) if value.ndim > 1 else value for name, value in rows.items()})
+    if "classes" in columns:
+        table = table.replace_schema_metadata({"classes": json.dumps(columns["classes"].tolist())})
+    parquet.write_table(table, file)
 
 
-_WRITERS = {"npz": _write_npz, "parquet": _write_parquet}
+_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
+_READ = {
+    ".npz": ["import numpy as np", "content = np.load({path!r})"],
+    ".parquet": ["from pyarrow import parquet", "content = parquet.read_table({path!r})"],
+}

@@ -105,10 +105,14 @@ def condense(message: str, keys: Iterable[str]) -> str:
         return f"no option {key}.{found[1]}{_nearest(found[1], _options(classes))}"
     if found := re.search(r"Problem with given class_path '(.+?)':\s+(module '.+|No module.+)", message):
         return f"{key}: {found[1]}: {found[2]}{_nearest(found[1].rpartition('.')[2], _names(found[1]))}"
-    if re.search(r"Expected a dot import path string: None\b", message):  # of an argument of an optimizer or schedule
-        return f"{key}: expected a value, got null"
-    if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"{key}: no class {found[1]}{_nearest(found[1], _names('msssl.'))}"
+    if found := re.search(r"Expected a dot import path string: (\w+)(\S*)", message):
+        name = found[0].rpartition(" ")[2]
+        no_class = f"{key}: no class {name}{_nearest(name, _names('msssl.'))}"
+        # None is given to an argument of an optimizer or schedule
+        return f"{key}: expected a value, got null" if found[1] == "None" else no_class
+    if found := re.search(r"but \S+ is abstract\n(?:.*\n)+.*value: NestedArg\(key='(.+?)'", message):
+        example = " such as --data msssl.ImageFolder," if key == "data" else ""
+        return f"{key}.{found[1]} is an option of a class: name the class first,{example} or a config that has one"
     if found := re.search(r"Got value: (.+)", message) or re.search(r"Given value: (.+)", message):
         value = re.sub(r"^None\b", "null", found[1].partition(". Got value: ")[0])
         return f"{key}: expected {_expected(message)}, got {value}"

@@ -125,15 +125,19 @@ examples:
 """,
     "predict": f"""\
 examples:
-  msssl predict --ckpt_path last
-  msssl predict --ckpt_path runs/A --data.data_dir DIR
+  msssl predict --ckpt_path last --split all
+  msssl predict --ckpt_path runs/A --data.data_dir DIR --out features.npz
   msssl predict --ckpt_path runs/A --head runs/A/probe.head.pt
 
 {_OF_A_RUN}\
   --config FILE, --data CLASS, --data.data_dir DIR
                              other images than those of the run
+  --split NAME               test, val, train or all of the images (test, or all
+                             where there is no test split)
+  --out FILE                 the file to write, .npz or .parquet (features.npz
+                             beside the checkpoint, never over an earlier one)
   --head FILE                classes by this head of msssl probe, not features
-  --format NAME              npz or parquet
+  --format NAME              npz or parquet, where --out does not say it
 """,
     "export": f"""\
 examples:

@@ -40,10 +40,18 @@ class Parser(LightningArgumentParser):
     command: str | None = None  # the only one whose parser is built, which takes a second for all; None for all
     subject = ""  # of its errors, where it reads what is not a command line
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, classes_required: bool = True, **kwargs: Any) -> None:
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
         self.usage = "%(prog)s [OPTIONS]"  # all of them follow, a line each
+        self._classes_required = classes_required
+
+    @override
+    def add_lightning_class_args(
+        self, lightning_class: Any, nested_key: str, subclass_mode: bool = False, required: bool = True
+    ) -> list[str]:
+        required = required and self._classes_required
+        return super().add_lightning_class_args(lightning_class, nested_key, subclass_mode, required)
 
     @override
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:

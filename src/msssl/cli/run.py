@@ -15,7 +15,6 @@ from typing_extensions import override
 
 from msssl.callbacks import (
     BestCheckpoint,
-    FeaturesWriter,
     LastCheckpoint,
     OnlineKNN,
     OnlineProbe,
@@ -24,13 +23,15 @@ from msssl.callbacks import (
     RankMonitor,
     ViewGrid,
 )
-from msssl.checkpoint import check_writable
+from msssl.checkpoint import check_writable, read
 from msssl.cli.arguments import TRAINER_COMMANDS, expand
 from msssl.cli.bar import Bar
+from msssl.cli.from_checkpoint import check_weights, module_of, own_data_of, prepare_alike
 from msssl.cli.log import set_up_logging
 from msssl.cli.loggers import run_loggers
 from msssl.cli.parser import Parser
 from msssl.cli.precision import choose_precision
+from msssl.cli.predict import add_predict_arguments, features_writer
 from msssl.cli.resume import SaveConfig, go_on
 from msssl.cli.run_folder import leave, mark, new_run_folder
 from msssl.cli.summary import log_start, print_summary
@@ -117,9 +118,10 @@ class MultiViewCLI(LightningCLI):
 
     @override
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        kwargs["classes_required"] = subcommand == "fit"  # a checkpoint says what they are
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_class_arguments(FeaturesWriter, skip={"folder"})
+            add_predict_arguments(parser)
         return parser
 
     @override
@@ -148,6 +150,26 @@ class MultiViewCLI(LightningCLI):
         """Not Lightning's: there the checkpoint's hyperparameters silently win over flags."""
 
     @override
+    def instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        ckpt_path = config.get("ckpt_path")
+        if self.subcommand == "fit" or ckpt_path is None:
+            if missing := [name for name in ("model", "data") if config[name] is None]:
+                raise ValueError(f"{' and '.join(missing)} missing: name a checkpoint by --ckpt_path, or a config")
+            super().instantiate_classes()
+            return
+        path, checkpoint = Path(ckpt_path), read(ckpt_path)
+        plain = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_unset=False))
+        module = module_of(path, checkpoint, plain["model"])
+        data = own_data_of(path, checkpoint) if config["data"] is None else None
+        if module is not None:
+            config["model"] = None  # not built twice
+        super().instantiate_classes()
+        self.model, self.datamodule = module or self.model, data or self.datamodule
+        check_weights(path, checkpoint, self.model)
+        prepare_alike(path, checkpoint, self.datamodule)
+
+    @override
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         ckpt_path = self.config_init[self.subcommand].get("ckpt_path")
         precision = choose_precision(config["precision"], config["accelerator"], ckpt_path)
@@ -164,9 +186,8 @@ class MultiViewCLI(LightningCLI):
         if self.subcommand != "fit" or config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
         if self.subcommand == "predict":
-            given = self.config_init["predict"]
-            folder = Path(given["ckpt_path"]).parent if given["ckpt_path"] else Path.cwd()
-            callbacks.append(FeaturesWriter(folder, given["format"], given["head"]))
+            self.writer = features_writer(self.config_init["predict"])
+            callbacks = [each for each in callbacks if isinstance(each, ProgressBar)] + [self.writer]
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_dir) if self.run_dir else None
@@ -194,6 +215,12 @@ class MultiViewCLI(LightningCLI):
             config["logger"] = run_loggers(self.run_dir, self.steps_before if self.goes_on else None)
         clock = [] if config["max_time"] else [Timer()]  # minutes of the run, for reports; max_time brings its own
         return [ViewGrid(), Pace(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
+
+    def before_predict(self) -> None:
+        """Find what is wrong before the work."""
+        given = self.config_init["predict"]
+        self.writer.prepare(self.model, given["ckpt_path"])
+        self.datamodule.predict_split = given["split"]
 
     def before_fit(self) -> None:
         """Say what runs, and where."""

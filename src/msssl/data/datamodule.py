@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -17,9 +17,9 @@ from msssl.data.checks import check_arguments, check_datasets, check_pixel_argum
 from msssl.data.deep import Window
 from msssl.data.images import Images, labels_of, labels_or_minus_one
 from msssl.data.listing import ImageFiles
-from msssl.data.loaders import EvaluationLoader, TrainLoader
+from msssl.data.loaders import EvaluationLoader, PredictLoader, TrainLoader
 from msssl.data.skipped import find_skipped
-from msssl.data.splits import SPLITS, make_splits
+from msssl.data.splits import SPLITS, make_splits, readable_rows
 from msssl.data.splits import Split as Split
 from msssl.data.squares import Squares
 from msssl.data.statistics import mean_and_std
@@ -27,6 +27,7 @@ from msssl.data.storage import Storage, StorageKind
 from msssl.distributed import rank_and_world_size
 from msssl.views import MultiView, Preprocess
 
+PredictSplit = Literal["test", "val", "train", "all"]
 log = logging.getLogger(__name__)
 
 
@@ -56,6 +57,12 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         image_size: side in pixels of the squares that images become, the centre of each; by default they stay as they
             are.
         window: values that become black and white in images of more than 8 bits, or tensors that are not uint8.
+
+    Attributes:
+        predict_split: which images `predict_dataloader` reads: those of `test`, of `val` (the images held out of the
+            training set where it has no validation set), of `train` (the training set without the held-out images,
+            whatever `fraction` is), or `all` of every set. None, the default: `test` where there is a test set,
+            otherwise `all`.
     """
 
     def __init__(
@@ -90,6 +97,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.image_size = image_size
         self.window = None if window is None else (window[0], window[1])
         self.seed = 0
+        self.predict_split: PredictSplit | None = None
+        self.datasets: dict[str, Dataset[Any]] = {}
         self.splits: dict[str, Images] = {}
         self.skipped: dict[str, dict[int, str]] = {}  # why, by data set and position
         self.pretrained_on: Tensor | None = None  # positions in `dataset("train")` that the checkpoint's run saw
@@ -140,7 +149,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def setup(self, stage: str | None = None) -> None:
         if self.trainer is not None:  # ranks are seeded alike only if the user seeds them
             self.seed = self.trainer.strategy.broadcast(torch.initial_seed())
-        if self.splits:
+            self._prepare_as_the_module_saw(stage)
+        if self.splits or (stage == "predict" and self.datasets):
             return
         cache_dir, skip = self.cache_dir or f"{self.data_dir}/.msssl", self.on_error == "skip"
         self.opened = Storage(self.storage, cache_dir, parallel=self.num_workers > 0, skip=skip, trainer=self.trainer)
@@ -149,11 +159,28 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
         check_datasets(datasets, f"{type(self).__name__} in {self.data_dir}")
         self.datasets = {name: self._squares(dataset, name) for name, dataset in datasets.items()}
-        self.skipped = find_skipped(self.datasets, self.opened, **self._shard()) if skip else {}
+        self.skipped = {}
+        if stage != "predict":  # which needs neither splits nor, perhaps, the other sets
+            self._split()
+
+    def _prepare_as_the_module_saw(self, stage: str | None) -> None:
+        """Prepare images as the run did that a module is from, but for a fit, whose evaluation is that of its views."""
+        if stage == "fit":
+            self._preprocess = None
+        elif (of_run := getattr(self.trainer.lightning_module, "preprocess", None)) is not None:  # type: ignore[union-attr]
+            self.preprocess = of_run
+
+    def _split(self) -> None:
+        self._find_skipped(self.datasets)
         choice = {"fraction": self.fraction, "val_fraction": self.val_fraction}
         self.splits = make_splits(self.datasets, self.skipped, **choice, seed=self.split_seed)
         if self.views.automatic and self.pretrained_on is None and self._preprocess is None:
             self.views.normalize_by(*mean_and_std(self.images("train"), self.num_workers))
+
+    def _find_skipped(self, names: Iterable[str]) -> None:
+        if self.on_error == "skip":
+            datasets = {name: self.datasets[name] for name in names if name not in self.skipped}
+            self.skipped |= find_skipped(datasets, self.opened, **self._shard())
 
     def _squares(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
         if (self.image_size is None and self.window is None) or isinstance(dataset, ImageFiles):
@@ -218,8 +245,39 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         return self.evaluation_dataloader("test")
 
     @override
-    def predict_dataloader(self) -> EvaluationLoader:
-        return self.evaluation_dataloader("test" if "test" in self.splits else "probe")
+    def predict_dataloader(self) -> PredictLoader:
+        """Clean images of `predict_split`; the log says how many there are, and which."""
+        split = self.predict_split or ("test" if "test" in self.datasets else "all")
+        sets = [images for images in self._images_to_predict(split) if len(images)]
+        where, n_images = f"{type(self).__name__} in {self.data_dir}", sum(len(images) for images in sets)
+        if not n_images:
+            raise ValueError(f"{where} has no {split} images that can be read")
+        if split == "all":
+            of_each = ", ".join(f"{len(images)} of {images.name}" for images in sets)
+            which = f"all {n_images} images of {where}" + (f" ({of_each})" if len(sets) > 1 else "")
+        else:
+            total = sum(len(dataset) for dataset in self.datasets.values())  # type: ignore[arg-type,misc]  # they have one
+            which = f"{n_images} of the {total} images of {where}: its {split} split"
+        unreadable = sum(len(self.skipped.get(images.name, {})) for images in sets)
+        log.info("predict: %s%s", which, f"; {unreadable} more cannot be read" if unreadable else "")
+        return PredictLoader([EvaluationLoader(images, self.batch_size, **self._shard()) for images in sets])
+
+    def _images_to_predict(self, split: PredictSplit) -> list[Images]:
+        needs_statistics = self.views.automatic and self.pretrained_on is None and self._preprocess is None
+        if not self.splits and (split in ("train", "val") or needs_statistics):
+            self._split()
+        if split in ("train", "val"):  # which depend on what is held out
+            if split == "val" or "probe" not in self.datasets:
+                return [self.images("val" if split == "val" else "probe")]
+        elif split == "test" and "test" not in self.datasets:
+            raise ValueError(f"{type(self).__name__} in {self.data_dir} has no test images")
+        names = list(self.datasets) if split == "all" else [split]
+        self._find_skipped(names)
+        datasets = [(name, self.datasets[name]) for name in names]
+        return [
+            Images(self.opened.open(dataset, name), readable_rows(dataset, self.skipped.get(name, {})), name)
+            for name, dataset in datasets
+        ]
 
     def evaluation_dataloader(self, split: str, at_most: int | None = None, labelled: bool = False) -> EvaluationLoader:
         """Clean images of `val`, `test` or `probe` (the set to train a probe on, whatever `fraction` is).
@@ -278,6 +336,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     @preprocess.setter
     def preprocess(self, preprocess: Preprocess) -> None:
         self._preprocess = preprocess
+        self.window = preprocess.window  # by which deeper images are read
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -72,9 +72,14 @@ class ImageFolder(MultiViewDataModule):
             log_classes(self._class_names, self._listed["train"], "column label" if self.manifest else "folder")
         if split not in self._listed:
             return None
-        files = ImageFiles(self._listed[split], self._class_names, self.image_size, self.window)
+        files = ImageFiles(self._listed[split], self._class_names, self.image_size or self._size_of_run(), self.window)
         self.image_size = self.hparams["image_size"] = files.image_size  # of all splits, and of a later probe
         return files
+
+    def _size_of_run(self) -> int | None:
+        """Side of the images of the run that these are prepared for, which are read as they were."""
+        height, width = (self._preprocess and self._preprocess.image_size) or (None, None)
+        return height if height == width else None
 
     def _list(self) -> dict[str, list[Row]]:
         if self.manifest is None:

@@ -1,7 +1,7 @@
 """Which images a batch holds: the order of an epoch, its shards over ranks, and the place where it was left."""
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -165,6 +165,23 @@ class EvaluationLoader:
         """Images (n, 3, H, W), uint8, of some rows (n,) of the split."""
         (batch,) = batches_of(self.images, Rows([rows]), num_workers=0)
         return batch["image"]
+
+
+class PredictLoader:
+    """The batches of several evaluation loaders, one loader after the other.
+
+    Attributes:
+        loaders: one for each data set; the `index` of a batch counts in the data set that it is of.
+    """
+
+    def __init__(self, loaders: list[EvaluationLoader]) -> None:
+        self.loaders = loaders
+
+    def __len__(self) -> int:
+        return sum(map(len, self.loaders))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return chain.from_iterable(self.loaders)
 
 
 def _permutation(purpose: str, seed: int, epoch: int, length: int) -> Tensor:

@@ -54,7 +54,7 @@ def make_splits(
     Raises:
         ValueError: a class would be left without training images.
     """
-    usable = {name: _usable(dataset, unreadable.get(name, {})) for name, dataset in datasets.items()}
+    usable = {name: readable_rows(dataset, unreadable.get(name, {})) for name, dataset in datasets.items()}
     source = "probe" if "probe" in usable else "train"
     all_labels = {name: labels_or_minus_one(dataset) for name, dataset in datasets.items()}
     _check_labels(all_labels, usable, source)
@@ -172,7 +172,8 @@ def _told(images: Images) -> str:
     return "by class: " + " ".join(str(int(count)) for count in of_class)
 
 
-def _usable(dataset: Dataset[Any], unreadable: dict[int, str]) -> Tensor:
+def readable_rows(dataset: Dataset[Any], unreadable: dict[int, str]) -> Tensor:
+    """Positions in a data set, sorted, without those of unreadable images."""
     rows = torch.ones(len(dataset), dtype=torch.bool)  # type: ignore[arg-type]  # a map-style data set has one
     rows[list(unreadable)] = False
     return rows.nonzero().flatten()
