@@ -669,14 +669,60 @@ def test_a_place_that_is_not_there_is_named(on, message):
         fit_probes([OnlineProbe(on=on)])
 
 
-@pytest.mark.parametrize(("options", "batches"), [({}, 4), ({"accumulate_grad_batches": 2}, 4)])
-def test_pace_says_what_the_clock_says(options, batches, tmp_path, monkeypatch, caplog):
-    """Each batch takes 2 seconds: 3 views of 8 images in it."""
-    times = iter(range(0, 100, 2 * batches))
-    monkeypatch.setattr(pace, "monotonic", lambda: next(times))
-    data = data_of(coloured(64), batch_size=8, views=MultiView(n_views=3))
+class Clock:
+    """A step takes two seconds, a slow one a minute more, a validation and a checkpoint five."""
+
+    def __init__(self, slow=()):
+        self.now, self.slow, self.steps = 0.0, slow, 0
+
+    def __call__(self):
+        return self.now
+
+    def step(self, accumulated):
+        self.now += 2.0 / accumulated
+        self.steps += 1
+        self.now += 60.0 * (self.steps in self.slow)
+
+
+class Ticks(Callback):
+    def __init__(self, clock):
+        self.clock = clock
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.clock.step(trainer.accumulate_grad_batches)
+
+    def on_validation_epoch_start(self, trainer, pl_module):
+        self.clock.now += 0 if trainer.sanity_checking else 5
+
+
+class Guesses(Callback):
+    """Whether what is left at the end of an epoch was known, to a step."""
+
+    def __init__(self, pace):
+        self.pace, self.left = pace, []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.left.append(self.pace.seconds_left(trainer))
+
+
+@pytest.mark.parametrize(
+    ("options", "slow", "line"),
+    [
+        ({"log_every_n_steps": 4}, (), "pace: 12 views/s, 2e+03 ms a step; 0:01:25 to go: until"),
+        ({"log_every_n_steps": 4, "accumulate_grad_batches": 2}, (), "pace: 24 views/s, 2e+03 ms a step; "),
+        ({"log_every_n_steps": 1}, (1, 3), "pace: 12 views/s, 2e+03 ms a step; 0:01:16 to go, validations not counted"),
+    ],
+    ids=["few steps an epoch", "accumulated", "slow moments"],
+)
+def test_pace_says_what_the_clock_says(options, slow, line, tmp_path, monkeypatch, caplog):
+    """Batches of 3 views of 8 images, 6 an epoch, 7 epochs: 42 steps of 2 seconds and 7 validations of 5."""
+    clock = Clock(slow)
+    monkeypatch.setattr(pace, "monotonic", clock)
+    data, measured = data_of(coloured(48), batch_size=8, views=MultiView(n_views=3)), Pace()
+    guesses = Guesses(measured)
     with caplog.at_level("INFO", logger="msssl"):
-        fit(tmp_path, [Pace()], data=data, max_epochs=2, log_every_n_steps=4, **options)
-    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("pace")]
-    every = options.get("accumulate_grad_batches", 1)
-    assert line.startswith(f"pace: 12 views/s, {2000 * every:.3g} ms a step; 0:00:16 to go, ")
+        fit(tmp_path, [Ticks(clock), measured, guesses], data=data, max_epochs=7, **options)
+    (said,) = said_about(caplog, "pace")
+    assert said.startswith(line)
+    if not slow and "accumulate_grad_batches" not in options:
+        assert guesses.left == [pytest.approx(17.0 * epochs_left) for epochs_left in range(6, -1, -1)]

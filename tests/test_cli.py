@@ -12,11 +12,14 @@ import pytest
 import torch
 import yaml
 from conftest import NARROW, TINY_IMAGES
+from lightning.pytorch.callbacks import ProgressBar
 from PIL import Image
 
 from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, __version__
 from msssl.cli import help
 from msssl.cli.arguments import expand
+from msssl.cli.epoch_lines import EpochLines
+from msssl.cli.loggers import ShortEpochs
 from msssl.cli.parser import Parser
 from msssl.cli.run_folder import leave
 from msssl.cli.summary import print_summary
@@ -178,16 +181,55 @@ def test_probe_off(msssl, tmp_path):
     code, _, err = msssl(*SHAPES, "--online_probe", "null")
     assert code == 0, err
     assert "probe" not in next(tmp_path.glob("runs/*/metrics.csv")).read_text()
-    assert not list(tmp_path.glob("runs/*/best.ckpt"))
+    assert "best checkpoint: that of the highest val/rankme" in err
+    assert list(tmp_path.glob("runs/*/best.ckpt"))
 
 
-def test_another_logger(msssl, tmp_path):
-    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"]
-    code, _, err = msssl(*SHAPES, *logger)
+WANDB = """
+from lightning.pytorch.loggers import Logger
+
+class Wandb(Logger):  # as that of W&B, without a server
+    name, version = "stand-in", 0
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def log_metrics(self, metrics, step=None):
+        self.write(step, *metrics)
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+    def log_image(self, key, images, step=None, **kwargs):
+        self.write(step, key, *(f"{image.mode} {image.size[0] > 60}" for image in images))
+
+    def write(self, *words):
+        with open(self.path, "a") as file:
+            print(*words, sep=",", file=file)
+"""
+
+
+def test_another_logger_is_added_to_those_of_the_run(msssl, tmp_path):
+    """Ours stay, and one with `log_image` gets the pictures."""
+    write(tmp_path / "stand_in.py", WANDB)
+    code, _, err = msssl(*SHAPES, "--trainer.logger=stand_in.Wandb", "--trainer.logger.path=said.txt")
     assert code == 0, err
-    assert list(tmp_path.glob("logs/**/metrics.csv"))
     (run,) = (tmp_path / "runs").iterdir()
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "last.ckpt", "best.ckpt", "views.png"}
+    names = {path.name for path in run.iterdir() if "events" not in path.name}
+    assert {"config.yaml", "last.ckpt", "best.ckpt", "views.png", "metrics.csv"} <= names
+    assert list(run.glob("events.*"))
+    said = (tmp_path / "said.txt").read_text().splitlines()
+    for name in ("views", "eigenspectrum", "neighbours"):
+        assert [line.split(",")[1:] for line in said if f",{name}," in line] == [[name, "RGB True"]]
+    assert any("train/loss" in line for line in said)
+
+
+def test_no_logger_at_all(msssl, tmp_path):
+    code, _, err = msssl(*SHAPES, "--trainer.logger=false")
+    assert code == 0, err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert not [path for path in run.iterdir() if "events" in path.name or path.name == "metrics.csv"]
 
 
 def test_commands_on_the_last_checkpoint(msssl, tmp_path):
@@ -494,6 +536,7 @@ def test_the_bar_reads_metrics_at_logging_steps_only(msssl, monkeypatch):
             reads.append(trainer.global_step)
         return get_metrics(self, trainer, module)
 
+    monkeypatch.setattr(run, "has_terminal", lambda: True)
     monkeypatch.setattr(run.Bar, "get_metrics", count)
     code, _, err = msssl(*SHAPES, "--trainer.log_every_n_steps=2", "--data.batch_size=4")  # 12 steps
     assert code == 0, err
@@ -551,3 +594,82 @@ def test_the_bar_says_the_speed_of_an_epoch_of_one_refresh():
     seconds = 14.0
     progress.update(progress.task_ids[0], completed=6)
     assert Speed("default").render(progress.tasks[0]).plain == "1.50it/s"
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "every"),
+    [
+        (50, {"max_epochs": 5}, 1),  # 30 steps
+        (50, {"max_epochs": 30}, 6),  # 180: an epoch has a row
+        (50, {"max_epochs": 30, "accumulate_grad_batches": 2}, 3),
+        (4, {"max_epochs": 30}, 4),  # as it is
+        (50, {"max_steps": 40, "max_epochs": -1}, 2),
+        (0, {"max_epochs": 2}, 0),  # off
+    ],
+    ids=str,
+)
+def test_every_epoch_has_a_row_and_a_short_run_a_curve(given, options, every):
+    trainer = SimpleNamespace(
+        **{"log_every_n_steps": given, "max_steps": -1, "accumulate_grad_batches": 1, **options},
+        num_training_batches=6,
+        global_step=0,
+        current_epoch=0,
+        fit_loop=SimpleNamespace(
+            epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
+        ),
+    )
+    ShortEpochs().on_train_start(trainer, None)
+    assert trainer.log_every_n_steps == every
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "bars", "lines"),
+    [
+        (True, (), 1, 0),
+        (False, (), 0, 1),
+        (True, ("--trainer.enable_progress_bar=false",), 0, 1),
+        (False, ("--trainer.callbacks=RichProgressBar",), 1, 0),  # the user's own
+    ],
+    ids=["terminal", "pipe", "without a bar", "a bar of one's own"],
+)
+def test_a_run_shows_a_bar_or_says_lines(msssl, monkeypatch, terminal, options, bars, lines):
+    found = []
+
+    def construct(self, config, callbacks):
+        given = config["callbacks"] or []
+        found.extend(callbacks + (given if isinstance(given, list) else [given]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("msssl.cli.run.has_terminal", lambda: terminal)
+    monkeypatch.setattr("lightning.pytorch.cli.LightningCLI._instantiate_trainer", construct)
+    with pytest.raises(ValueError, match="enough"):
+        msssl("fit", "--config=demo.yaml", *TINY_IMAGES, *NARROW, *options)
+    assert sum(isinstance(each, ProgressBar) for each in found) == bars
+    assert sum(isinstance(each, EpochLines) for each in found) == lines
+
+
+def test_without_a_terminal_epochs_are_lines(monkeypatch, caplog):
+    """The first, the last and one every ten seconds: of epochs of 4 seconds each."""
+    now = iter(range(0, 100, 4))
+    monkeypatch.setattr("msssl.cli.epoch_lines.monotonic", lambda: next(now))
+    pace = SimpleNamespace(seconds_left=lambda trainer: 90.0)
+    lines = EpochLines(pace)
+    metrics = {"train/loss": torch.tensor(1.25), "val/probe_top1": torch.tensor(0.5)}
+    with caplog.at_level("INFO", logger="msssl"):
+        for epoch in range(8):
+            trainer = SimpleNamespace(
+                callback_metrics=metrics,
+                current_epoch=epoch,
+                max_epochs=8,
+                should_stop=False,
+                max_steps=-1,
+                global_step=6 * (epoch + 1),
+                is_global_zero=True,
+            )
+            lines.on_train_epoch_end(trainer, None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "epoch 1 of 8, step 6: loss 1.25, probe 0.5, 2 min left",
+        "epoch 4 of 8, step 24: loss 1.25, probe 0.5, 2 min left",
+        "epoch 7 of 8, step 42: loss 1.25, probe 0.5, 2 min left",
+        "epoch 8 of 8, step 48: loss 1.25, probe 0.5",
+    ]

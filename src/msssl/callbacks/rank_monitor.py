@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from typing_extensions import override
 
+from msssl.callbacks.pictures import log_picture, picture_of, takes_pictures
 from msssl.distributed import gather_rows
 from msssl.drawing import draw_neighbours, draw_spectrum
 from msssl.metrics import alpha_req, eigenspectrum, neighbours, rankme
@@ -29,8 +29,8 @@ class RankMonitor(Callback):
     the sphere, 0 where all images have one embedding. It sees clean validation images in evaluation mode, of all ranks,
     each once: 10,000 at most, fewer where D is above 2,000, evenly spread.
 
-    TensorBoard gets the correlations of z (of 512 dimensions at most; red is 1, blue -1), the eigenspectrum of features
-    and the nearest neighbours of a few validation images among the others.
+    TensorBoard, and W&B where it is used, get the correlations of z (of 512 dimensions at most; red is 1, blue -1), the
+    eigenspectrum of features and the nearest neighbours of a few validation images among the others.
     """
 
     def __init__(self) -> None:
@@ -77,9 +77,8 @@ class RankMonitor(Callback):
                 min(z.shape),
                 spread,
             )
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                _draw(logger.experiment, trainer, index, features, z)
+        if takes_pictures(trainer):
+            _draw(trainer, index, features, z)
 
 
 def _n_images(trainer: Trainer) -> int:
@@ -95,15 +94,13 @@ def _stride(n_images: int, dim: int) -> int:
     return max(1, math.ceil(n_images / at_most))
 
 
-def _draw(writer: Any, trainer: Trainer, index: Tensor, features: Tensor, z: Tensor) -> None:
-    step = trainer.global_step
+def _draw(trainer: Trainer, index: Tensor, features: Tensor, z: Tensor) -> None:
     dims = torch.linspace(0, z.shape[1] - 1, min(MAX_DIMS, z.shape[1])).long()
     correlation = torch.corrcoef(z[:, dims].T).nan_to_num()
-    writer.add_image(
-        "correlation of z", torch.stack([1 + correlation, 1 - correlation.abs(), 1 - correlation]).clamp(0, 1), step
-    )
+    colours = torch.stack([1 + correlation, 1 - correlation.abs(), 1 - correlation]).clamp(0, 1)
+    log_picture(trainer, "correlation of z", colours, trainer.global_step)
     if len(features) > 1:
-        _add_figure(writer, "eigenspectrum", step, lambda axes: draw_spectrum(axes, {"": eigenspectrum(features)}))
+        _log_figure(trainer, "eigenspectrum", lambda axes: draw_spectrum(axes, {"": eigenspectrum(features)}))
     loader: Any = trainer.val_dataloaders
     if not hasattr(loader, "pixels") or len(features) <= N_IMAGES:
         return
@@ -114,12 +111,12 @@ def _draw(writer: Any, trainer: Trainer, index: Tensor, features: Tensor, z: Ten
     rows = torch.searchsorted(loader.images.indices, index)  # both are sorted
     pixels = loader.pixels(rows[others][nearest.flatten()]).unflatten(0, nearest.shape)
     queries = loader.pixels(rows[shown])
-    _add_figure(writer, "neighbours", step, lambda axes: draw_neighbours(axes, queries, pixels, similarity))
+    _log_figure(trainer, "neighbours", lambda axes: draw_neighbours(axes, queries, pixels, similarity))
 
 
-def _add_figure(writer: Any, name: str, step: int, draw: Callable[[Any], None]) -> None:
+def _log_figure(trainer: Trainer, name: str, draw: Callable[[Any], None]) -> None:
     from matplotlib.figure import Figure  # half a second, for this only
 
     figure = Figure(figsize=(6, 5), dpi=100)  # a constrained layout would take three times as long
     draw(figure.subplots())
-    writer.add_figure(name, figure, step)
+    log_picture(trainer, name, picture_of(figure), trainer.global_step)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,12 +13,13 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 from torchvision.utils import make_grid, save_image
 from typing_extensions import override
 
+from msssl.callbacks.pictures import log_picture
 from msssl.checkpoint import whole
 from msssl.views import MultiCrop, MultiView
 
 
 class ViewGrid(Callback):
-    """Draws images down and their views across at the first step, for TensorBoard and as `views.png`.
+    """Draws images down and their views across at the first step, as `views.png`, and for TensorBoard and W&B.
 
     The file is written to `trainer.default_root_dir`, which is the folder of the run.
 
@@ -42,9 +42,7 @@ class ViewGrid(Callback):
         grid = contact_sheet(views_of, batch["views"], self.n_images)
         with whole(Path(trainer.default_root_dir, "views.png")) as growing:
             save_image(grid, growing, format="png")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("views", grid, global_step=0)
+        log_picture(trainer, "views", grid, step=0)
 
 
 def contact_sheet(views_of: MultiView, views: Tensor | list[Tensor], n_images: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The progress bar of a run."""
 
+from datetime import timedelta
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -9,9 +10,20 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 from typing_extensions import override
 
+from msssl.callbacks import Pace
+
 
 class Bar(RichProgressBar):
-    """Rich's bar without the logger's version number; refreshed at logging steps, as reading a metric waits."""
+    """Rich's bar without the logger's version number; refreshed at logging steps, as reading a metric waits.
+
+    Args:
+        refresh_rate: in steps.
+        pace: which knows how long the rest of the run will take; without one the bar does not say so.
+    """
+
+    def __init__(self, refresh_rate: int, pace: Pace | None = None) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._pace = pace
 
     @override
     def on_train_batch_end(
@@ -30,7 +42,10 @@ class Bar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         loss = trainer.callback_metrics.get("train/loss")
-        return metrics if loss is None else {"train/loss": float(loss), **metrics}
+        if loss is not None:
+            metrics = {"train/loss": float(loss), **metrics}
+        seconds = None if self._pace is None else self._pace.seconds_left(trainer)
+        return metrics if seconds is None else {**metrics, "run ends in": str(timedelta(seconds=round(seconds)))}
 
 
 class Speed(ProcessingSpeedColumn):

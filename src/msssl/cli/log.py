@@ -16,6 +16,7 @@ def set_up_logging() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for noise in (
+        ".*smaller than the logging interval.*",  # it is lowered
         ".*LeafSpec.*",  # a deprecation between torch and Lightning
         ".*does not have many workers.*",  # small sets need none
         ".*exists and is not empty.*",  # the run's folder is made before it is used

@@ -1,9 +1,11 @@
 """TensorBoard and `metrics.csv` of a run, which go on where the run goes on: each step is in them once."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -11,6 +13,9 @@ from typing_extensions import override
 
 from msssl.checkpoint import whole
 from msssl.cli.run_folder import rank
+from msssl.run_length import run_length
+
+POINTS = 20  # of the curve of a short run, at least
 
 
 def run_loggers(folder: Path, step: int | None = None) -> list[Logger]:
@@ -27,6 +32,19 @@ def run_loggers(folder: Path, step: int | None = None) -> list[Logger]:
         _TensorBoard(folder, name="", version="", default_hp_metric=False, last=last, **purge),
         _CSV(folder, name="", version="", last=last),
     ]
+
+
+class ShortEpochs(Callback):
+    """Lowers `trainer.log_every_n_steps` where an epoch would have no row, or a short run no curve of 20 points."""
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        given, batches = trainer.log_every_n_steps, trainer.num_training_batches  # type: ignore[attr-defined]
+        _, whole = run_length(trainer)
+        fit = [math.ceil(batches / trainer.accumulate_grad_batches)] if math.isfinite(batches) else []
+        fit += [int(whole) // POINTS] if math.isfinite(whole) else []
+        if given:
+            trainer.log_every_n_steps = max(1, min([given, *fit]))  # type: ignore[attr-defined]
 
 
 class _Once(Logger):

@@ -26,9 +26,10 @@ from msssl.callbacks import (
 from msssl.checkpoint import check_writable, read
 from msssl.cli.arguments import TRAINER_COMMANDS, expand
 from msssl.cli.bar import Bar
+from msssl.cli.epoch_lines import EpochLines, has_terminal
 from msssl.cli.from_checkpoint import check_weights, module_of, own_data_of, prepare_alike
 from msssl.cli.log import set_up_logging
-from msssl.cli.loggers import run_loggers
+from msssl.cli.loggers import ShortEpochs, run_loggers
 from msssl.cli.parser import Parser
 from msssl.cli.precision import choose_precision
 from msssl.cli.predict import add_predict_arguments, features_writer
@@ -176,10 +177,14 @@ class MultiViewCLI(LightningCLI):
         config["precision"] = self.config[self.subcommand]["trainer"]["precision"] = precision  # which is saved
         callbacks = [callback for callback in callbacks if callback is not None]  # `online_probe: null`
         given = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
-        if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in given):
-            callbacks.append(Bar(refresh_rate=config["log_every_n_steps"] or LOG_EVERY_N_STEPS))
+        pace = Pace() if self.subcommand == "fit" else None
+        if not any(isinstance(each, ProgressBar) for each in given):  # of the user's own
+            shown = config["enable_progress_bar"] is not False and has_terminal()
+            config["enable_progress_bar"] = shown
+            every = config["log_every_n_steps"] or LOG_EVERY_N_STEPS
+            callbacks += [Bar(every, pace)] if shown else [EpochLines(pace)] if pace else []
         if self.subcommand == "fit":
-            callbacks += self._prepare_run(config)
+            callbacks = [*([pace] if pace else []), *callbacks, *self._prepare_run(config)]
         else:
             self.save_config_callback = None
             config["logger"] = config["logger"] or False
@@ -197,7 +202,7 @@ class MultiViewCLI(LightningCLI):
             raise ValueError(f"trainer: {error}") from error
 
     def _prepare_run(self, config: dict[str, Any]) -> list[Callback]:
-        """Choose the run's folder, log into it unless told otherwise, and return the callbacks of a fit."""
+        """Choose the run's folder, log into it unless `logger` is false, and return the callbacks of a fit."""
         if config["fast_dev_run"]:
             return []
         ckpt_path = self.config_init["fit"]["ckpt_path"]
@@ -211,10 +216,12 @@ class MultiViewCLI(LightningCLI):
         else:
             self.run_dir = new_run_folder(Path(config["default_root_dir"] or "runs"))
         config["default_root_dir"] = self.run_dir
-        if config["logger"] in (None, True):
-            config["logger"] = run_loggers(self.run_dir, self.steps_before if self.goes_on else None)
+        if config["logger"] is not False:  # those of the user are added to ours
+            given = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
+            ours = run_loggers(self.run_dir, self.steps_before if self.goes_on else None)
+            config["logger"] = [*ours, *(each for each in given if each not in (None, True))]
         clock = [] if config["max_time"] else [Timer()]  # minutes of the run, for reports; max_time brings its own
-        return [ViewGrid(), Pace(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
+        return [ShortEpochs(), ViewGrid(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
 
     def before_predict(self) -> None:
         """Find what is wrong before the work."""
