@@ -201,3 +201,9 @@ def test_a_missing_timm_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"timm:resnet18 needs timm: pip install 'msssl\[timm\]'"):
         build_backbone("timm:resnet18")
+
+
+def test_a_model_of_one_size_names_it():
+    backbone = build_backbone("timm:mixer_s32_224")
+    with pytest.raises(ValueError, match=r"timm:mixer_s32_224 takes images of 224 x 224 pixels only.* 32 x 32"):
+        backbone(torch.zeros(1, 3, 32, 32))

@@ -15,7 +15,7 @@ from conftest import NARROW, TINY_IMAGES
 from lightning.pytorch.callbacks import ProgressBar
 from PIL import Image
 
-from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, __version__
+from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, __version__
 from msssl.cli import help
 from msssl.cli.arguments import expand
 from msssl.cli.epoch_lines import EpochLines
@@ -380,6 +380,8 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--config null.yaml": "data.views.n_views: expected int, got null",
     "--trainer.devices null": "devices",
     "--data null": "data missing: name a config",
+    "--trainer.callbacks LearningRateFinder": "LearningRateFinder is not supported",
+    "--trainer.callbacks BatchSizeFinder": "BatchSizeFinder is not supported",
     "--online_probe.lr fast": "online_probe.lr: expected float, got fast",
     "--config absent.yaml": "config absent.yaml is neither here nor among those that ship with msssl: cifar.yaml,",
     "--config broken.yaml": "Problems parsing config",
@@ -574,6 +576,30 @@ def test_a_config_that_fit_takes_is_one_that_probe_takes(tmp_path):
         args = expand([command, "--config", str(config)])[1:]
         folders.append(parser.parse_args(args).data.init_args.data_dir)
     assert folders == ["2024-01-01", "2024-01-01"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "monitor"),
+    [
+        ([], "train/loss"),
+        (["--model.lr_scheduler.monitor=val/probe_top1"], "val/probe_top1"),
+        (["--config=plateau.yaml"], "val/rankme"),
+    ],
+)
+def test_reduce_on_plateau_by_its_short_name(flags, monitor, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(
+        tmp_path / "plateau.yaml",
+        "model: {class_path: BarlowTwins, init_args: {lr_scheduler: "
+        "{class_path: ReduceLROnPlateau, init_args: {monitor: val/rankme}}}}\n",
+    )
+    parser = Parser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(MultiViewModule, "model")
+    short = [] if "--config=plateau.yaml" in flags else ["--model.lr_scheduler=ReduceLROnPlateau"]
+    args = expand(["fit", "--model=BarlowTwins", *NARROW, *short, *flags])[1:]
+    module = parser.instantiate(parser.parse_args(args)).model
+    assert module.configure_optimizers()["lr_scheduler"]["monitor"] == monitor
 
 
 def test_a_run_without_checkpoints(msssl, tmp_path):

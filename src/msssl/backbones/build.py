@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,26 @@ def _build_timm(name: str) -> nn.Module:
         model: nn.Module = timm.create_model(name, num_classes=0, dynamic_img_size=True)
     except TypeError:  # what is no transformer takes no such argument
         model = timm.create_model(name, num_classes=0)
+        cfg: Any = model.pretrained_cfg
+        if cfg.get("fixed_input_size"):
+            model.register_forward_pre_hook(_OfOneSize(name, cfg["input_size"][-1]))
     return model
+
+
+class _OfOneSize:
+    """Refuses images of other sizes than the one that a network is built for."""
+
+    def __init__(self, name: str, side: int) -> None:
+        self.name = name
+        self.side = side
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        height, width = inputs[0].shape[-2:]
+        if (height, width) != (self.side, self.side):
+            raise ValueError(
+                f"backbone timm:{self.name} takes images of {self.side} x {self.side} pixels only, and these have "
+                f"{height} x {width}: --data.image_size {self.side} with views of that size, or another backbone"
+            )
 
 
 def find_feature_dim(backbone: nn.Module) -> int:

@@ -1,6 +1,7 @@
 """What happens to the arguments before they are parsed: names of shipped configs, and checkpoints."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import yaml
 
 from msssl.checkpoint import find
 from msssl.checkpoint.files import CONFIG
-from msssl.cli.parser import load
+from msssl.cli.parser import PLATEAU, load, plateau_path
 from msssl.cli.run_folder import is_requeued, requeued_run
 
 _ROOT = "--trainer.default_root_dir"
@@ -25,6 +26,8 @@ def shipped_configs() -> Path:
 
 def expand(args: list[str]) -> list[str]:
     """Replace bare config names by paths, and `--ckpt_path` by its file, preceded by the config of its run."""
+    plateau = plateau_path(any(re.match(r"--model\.lr_scheduler\.(init_args\.)?monitor\b", arg) for arg in args))
+    args = [re.sub(rf"^(--[\w.]+=)?{PLATEAU}$", rf"\g<1>{plateau}", arg) for arg in args]
     args = [part for arg in args for part in _split(arg)]
     if args[:1] in (["sweep"], ["report"]):
         return _studies(args)

@@ -17,6 +17,14 @@ from msssl.cli.errors import condense
 _load_yaml = get_loader("yaml")
 
 
+PLATEAU = "ReduceLROnPlateau"  # the short name of two classes
+
+
+def plateau_path(has_monitor: bool) -> str:
+    """The class that the short name means: Lightning's takes a `monitor`; torch's is given the training loss."""
+    return f"{'lightning.pytorch.cli' if has_monitor else 'torch.optim.lr_scheduler'}.{PLATEAU}"
+
+
 def load(text: str) -> Any:
     """YAML as configs are read: what looks like a date is text, and the key `on` is a word, not the boolean true."""
     return _with_words(_load_yaml(text))
@@ -26,7 +34,10 @@ def _with_words(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_words(item) for item in value]
     if isinstance(value, dict):
-        return {"on" if key is True else key: _with_words(item) for key, item in value.items()}
+        words = {"on" if key is True else key: _with_words(item) for key, item in value.items()}
+        if words.get("class_path") == PLATEAU:
+            words["class_path"] = plateau_path("monitor" in (words.get("init_args") or {}))
+        return words
     return value
 
 

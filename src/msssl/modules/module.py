@@ -19,7 +19,14 @@ from msssl.modules.compiled import CompiledEncoder
 from msssl.modules.exact_resume import ExactResume
 from msssl.modules.memory_advice import MemoryAdvice
 from msssl.modules.non_finite_guard import NonFiniteGuard
-from msssl.modules.optimization import arguments_of, let_clip, parameter_groups, take_arguments, with_schedule
+from msssl.modules.optimization import (
+    arguments_of,
+    let_clip,
+    parameter_groups,
+    refuse_finders,
+    take_arguments,
+    with_schedule,
+)
 from msssl.modules.recompute import features_of
 from msssl.modules.warmup_cosine import WarmupCosine
 from msssl.modules.weights import load_weights
@@ -214,6 +221,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def configure_callbacks(self) -> list[Callback]:
+        refuse_finders(self.trainer)
         return [NonFiniteGuard(), ExactResume(), MemoryAdvice()]
 
     @override

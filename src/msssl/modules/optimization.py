@@ -3,13 +3,30 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import nn
 from torch.optim import Optimizer
 
 from msssl.modules.warmup_cosine import WarmupCosine
 
 _OF_THE_STATE = ("params", "lr", "initial_lr", "fused", "capturable")  # `lr` is scaled; the last two say where state is
+
+
+def refuse_finders(trainer: Trainer) -> None:
+    """Raise ValueError for callbacks of Lightning that set arguments which are not theirs to set here."""
+    for callback in getattr(trainer, "callbacks", []):
+        if isinstance(callback, LearningRateFinder):
+            raise ValueError(
+                "LearningRateFinder is not supported: a loss without labels does not tell which rate is good. Compare "
+                "runs with several --model.optimizer.lr by their probe"
+            )
+        if isinstance(callback, BatchSizeFinder):
+            raise ValueError(
+                "BatchSizeFinder is not supported: what a batch holds changes the loss. Choose --data.batch_size; "
+                "where memory ends, --model.chunk_views 1 takes less"
+            )
 
 
 def parameter_groups(module: nn.Module, decay_bias_and_norm: bool) -> list[dict[str, Any]]:
@@ -29,7 +46,9 @@ def with_schedule(optimizer: Optimizer, make_lr_scheduler: Callable[[Optimizer],
         return optimizer
     scheduler = make_lr_scheduler(optimizer)
     interval = "step" if isinstance(scheduler, WarmupCosine) else "epoch"
-    monitor = getattr(scheduler, "monitor", None)  # of ReduceLROnPlateau
+    monitor = getattr(scheduler, "monitor", None)  # Lightning's own ReduceLROnPlateau has one
+    if monitor is None and isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        monitor = "train/loss"  # which each run has, also without validation
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": monitor}}
 
 
