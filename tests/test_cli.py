@@ -380,6 +380,7 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--config null.yaml": "data.views.n_views: expected int, got null",
     "--trainer.devices null": "devices",
     "--data null": "data missing: name a config",
+    "--model.optimizer standard.json": "model.optimizer: 'standard.json' is not a value that it takes",
     "--trainer.callbacks LearningRateFinder": "LearningRateFinder is not supported",
     "--trainer.callbacks BatchSizeFinder": "BatchSizeFinder is not supported",
     "--online_probe.lr fast": "online_probe.lr: expected float, got fast",

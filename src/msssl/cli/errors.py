@@ -114,9 +114,17 @@ def condense(message: str, keys: Iterable[str]) -> str:
         example = " such as --data msssl.ImageFolder," if key == "data" else ""
         return f"{key}.{found[1]} is an option of a class: name the class first,{example} or a config that has one"
     if found := re.search(r"Got value: (.+)", message) or re.search(r"Given value: (.+)", message):
-        value = re.sub(r"^None\b", "null", found[1].partition(". Got value: ")[0])
-        return f"{key}: expected {_expected(message)}, got {value}"
+        return _wrong_value(key, found[1], message)
     return " ".join(message.split())
+
+
+def _wrong_value(key: str, value: str, message: str) -> str:
+    if found := re.search(r"Multiple subclasses with name (\w+)\. .+?: (.+?)\.?$", message, flags=re.MULTILINE):
+        return f"{key}: several classes are named {found[1]}: give the path of one, {found[2]}"
+    if found := re.match(r"NestedArg\(key='(.+?)', val=(.+)\)", value):  # of a class that takes no such value
+        return f"{key}.{found[1]}: {found[2]} is not a value that it takes"
+    value = re.sub(r"^None\b", "null", value.partition(". Got value: ")[0])
+    return f"{key}: expected {_expected(message)}, got {value}"
 
 
 def _expected(message: str) -> str:
