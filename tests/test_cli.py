@@ -403,6 +403,7 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
 @pytest.mark.parametrize("args", WRONG)
 def test_wrong_input_gets_one_line(args, msssl, tmp_path):
     write(tmp_path / "broken.yaml", "data: [1\n")
+    write(tmp_path / "standard.json", '{"a": 1}\n')
     write(tmp_path / "null.yaml", "data: {init_args: {views: {init_args: {n_views: null}}}}\n")
     for folder in ("empty/train", "single/train/cat", "bad/train/cat", "bad/train/dog"):
         (tmp_path / folder).mkdir(parents=True)

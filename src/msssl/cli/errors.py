@@ -122,7 +122,8 @@ def _wrong_value(key: str, value: str, message: str) -> str:
     if found := re.search(r"Multiple subclasses with name (\w+)\. .+?: (.+?)\.?$", message, flags=re.MULTILINE):
         return f"{key}: several classes are named {found[1]}: give the path of one, {found[2]}"
     if found := re.match(r"NestedArg\(key='(.+?)', val=(.+)\)", value):  # of a class that takes no such value
-        return f"{key}.{found[1]}: {found[2]} is not a value that it takes"
+        named = key if key.endswith(f".{found[1]}") else f"{key}.{found[1]}"
+        return f"{named}: {found[2]} is not a value that it takes"
     value = re.sub(r"^None\b", "null", value.partition(". Got value: ")[0])
     return f"{key}: expected {_expected(message)}, got {value}"
 
