@@ -225,6 +225,26 @@ def test_another_logger_is_added_to_those_of_the_run(msssl, tmp_path):
     assert any("train/loss" in line for line in said)
 
 
+def test_a_run_without_labels_ends_with_its_embeddings_and_has_a_report(msssl, tmp_path):
+    images = tmp_path / "flat"
+    images.mkdir()
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(256, size=(16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{i}.png")
+    options = ["--data.data_dir=flat", "--data.batch_size=8", "--data.num_workers=0", "--trainer.max_epochs=2"]
+    options += ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.compile=false"]
+    code, out, err = msssl("fit", "--config=imagefolder.yaml", *NARROW, *options)
+    assert code == 0, err
+    assert re.search(r"^embeddings  RankMe [\d.]+, .*spread [\d.]+ \(validation images", out, re.MULTILINE)
+    assert "best checkpoint: that of the highest val/rankme" in err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "best.ckpt").is_file()
+    code, out, err = msssl("report", f"runs/{run.name}")
+    assert code == 0, err
+    assert "RankMe" in out
+    assert run.name in (tmp_path / "report.md").read_text()
+
+
 def test_no_logger_at_all(msssl, tmp_path):
     code, _, err = msssl(*SHAPES, "--trainer.logger=false")
     assert code == 0, err

@@ -588,3 +588,33 @@ def test_an_encoder_without_its_baselines_is_compared_with_itself(compare, tmp_p
         rows = {row["features"]: row for row in compare(*(path.parent for path in runs), every=True)}
         assert float(rows["pretrained encoder"]["mean"]) == pytest.approx(0.7)
         assert float(rows["raw pixels"]["mean"]) == pytest.approx(0.1)
+
+
+def write_metrics(folder, ranks, accuracy=""):
+    folder.mkdir(parents=True)
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "step", "train/loss", "val/rankme", "val/alpha", "val/spread", "val/probe_top1"])
+        for epoch, rank in enumerate(ranks):
+            writer.writerow([epoch, 10 * epoch + 4, 3.5, "", "", "", ""])
+            writer.writerow([epoch, 10 * epoch + 9, "", rank, 1.25 + epoch, 0.5, accuracy])
+
+
+def test_a_run_without_labels_is_a_row_of_its_embeddings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_metrics(Path("flat"), [3.0, 12.5, 11.25])
+    report(["flat"])
+    assert "| flat | 29 | 11.25 | 3.00 | 12.50 | 19 | 3.25 | 0.500 |" in Path("report.md").read_text()
+    assert "RankMe" in capsys.readouterr().out
+    write(Path("labelled") / "probe.json")
+    report(["flat", "labelled"], out="both")
+    page = Path("both.md").read_text()
+    assert "| flat | 29 | 11.25 |" in page
+    assert "pretrained" in page
+
+
+def test_a_run_with_an_accuracy_is_to_be_probed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_metrics(Path("labelled"), [3.0], accuracy=0.5)
+    with pytest.raises(FileNotFoundError, match=r"holds no probe.json: run msssl probe"):
+        report(["labelled"])

@@ -2,7 +2,9 @@
 
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
 from rich.console import Console
@@ -42,9 +44,7 @@ def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> 
             lines["trained"] = f"nothing, as {name} is {getattr(trainer, name)}: the checkpoint holds {held}"
     last = run_dir / "last.ckpt"
     lines["checkpoint"] = str(last) if last.is_file() else "none was written"
-    accuracy = trainer.callback_metrics.get("val/probe_top1")
-    if accuracy is not None:
-        lines["accuracy"] = f"{accuracy:.3f} top-1 on validation images (online linear probe, last epoch)"
+    lines |= _measured(trainer.callback_metrics)
     if (run_dir / "views.png").is_file():
         lines["views"] = str(run_dir / "views.png")
     if any(run_dir.glob("events.*")):
@@ -54,6 +54,16 @@ def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> 
         lines["next"] = shlex.join(["msssl", "probe" if labelled else "predict", "--ckpt_path", str(last)])
     for name, text in lines.items():
         Console(soft_wrap=True, highlight=False, markup=False).print(f"{name:<12}{text}")
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """What the last validation found: the accuracy, or without labels what the embeddings are like."""
+    accuracy = metrics.get("val/probe_top1")
+    if accuracy is not None:
+        return {"accuracy": f"{accuracy:.3f} top-1 on validation images (online linear probe, last epoch)"}
+    names = {"RankMe": "val/rankme", "alpha": "val/alpha", "spread": "val/spread"}
+    found = ", ".join(f"{name} {float(metrics[key]):.3g}" for name, key in names.items() if key in metrics)
+    return {"embeddings": f"{found} (validation images, last epoch)"} if found else {}
 
 
 def _limit(trainer: Trainer) -> str:

@@ -15,6 +15,8 @@ from msssl.checkpoint import whole, write_text
 from msssl.evaluation.comparison import COSTS, PRETRAINED, TOP1, ComparedTable, Row, group, read_reports
 from msssl.evaluation.over_seeds import HOW, SPREAD, Difference, OverSeeds, draw, number
 from msssl.evaluation.table import markdown
+from msssl.evaluation.unlabelled import HEADINGS as HEADINGS_OF_SPECTRA
+from msssl.evaluation.unlabelled import TITLE, spectrum_of
 
 HEADINGS = ("run", "features", "seeds", TOP1, SPREAD)
 
@@ -26,6 +28,8 @@ def compare(runs: list[str], out: str) -> None:
     of their mean; differences between rows are paired by seed. Writes `<out>.md`, `<out>.csv` and `<out>.png`, accuracy
     against epochs, minutes and views.
 
+    A run without labels, that has no probe, is a row of RankMe, alpha and spread in a table of its own.
+
     Args:
         runs: folders of runs, or reports of `msssl probe`.
         out: of the files, without their ending.
@@ -34,12 +38,22 @@ def compare(runs: list[str], out: str) -> None:
         FileNotFoundError: a run was not probed.
         ValueError: a file that is no report of `msssl probe`.
     """
-    tables = group(read_reports(runs))
+    spectra = {run: found for run in runs if (found := spectrum_of(run)) is not None}
+    tables = group(read_reports([run for run in runs if run not in spectra]))
     pages = []
     for table in tables:
         _print(table)
         pages.append(_page(table))
     target = Path(out)
+    if spectra:
+        lines = [spectrum.cells() for spectrum in spectra.values()]
+        _line(TITLE)
+        _print_table(HEADINGS_OF_SPECTRA, lines)
+        pages.append(f"## {TITLE}\n\n{markdown(HEADINGS_OF_SPECTRA, lines)}\n")
+    if not tables:
+        write_text(target.with_name(f"{target.name}.md"), "\n".join(pages))
+        _line(f"written to {target}.md")
+        return
     write_text(target.with_name(f"{target.name}.md"), "\n".join(pages))
     write_text(target.with_name(f"{target.name}.csv"), _csv(tables))
     _draw(tables, target.with_name(f"{target.name}.png"))
