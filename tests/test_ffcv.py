@@ -17,6 +17,7 @@ from msssl import BarlowTwins, Beton, ImageFolder, MultiViewDataModule
 from msssl.callbacks import LastCheckpoint
 from msssl.data.beton_file import import_ffcv
 from msssl.data.write_beton import write_beton
+from msssl.views import Preprocess
 
 pytestmark = pytest.mark.long
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
@@ -44,6 +45,19 @@ def test_a_missing_ffcv_says_how_to_install_it(msssl, tmp_path, monkeypatch):
     assert "  pip install 'msssl[ffcv]'" in lines
     assert "storage: cached" in lines[-1]
     assert "Traceback" not in err
+
+
+@needs_ffcv
+def test_predict_reads_every_image_of_the_files(tmp_path):
+    """Also for a run whose deeper images were read by a window: the files hold 8 bits."""
+    write_beton(images(), str(tmp_path))
+    data = Beton(str(tmp_path), batch_size=5, num_workers=0, val_fraction=0.5)
+    data.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, image_size=(4, 4), window=(0.0, 4095.0))
+    data.setup("predict")
+    batches = [data.on_after_batch_transfer(batch) for batch in data.predict_dataloader()]
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(12))
+    assert torch.cat([batch["label"] for batch in batches]).tolist() == [i % 3 for i in range(12)]
+    assert torch.cat([batch["image"] for batch in batches]).shape == (12, 3, 4, 4)
 
 
 @needs_ffcv

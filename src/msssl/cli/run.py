@@ -187,7 +187,7 @@ class MultiViewCLI(LightningCLI):
             callbacks = [*([pace] if pace else []), *callbacks, *self._prepare_run(config)]
         else:
             self.save_config_callback = None
-            config["logger"] = config["logger"] or False
+            config["logger"] = self.subcommand != "predict" and (config["logger"] or False)  # which has nothing to log
         if self.subcommand != "fit" or config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
         if self.subcommand == "predict":

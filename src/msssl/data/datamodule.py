@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from typing_extensions import override
 
 from msssl.checkpoint import Reloadable
+from msssl.data.beton_file import BetonFile
 from msssl.data.checks import check_arguments, check_datasets, check_pixel_arguments
 from msssl.data.deep import Window
 from msssl.data.images import Images, labels_of, labels_or_minus_one
@@ -183,7 +184,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             self.skipped |= find_skipped(datasets, self.opened, **self._shard())
 
     def _squares(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
-        if (self.image_size is None and self.window is None) or isinstance(dataset, ImageFiles):
+        if (self.image_size is None and self.window is None) or isinstance(dataset, ImageFiles | BetonFile):
             return dataset  # the files' are squares already
         if isinstance(dataset, TensorDataset):
             images = dataset.tensors[0]
