@@ -1,3 +1,5 @@
+import copy
+import json
 import os
 import pickle
 import re
@@ -6,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from kornia import augmentation as K
 from lightning import LightningDataModule, Trainer
+from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 import msssl
 from msssl import MultiViewDataModule, MultiViewModule
-from msssl.checkpoint import find, read
+from msssl.checkpoint import MissingArgumentsError, find, read
 from msssl.evaluation.subject import preprocess_of
-from msssl.views import Preprocess
+from msssl.recorded import build, describe
+from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, Preprocess, RandomResizedCropFlip
 
 CLI = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "_class_path": "msssl.BarlowTwins", "proj_dim": 8}
 NARROW = {"class_path": "msssl.ResNet", "init_args": {"width": 8}}
@@ -113,11 +118,23 @@ def test_subclass_with_a_signature_of_its_own_loads(tmp_path):
     assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
 
 
-def test_module_given_in_python_is_asked_for_by_name(fitted):
-    module, path = fitted
+class Own(nn.Module):
+    """A backbone of the user's own class, whose arguments no checkpoint can know."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3)
+
+    def forward(self, images):
+        return self.conv(images).mean(dim=(2, 3))
+
+
+def test_module_given_in_python_is_asked_for_by_name(tmp_path):
+    module = msssl.BarlowTwins(beta=0.2, backbone=Own(6), proj_dim=8)
+    path = save(module, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=r"^BarlowTwins was built in Python with backbone: [^\n]*$"):
         MultiViewModule.load_from_checkpoint(path)
-    loaded = MultiViewModule.load_from_checkpoint(path, backbone=narrow_backbone())
+    loaded = MultiViewModule.load_from_checkpoint(path, backbone=Own(6))
     assert type(loaded) is msssl.BarlowTwins
     assert loaded.beta == 0.2
     assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
@@ -127,13 +144,103 @@ def test_function_given_in_python_is_asked_for_too(tmp_path):
     def sgd(parameters):
         return torch.optim.SGD(parameters, lr=0.1)
 
-    path = save(Energy(backbone=narrow_backbone(), optimizer=sgd), tmp_path / "x.ckpt")
+    path = save(Energy(backbone=Own(6), optimizer=sgd), tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="backbone, optimizer"):
         MultiViewModule.load_from_checkpoint(path)
     with pytest.raises(ValueError, match="with optimizer:"):
-        MultiViewModule.load_from_checkpoint(path, backbone=narrow_backbone())
-    loaded = MultiViewModule.load_from_checkpoint(path, backbone=narrow_backbone(), optimizer=sgd)
+        MultiViewModule.load_from_checkpoint(path, backbone=Own(6))
+    loaded = MultiViewModule.load_from_checkpoint(path, backbone=Own(6), optimizer=sgd)
     assert isinstance(loaded.configure_optimizers(), torch.optim.SGD)
+
+
+def test_what_a_module_learned_by_is_not_needed_to_evaluate_it(tmp_path):
+    module = msssl.BarlowTwins(backbone=Own(6), proj_dim=8, optimizer=lambda parameters: torch.optim.SGD(parameters))
+    checkpoint = read(save(module, tmp_path / "x.ckpt"))
+    with pytest.raises(MissingArgumentsError, match="with backbone:") as raised:
+        MultiViewModule.from_checkpoint(checkpoint, without=("optimizer", "lr_scheduler", "proj_dim"))
+    assert (raised.value.owner, raised.value.names) == ("BarlowTwins", ["backbone"])
+    loaded = MultiViewModule.from_checkpoint(checkpoint, without=("optimizer",), backbone=Own(6))
+    assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"width": 7},
+            r"backbone\.conv\.weight is \(6, 3, 3, 3\) in the checkpoint, and \(7, 3, 3, 3\) in the network",
+        ),
+        ({"proj_layers": 3}, r"projector\.\d\.\w+ is .* in the checkpoint, and .* in the network"),
+        ({"proj_layers": 1}, r"projector\.\d\.\w+ is .* in the checkpoint, and .* in the network"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(change, message, tmp_path):
+    path = save(msssl.BarlowTwins(backbone=Own(6), feature_dim=6, proj_dim=8), tmp_path / "x.ckpt")
+    change = dict(change)
+    with pytest.raises(ValueError, match=rf"^the weights do not fit BarlowTwins: {message}$"):
+        MultiViewModule.load_from_checkpoint(path, backbone=Own(change.pop("width", 6)), **change)
+
+
+# Objects of msssl that are given in Python.
+
+MADE = {
+    "backbone": lambda: msssl.ResNet(34, width=8, low_resolution=False),
+    "preset": lambda: msssl.MultiView(3, "stl10", mean="auto", std="auto"),
+    "list": lambda: msssl.MultiView(
+        2,
+        [
+            RandomResizedCropFlip((24, 24), p_flip=0.1),
+            ColorJitterGrayscale(0.4, 0.4),
+            BlurSolarize(3, p_blur=[1.0, 0.1]),
+        ],
+    ),
+    "several sizes": lambda: MultiCrop([msssl.MultiView(2), msssl.MultiView(3, [RandomResizedCropFlip((8, 8))])]),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_an_object_of_msssl_is_built_again_from_plain_data(name):
+    made = MADE[name]()
+    state = torch.get_rng_state()
+    plain = json.loads(json.dumps(describe(made)))
+    assert torch.equal(torch.get_rng_state(), state)  # the random numbers of a run do not depend on it
+    for each in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        again = build(describe(each))
+        assert type(again) is type(made)
+        assert repr(again) == repr(made)
+        assert again.state_dict().keys() == made.state_dict().keys()
+    assert repr(build(plain)) == repr(made)  # lists for tuples
+
+
+def test_a_subclass_or_a_changed_object_is_not_taken_for_what_it_was():
+    class Mine(msssl.ResNet):
+        pass
+
+    changed = msssl.ResNet(18, width=8)
+    changed.maxpool = nn.MaxPool2d(2)  # no parameter tells
+    of_another_library = msssl.MultiView(2, [K.RandomHorizontalFlip()])
+    for made in (Mine(18, width=8), changed, of_another_library, nn.Conv2d(3, 3, 1), len):
+        with pytest.raises(TypeError):
+            describe(made)
+
+
+@pytest.mark.parametrize("path", ["os.system", "msssl.BarlowTwins", "msssl.checkpoint.read", "msssl.views.Preprocess"])
+def test_only_recorded_classes_are_built_from_a_checkpoint(path):
+    hyperparameters = {
+        "views": {"class_path": path, "init_args": {}},
+        "_recorded": ["views"],
+        "_class_path": "msssl.Shapes",
+    }
+    with pytest.raises(ValueError, match=rf"names {re.escape(path)}, which is no class that msssl records"):
+        MultiViewDataModule.from_hyperparameters({"datamodule_hyper_parameters": hyperparameters})
+
+
+def test_a_backbone_of_msssl_given_in_python_needs_not_be_given_again(fitted):
+    module, path = fitted
+    loaded = MultiViewModule.load_from_checkpoint(path)
+    assert loaded.backbone.width == 8
+    assert loaded.hparams == module.hparams
+    assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
 
 
 def test_keyword_replaces_the_saved_argument(fitted):
@@ -201,14 +308,19 @@ def test_data_module_is_rebuilt_with_its_seed(fitted):
     assert loaded.seed == 7  # its order and views
 
 
-def test_views_given_in_python_are_asked_for_by_name():
+def test_views_given_in_python_come_back_or_are_asked_for_by_name():
     data = msssl.Shapes(batch_size=8, views=msssl.MultiView(n_views=2))
+    loaded = MultiViewDataModule.from_hyperparameters({"datamodule_hyper_parameters": dict(data.hparams)})
+    assert (loaded.views.n_views, loaded.batch_size) == (2, 8)
+    data = msssl.Shapes(batch_size=8, views=msssl.MultiView(2, [K.RandomHorizontalFlip()]))
     checkpoint = {"datamodule_hyper_parameters": dict(data.hparams)}
     with pytest.raises(ValueError, match="Shapes was built in Python with views:"):
         MultiViewDataModule.from_hyperparameters(checkpoint)
     views = msssl.MultiView(n_views=3)
     loaded = MultiViewDataModule.from_hyperparameters(checkpoint, views=views)
     assert (loaded.views, loaded.batch_size) == (views, 8)
+    loaded = MultiViewDataModule.from_hyperparameters(checkpoint, without=("views",))
+    assert (loaded.views.n_views, loaded.batch_size) == (4, 8)
 
 
 def test_checkpoint_of_the_command_line_names_its_classes():

@@ -17,14 +17,26 @@ import pytest
 import torch
 from conftest import NARROW, fitted_in
 from lightning import Trainer
+from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
+from torch.testing import assert_close
+from torch.utils.data import TensorDataset
 
-from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes
+from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes, VICReg
 from msssl.backbones import build_backbone
 from msssl.cli.errors import user_message
 from msssl.evaluation import export, formats
+from msssl.evaluation.card import model_card
 from msssl.modules.weights import load_weights
+from msssl.views import RandomResizedCropFlip
 
+LOOPS = {  # of a run of one epoch of one step
+    "fit_loop": {
+        "epoch_progress": {"current": {"ready": 1, "completed": 1}},
+        "epoch_loop.batch_progress": {"is_last_batch": True},
+    }
+}
 CLASSES = [f"class {i}" for i in range(5)]
 pytestmark = pytest.mark.long
 FIT = ["fit", "--config", "demo.yaml", *NARROW, "--data.views.n_views=3", "--data.views.mean=auto"]
@@ -170,7 +182,7 @@ def checkpoints(trained, tmp_path_factory):
         content = torch.load(trained, weights_only=True)
         content["hyper_parameters"] = {"_class_path": f"{__name__}.On", "name": name}
         content["datamodule_hyper_parameters"] = {"_class_path": "msssl.Shapes", "train_images": 60}
-        content["Shapes"]["pretrained_size"] = SIZE
+        content["preprocess"]["image_size"] = SIZE
         paths[name] = folder / f"{name}.ckpt"
         torch.save(content | {"state_dict": state}, paths[name])
     return paths
@@ -257,6 +269,12 @@ def test_config_names_what_the_code_alone_does_not_tell(case, exports, features)
         "format": case.format,
         "output": "logits" if case.head else "features",
         "image_size": list(SIZE),
+        "window": None,
+        "channels": "RGB",
+        "centre_resized_to": list(SIZE),
+        "then_short_side": None,
+        "then_centre_crop": None,
+        "scale": [0, 1],
         "feature_dim": features[case.backbone].shape[1],
         "classes": CLASSES if case.head else None,
     }
@@ -299,13 +317,14 @@ def test_every_card_has_the_size_the_code_and_the_output(case, exports, features
 def test_the_default_folder_is_beside_the_last_checkpoint(msssl, tmp_path, trained):
     run = tmp_path / "runs" / "mine"
     run.mkdir(parents=True)
-    (run / "last.ckpt").write_bytes(trained.read_bytes())
+    for name in ("last.ckpt", "config.yaml"):
+        (run / name).write_bytes(trained.with_name(name).read_bytes())
     code, out, err = msssl("export", "--ckpt_path", "last", "--format", "safetensors")
     assert (code, err) == (0, "")
     folder = Path("runs", "mine", "export-safetensors")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
     assert f"written to {folder / 'model.safetensors'}" in out
-    assert {path.name for path in run.iterdir()} == {"last.ckpt", "export-safetensors"}
+    assert {path.name for path in run.iterdir()} == {"last.ckpt", "config.yaml", "export-safetensors"}
 
 
 def fit_in_python(path, backbone="timm:test_resnet", **kwargs):
@@ -389,9 +408,10 @@ def test_the_card_quotes_the_probe(own, tmp_path):
     write_report(own.with_name("probe.json"), own)
     accuracy = card_of(own, tmp_path)
     assert "On CIFAR10: by hand." in accuracy
-    assert "| features | test top-1 | val top-1 | test, MLP | test, kNN |\n|---|---|---|---|---|\n" in accuracy
-    assert "\n| raw pixels | 0.123 | 0.200 | 0.300 | 0.400 |\n" in accuracy
-    assert "\n| pretrained encoder | 0.877 | 0.750 | - | 0.625 |\n" in accuracy
+    columns = "| features | test top-1 | val top-1 | cross-validated top-1 | test, MLP | test, kNN |"
+    assert f"{columns}\n|---|---|---|---|---|---|\n" in accuracy
+    assert "\n| raw pixels | 0.123 | 0.200 | - | 0.300 | 0.400 |\n" in accuracy
+    assert "\n| pretrained encoder | 0.877 | 0.750 | - | - | 0.625 |\n" in accuracy
     assert "Not measured" not in accuracy
 
 
@@ -470,7 +490,7 @@ def weights_without_a_run(root):
 
 def a_step_too_early(root):
     content = torch.load(root / "run" / "last.ckpt", weights_only=True)
-    content["Shapes"]["pretrained_size"] = None
+    content["preprocess"]["image_size"] = None
     torch.save(content, root / "early.ckpt")
     return {"ckpt_path": "early.ckpt"}, ["early.ckpt was written before a training step"]
 
@@ -606,14 +626,144 @@ def test_an_architecture_that_timm_has_not_is_named(checkpoints, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("parts", "name"), [({"backbone": ResNet(18, width=8)}, "backbone"), ({"views": MultiView(2)}, "views")]
-)
-def test_what_was_built_in_python_is_named(parts, name, tmp_path):
-    path = fit_in_python(tmp_path / "python.ckpt", **parts)
-    with pytest.raises(ValueError, match=f"was built in Python with {name}: "):
+def test_a_backbone_that_no_checkpoint_can_hold_is_named_and_given_again(tmp_path, pixels):
+    trained = Own()
+    path = fit_in_python(tmp_path / "python.ckpt", backbone=trained)
+    with pytest.raises(ValueError, match=r"python\.ckpt does not hold the backbone that BarlowTwins was built with"):
         exported(path, "safetensors", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"python\.ckpt: the weights do not fit VICReg: projector\.\S+ is \(8, 8\) in"):
+        export(str(path), out=str(tmp_path / "out"), model=VICReg(backbone=Own(), proj_dim=16))
     assert list(tmp_path.iterdir()) == [path]
+    given = BarlowTwins(backbone=Own(), proj_dim=8)
+    before = {name: value.clone() for name, value in given.state_dict().items()}
+    export(str(path), out=str(tmp_path / "out"), model=given)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(written[name], value) for name, value in trained.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())  # left as it was
+
+
+class Alone(NamedTuple):
+    """A run of a script: parts that were built in Python, none of which a command could give."""
+
+    data: MultiViewDataModule
+    module: MultiViewModule
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The file alone, without a folder of its run: its images and its script are gone."""
+    images = torch.randint(256, (24, 3, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = MultiViewDataModule.from_datasets(
+        TensorDataset(images, torch.arange(24) % 2),
+        batch_size=8,
+        num_workers=0,
+        views=MultiView(2, [RandomResizedCropFlip((16, 24))], mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
+    )
+    module = BarlowTwins(
+        backbone=ResNet(18, width=8),
+        proj_dim=8,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer),
+    )
+    options = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(max_steps=1, accelerator="cpu", limit_val_batches=0, **options)
+    trainer.fit(module, datamodule=data)
+    path = tmp_path_factory.mktemp("alone") / "script.ckpt"
+    trainer.save_checkpoint(path, weights_only=True)
+    return Alone(data, module, path)
+
+
+def test_a_run_of_a_script_is_exported_from_its_checkpoint_alone(alone, msssl, tmp_path):
+    (tmp_path / "script.ckpt").write_bytes(alone.path.read_bytes())
+    code, out, err = msssl("export", "--ckpt_path", "script.ckpt")
+    assert (code, err) == (0, "")
+    folder = tmp_path / "export-safetensors"
+    images = torch.randint(256, (3, 3, 16, 24), dtype=torch.uint8)
+    config = json.loads((folder / "config.json").read_text())
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    assert_close(mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    scope = {"images": (images / 255 - mean) / std}
+    with contextlib.chdir(folder), torch.no_grad():
+        exec(out.rsplit("\n\n", 1)[1], scope)
+        expected = alone.module.eval()(alone.data.views.evaluate(images))
+    assert_close(scope["features"], expected, rtol=1e-4, atol=1e-5)
+    card = (folder / "README.md").read_text()
+    assert "BarlowTwins on data sets given in Python\n" in card
+    assert "22 images of 16 x 24 pixels" in card  # 2 are held out
+    assert "- 2 views of each image:\n  - `RandomResizedCropFlip(size=(16, 24)" in card
+
+
+# What the receiver does to an image file: the lines of the card, in a process of their own.
+
+
+def prepare(card, folder, file):
+    """The lines under "Prepare an image", run in a folder where `image.png` is this file."""
+    lines = card.partition("## Prepare an image")[2].split("```python\n")[1].partition("```")[0]
+    (folder / "image.png").write_bytes(file.read_bytes())
+    scope = {}
+    with contextlib.chdir(folder):
+        exec(lines, scope)
+    assert not [name for name, value in scope.items() if "msssl" in repr(getattr(value, "__module__", ""))]
+    return torch.as_tensor(scope["images"])
+
+
+def picture(mode, size=(40, 28), seed=0):
+    """Smooth, so that the filters of two libraries agree; larger than what the run sees, and no square."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(256, size=(5, 7, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    if mode == "I;16":
+        values = np.asarray(coarse.convert("L")).astype(np.float64) * 12 + 500
+        return Image.fromarray(values.astype(np.uint16))
+    return coarse.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "L", "RGB", "RGBA"])
+@pytest.mark.parametrize("augmentations", ["cifar", "stl10", "imagenet100"])
+@pytest.mark.parametrize("format", ["safetensors", "onnx"])
+def test_the_card_prepares_a_file_as_the_run_read_it(mode, augmentations, format, tmp_path):
+    side = {"cifar": 24, "stl10": 64, "imagenet100": 150}[augmentations]
+    folder = tmp_path / "images" / "train"
+    folder.mkdir(parents=True)
+    for i in range(2):
+        picture(mode, (side + 40, side + 9), seed=i).save(folder / f"{i}.png")
+    (tmp_path / "out").mkdir()
+    data = ImageFolder(
+        str(tmp_path / "images"),
+        image_size=side,
+        window=(600, 3000) if mode == "I;16" else None,
+        views=MultiView(2, augmentations),
+        batch_size=2,
+        num_workers=0,
+        val_fraction=0,
+        storage="stream",
+    )
+    data.setup()
+    read = data.on_after_batch_transfer(next(iter(data.evaluation_dataloader("probe"))))["image"]
+    checkpoint = {"hyper_parameters": {}, "loops": LOOPS, "global_step": 1, "preprocess": data.preprocess.as_dict()}
+    config = {"format": format, "classes": None, "feature_dim": 8, "image_size": data.preprocess.input_size}
+    path = tmp_path / "x.ckpt"
+    torch.save(checkpoint, path)
+    card = model_card(path, checkpoint, data.preprocess, config, [])
+    assert ("[600, 3000]" in card) == (mode == "I;16")
+    for i in range(2):
+        prepared = prepare(card, tmp_path / "out", folder / f"{i}.png")
+        assert prepared.dtype == torch.float32
+        assert prepared.shape == (1, 3, *data.preprocess.input_size)
+        assert_close(prepared[0], read[i], rtol=0, atol=1.01 / 255 / min(data.views.std))
+
+
+def test_the_config_and_the_card_of_an_export_name_the_window(checkpoints, tmp_path):
+    content = torch.load(checkpoints["narrow"], weights_only=True)
+    content["preprocess"] |= {"window": (0.0, 4095.0), "resize": 20, "crop": 16, "image_size": (24, 24)}
+    torch.save(content, tmp_path / "deep.ckpt")
+    exported(tmp_path / "deep.ckpt", "safetensors", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["window"], config["centre_resized_to"]) == ([0.0, 4095.0], [24, 24])
+    assert (config["then_short_side"], config["then_centre_crop"], config["image_size"]) == (20, 16, [16, 16])
+    assert "the window [0, 4095]" in (tmp_path / "out" / "README.md").read_text()
 
 
 # Exports over exports.

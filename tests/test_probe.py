@@ -12,14 +12,17 @@ import pytest
 import torch
 import yaml
 from conftest import NARROW
+from kornia import augmentation as K
+from lightning import Trainer
 from PIL import Image
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from msssl import ImageFolder, MultiViewDataModule, MultiViewModule, Shapes
-from msssl.checkpoint import read_head
+import msssl as package
+from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes
+from msssl.checkpoint import files, read_head
 from msssl.cli import main
 from msssl.cli.errors import user_message
 from msssl.data.shapes import FORMS, draw
@@ -29,8 +32,9 @@ from msssl.evaluation.features import extract, stored
 from msssl.evaluation.few_labels import evaluate_few_labels
 from msssl.evaluation.heads import evaluate_as_the_paper
 from msssl.evaluation.picture import draw_report
-from msssl.evaluation.subject import open_subject
+from msssl.evaluation.subject import data_of, open_subject
 from msssl.metrics import accuracy_interval, linear_probe
+from msssl.views import RandomResizedCropFlip
 
 probing = importlib.import_module("msssl.evaluation.probe")  # its name in the package is the function's
 IMAGES = {"train_images": 60, "test_images": 40, "val_fraction": 0.4, "batch_size": 16, "num_workers": 0}
@@ -1013,3 +1017,113 @@ def check_last_line(code, err, expected):
     assert last.startswith("msssl: error: ")
     assert expected in last
     assert "Traceback" not in err
+
+
+# Runs of scripts, whose images and views no command can know.
+
+LABELLED = {"train_images": 40, "test_images": 20, "val_fraction": 0.2, "batch_size": 16, "num_workers": 0}
+
+
+class Summed(nn.Module):
+    """A backbone of the user's own class."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 5, stride=4)
+
+    def forward(self, images):
+        return self.conv(images).relu().sum(dim=(2, 3))
+
+
+def from_script(folder, name, **parts):
+    """The checkpoint of a run of a script, and its data sets."""
+    images = [Shapes(train_images=40, test_images=20).dataset(split) for split in ("train", "test")]
+    views = parts.pop("views", MultiView(2, [RandomResizedCropFlip((32, 32))], mean=(0.1, 0.2, 0.3)))
+    own = {"batch_size": 8, "num_workers": 0, "val_fraction": 0.2, "views": views}
+    data = MultiViewDataModule.from_datasets(images[0], test_dataset=images[1], **own)
+    module = BarlowTwins(proj_dim=8, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1), **parts)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", max_steps=1, limit_val_batches=0, **quiet)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(folder / name)
+    return folder / name
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quicken(monkeypatch)
+    return from_script(tmp_path, "script.ckpt", backbone=ResNet(18, width=8))
+
+
+def test_a_run_of_a_script_says_that_its_images_are_not_known(script, msssl):
+    code, out, err = msssl("probe", "--ckpt_path", "script.ckpt")
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("msssl: error: script.ckpt does not say where its images are")
+    for part in (
+        "train_dataset, test_dataset",
+        "--config OTHER.yaml",
+        "--data",
+        "msssl.probe('script.ckpt', data=...)",
+    ):
+        assert part in line
+
+
+def test_a_run_of_a_script_is_probed_on_images_that_are_named(script, msssl):
+    flags = [f"--data.{name}={value}" for name, value in LABELLED.items()]
+    code, _, err = msssl("probe", "--ckpt_path", "script.ckpt", "--data", "Shapes", *flags, "--test_patches", "2")
+    assert code == 0, err
+    (written,) = script.parent.glob("probe-script-Shapes-*.json")
+    of_command = json.loads(written.read_text())
+    run = of_command["run"]
+    assert (run["n_views"], run["steps"], run["images"], run["views_seen"]) == (
+        2,
+        1,
+        30,
+        16,
+    )  # one of each class is held out
+    assert of_command["transfer"] is True
+    written.unlink()
+    package.probe("script.ckpt", data=Shapes(**LABELLED), test_patches=2)  # the same from Python
+    of_python = json.loads(written.read_text())
+    assert of_python["rows"] == of_command["rows"]
+
+
+def test_images_are_prepared_as_the_run_did(script):
+    data = Shapes(**LABELLED, views=MultiView(2, "grayscale", mean="auto", std="auto"))
+    subject = open_subject(str(script), data)
+    batch = next(iter(data.evaluation_dataloader("test")))
+    expected = batch["image"] / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
+    found = data.on_after_batch_transfer(batch)["image"] * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(found, expected)
+    assert subject.preprocess.n_views == 2
+
+
+def test_a_backbone_of_ones_own_class_is_given_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quicken(monkeypatch)
+    views = MultiView(2, [K.RandomHorizontalFlip()])
+    path = str(from_script(tmp_path, "own.ckpt", backbone=Summed(), views=views).name)
+    with pytest.raises(ValueError, match=r"^own\.ckpt does not hold the backbone .* --model\.backbone\.class_path"):
+        probe(path, Shapes(**LABELLED))
+    with pytest.raises(ValueError, match=r"^own\.ckpt does not hold the views of its run"):
+        probe(path, Shapes(**LABELLED), test_patches=2, model=BarlowTwins(backbone=Summed(), proj_dim=8))
+    with pytest.raises(ValueError, match=r"^own\.ckpt: the weights do not fit BarlowTwins: "):
+        probe(path, Shapes(**LABELLED), model=BarlowTwins(backbone=Summed(), proj_dim=4))
+    loaded = MultiViewModule.load_from_checkpoint(
+        path, backbone=Summed(), optimizer=lambda parameters: torch.optim.SGD(parameters)
+    )
+    for model in (BarlowTwins(backbone=Summed(), proj_dim=8), loaded):  # the weights that it comes with do not matter
+        subject = open_subject(path, Shapes(**LABELLED), model)
+        expected = files.read(path)["state_dict"]
+        assert all(torch.equal(value, expected[name]) for name, value in subject.module.state_dict().items())
+        random = subject.with_random_weights().state_dict()
+        assert not torch.equal(random["backbone.conv.weight"], expected["backbone.conv.weight"])
+    torch.testing.assert_close(loaded.state_dict(), expected, rtol=0, atol=0)
+
+
+def test_images_of_another_library_s_data_module_are_named_and_not_known(tmp_path):
+    torch.save({"state_dict": {}, "hyper_parameters": {"_class_path": "msssl.BarlowTwins"}}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match=r"x\.ckpt does not say where its images are, .* another library"):
+        data_of(tmp_path / "x.ckpt", files.read(tmp_path / "x.ckpt"))

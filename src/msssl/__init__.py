@@ -26,6 +26,8 @@ _HOME = {
     "OnlineProbe": "callbacks",
     "RankMonitor": "callbacks",
     "ResNet": "backbones",
+    "export": "evaluation",
+    "probe": "evaluation",
 }
 _MODULES = ("callbacks", "losses", "metrics", "distributed")
 
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from msssl.data import ImageFolder as ImageFolder
     from msssl.data import MultiViewDataModule as MultiViewDataModule
     from msssl.data import Shapes as Shapes
+    from msssl.evaluation import export as export
+    from msssl.evaluation import probe as probe
     from msssl.modules import MMCR as MMCR
     from msssl.modules import BarlowTwins as BarlowTwins
     from msssl.modules import MultiViewModule as MultiViewModule

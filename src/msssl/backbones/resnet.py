@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from msssl.recorded import Recorded
+
 _STAGES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -10,7 +12,7 @@ _STAGES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] 
 }
 
 
-class ResNet(nn.Module):
+class ResNet(Recorded, nn.Module):
     """ResNet (He et al. 2016) without its classifier: images (N, 3, H, W) to features (N, num_features).
 
     Parameter names and initialisation are torchvision's, so at `width=64, low_resolution=False` its weights load.

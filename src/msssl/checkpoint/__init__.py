@@ -14,4 +14,7 @@ from msssl.checkpoint.files import write_text as write_text
 from msssl.checkpoint.files import writing as writing
 from msssl.checkpoint.head import read_head as read_head
 from msssl.checkpoint.head import write_head as write_head
+from msssl.checkpoint.reloadable import MissingArgumentsError as MissingArgumentsError
 from msssl.checkpoint.reloadable import Reloadable as Reloadable
+from msssl.checkpoint.reloadable import first_difference as first_difference
+from msssl.checkpoint.reloadable import load_state as load_state

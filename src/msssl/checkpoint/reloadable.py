@@ -4,7 +4,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -14,16 +15,31 @@ import yaml
 from lightning import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin, _given_hyperparameters
 from lightning.pytorch.utilities.parsing import collect_init_args
+from torch import Tensor
 
 from msssl.checkpoint.files import read
+from msssl.recorded import build, describe, is_plain
 
 TRUSTED = ("msssl", "torch", "torchvision", "timm", "kornia")
-_PLAIN = (str, int, float, bool, type(None))
-_LEFT_OUT = "_left_out"
+_LEFT_OUT, _RECORDED = "_left_out", "_recorded"  # names of arguments: not in the checkpoint, and as `recorded` has them
+_REQUIRED = inspect.Parameter.empty
+
+
+class MissingArgumentsError(ValueError):
+    """A checkpoint does not hold all that its object was built with; `names` says what is missing."""
+
+    def __init__(self, owner: str, names: list[str]) -> None:
+        super().__init__(f"{owner} was built in Python with {', '.join(names)}: give the same again, by keyword")
+        self.owner = owner
+        self.names = names
 
 
 class Reloadable(HyperparametersMixin):
-    """A class whose checkpoints hold its arguments as plain data, its class and the names of the other arguments."""
+    """A class whose checkpoints hold its arguments as plain data, its class and the names of the other arguments.
+
+    Plain data are strings, numbers, booleans and None, lists and dictionaries of them, and paths; objects of msssl,
+    such as a `ResNet`, are kept as their class and arguments.
+    """
 
     CHECKPOINT_HYPER_PARAMS_KEY: str
 
@@ -35,15 +51,19 @@ class Reloadable(HyperparametersMixin):
             return
         levels = collect_init_args(frame, [], classes=(HyperparametersMixin,))
         arguments = levels[-1]  # of the class that is being built: what it gives its bases is its own affair
-        other = [name for name, value in arguments.items() if not _is_plain(value)]
+        other = [name for name, value in arguments.items() if not is_plain(value)]
         inner = {name for level in levels for name in level} - arguments.keys()
         self.save_hyperparameters(ignore=[*other, *inner], frame=frame)
         defaults = _defaults(type(self))
         self.hparams["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        paths = [name for name in other if isinstance(arguments[name], Path)]
-        self.hparams.update({name: str(arguments[name]) for name in paths})
-        given = [name for name in other if name not in paths and arguments[name] is not defaults.get(name)]
-        self.hparams[_LEFT_OUT] = given
+        given = [name for name in other if arguments[name] is not defaults.get(name)]
+        recorded = {}
+        for name in given:
+            with suppress(TypeError):
+                recorded[name] = describe(arguments[name])
+        self.hparams.update(recorded)
+        self.hparams[_RECORDED] = list(recorded)
+        self.hparams[_LEFT_OUT] = [name for name in given if name not in recorded]
 
     @classmethod
     def load_from_checkpoint(
@@ -58,8 +78,9 @@ class Reloadable(HyperparametersMixin):
             **kwargs: arguments that replace those in the checkpoint.
 
         Raises:
-            ValueError: an unreadable file, a class that is not trusted, or arguments that were not plain data (a
-                module or function built in Python) and are not given again; the message names them.
+            ValueError: an unreadable file, a class that is not trusted, weights that do not fit, or arguments that the
+                checkpoint cannot hold (a function, or an object of another library) and that are not given again; the
+                message names them.
         """
         loaded: Any = cls.from_checkpoint(read(checkpoint_path), strict, **kwargs)
         if isinstance(loaded, LightningModule):
@@ -67,33 +88,42 @@ class Reloadable(HyperparametersMixin):
         return loaded  # type: ignore[no-any-return]
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: dict[str, Any], strict: bool = True, **kwargs: Any) -> Self:
-        """Build the object that a checkpoint's content names, with its state, on the CPU."""
-        loaded: Any = cls.from_hyperparameters(checkpoint, **kwargs)
+    def from_checkpoint(
+        cls, checkpoint: dict[str, Any], strict: bool = True, without: Sequence[str] = (), **kwargs: Any
+    ) -> Self:
+        """Build the object that a checkpoint's content names, with its state, on the CPU.
+
+        Arguments named in `without` are not taken from the checkpoint where they have a default, which they keep.
+        """
+        loaded: Any = cls.from_hyperparameters(checkpoint, without, **kwargs)
         if isinstance(loaded, LightningModule):
-            loaded.on_load_checkpoint(checkpoint)
-            loaded.load_state_dict(checkpoint["state_dict"], strict=strict)
+            load_state(loaded, checkpoint, strict)
         elif type(loaded).__qualname__ in checkpoint:  # where Lightning keeps the state of a data module
             loaded.load_state_dict(checkpoint[type(loaded).__qualname__])
         return loaded  # type: ignore[no-any-return]
 
     @classmethod
-    def from_hyperparameters(cls, checkpoint: dict[str, Any], **kwargs: Any) -> Self:
-        """Build the object that a checkpoint names, without its state."""
+    def from_hyperparameters(cls, checkpoint: dict[str, Any], without: Sequence[str] = (), **kwargs: Any) -> Self:
+        """Build the object that a checkpoint names, without its state; arguments as in `from_checkpoint`."""
         given = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
         class_path = given.pop("_class_path", None)
         from_cli = given.pop("_instantiator", None) is not None
-        missing = [name for name in given.pop(_LEFT_OUT, []) if name not in kwargs]
-        for path in _class_paths([class_path, given]):
-            _check_trusted(path)
+        left_out, recorded = given.pop(_LEFT_OUT, []), given.pop(_RECORDED, [])
+        if class_path is not None:
+            _check_trusted(class_path)
         target = cls if class_path is None else _resolve(class_path)
         if not (isinstance(target, type) and issubclass(target, cls)):
             raise ValueError(f"the checkpoint holds a {class_path}, not a {cls.__name__}")
         if inspect.isabstract(target):
             raise ValueError(f"the checkpoint does not say which {cls.__name__} it was made with")
-        if missing:
-            names = ", ".join(missing)
-            raise ValueError(f"{target.__name__} was built in Python with {names}: give the same again, by keyword")
+        defaults = _defaults(target)
+        optional = [name for name in without if defaults.get(name, _REQUIRED) is not _REQUIRED]
+        given = {name: value for name, value in given.items() if name not in (*kwargs, *optional)}
+        for path in _class_paths(given):
+            _check_trusted(path)
+        if missing := [name for name in left_out if name not in (*kwargs, *optional)]:
+            raise MissingArgumentsError(target.__name__, missing)
+        given.update({name: build(given[name]) for name in recorded if name in given})
         given.update(kwargs)
         if from_cli:
             from lightning.pytorch.cli import instantiate_module  # a second of imports, for this only
@@ -103,12 +133,32 @@ class Reloadable(HyperparametersMixin):
         return target(**given)
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return type(value) in _PLAIN
+def load_state(module: LightningModule, checkpoint: dict[str, Any], strict: bool = True) -> None:
+    """Load a checkpoint's weights into a module; ValueError naming the first parameter that does not fit."""
+    module.on_load_checkpoint(checkpoint)
+    saved, built = checkpoint["state_dict"], module.state_dict()
+    try:
+        module.load_state_dict(saved, strict=strict)
+    except RuntimeError as error:
+        name = type(module).__name__
+        if (difference := first_difference(saved, built)) is None:
+            raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())}") from error
+        parameter, of_checkpoint, of_network = difference
+        raise ValueError(
+            f"the weights do not fit {name}: {parameter} is {of_checkpoint or 'not'} in the checkpoint, and "
+            f"{of_network or 'not'} in the network"
+        ) from error
+
+
+def first_difference(
+    saved: Mapping[str, Tensor], built: Mapping[str, Tensor]
+) -> tuple[str, tuple[int, ...] | None, tuple[int, ...] | None] | None:
+    """The first parameter whose shapes differ, with those in the checkpoint and in the network; None if none does."""
+    for name in [*built, *saved]:
+        shapes = [tuple(each[name].shape) if name in each else None for each in (saved, built)]
+        if shapes[0] != shapes[1]:
+            return name, shapes[0], shapes[1]
+    return None
 
 
 def _defaults(cls: type) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.checkpoint import read, write_text
+from msssl.checkpoint import first_difference, read, write_text
 from msssl.checkpoint.files import CONFIG
 
 log = logging.getLogger(__name__)
@@ -114,14 +114,14 @@ def _check(changed: dict[str, tuple[Any, Any]], saved: dict[str, Tensor], built:
     for key, (old, new) in sorted(changed.items()):
         if key in _OF_THE_RUN or (key.startswith(_STATE) and key not in _FREE):
             raise ValueError(f"{_flag(key)} is {new}, but the run that goes on has {old}: leave it, or start a new run")
-    for name in [*built, *saved]:
-        shapes = [tuple(each[name].shape) if name in each else None for each in (saved, built)]
-        if shapes[0] != shapes[1]:
-            given = [f"{_flag(key)} {new} (it was {old})" for key, (old, new) in changed.items() if "model." in key]
-            reason = f"with {', '.join(sorted(given))}, " if given else ""
-            raise ValueError(
-                f"{reason}{name} has shape {shapes[1]}, but {shapes[0]} in the checkpoint: leave it, or start a new run"
-            )
+    if (difference := first_difference(saved, built)) is not None:
+        name, of_checkpoint, of_network = difference
+        given = [f"{_flag(key)} {new} (it was {old})" for key, (old, new) in changed.items() if "model." in key]
+        reason = f"with {', '.join(sorted(given))}, " if given else ""
+        raise ValueError(
+            f"{reason}{name} has shape {of_network}, but {of_checkpoint} in the checkpoint: "
+            "leave it, or start a new run"
+        )
 
 
 def _flag(key: str) -> str:

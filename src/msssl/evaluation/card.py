@@ -6,7 +6,9 @@ from typing import Any
 
 from msssl.checkpoint import sha256_of
 from msssl.data import MultiViewDataModule
-from msssl.evaluation.subject import epochs_of
+from msssl.evaluation.preparation import code, description, normalization
+from msssl.evaluation.subject import data_state, epochs_of
+from msssl.views import Preprocess
 
 ROWS = {
     "test_top1": "test top-1",
@@ -18,38 +20,48 @@ ROWS = {
 
 
 def model_card(
-    path: Path, checkpoint: dict[str, Any], data: MultiViewDataModule, config: dict[str, Any], lines: list[str]
+    path: Path, checkpoint: dict[str, Any], preprocess: Preprocess, config: dict[str, Any], lines: list[str]
 ) -> str:
     """Markdown.
 
     Args:
         path: of the checkpoint; the reports of `msssl probe` beside it are quoted.
         checkpoint: its content.
-        data: what it was pretrained on; need not be set up.
+        preprocess: what evaluation does to an image; with the size of the images.
         config: of the export.
         lines: of code that load it.
     """
-    n_images = "" if data.pretrained_on is None else f", {len(data.pretrained_on):,} images"
-    size = data.pretrained_size or ("?", "?")
+    seen = data_state(checkpoint).get("pretrained_on")
+    n_images = "" if seen is None else f", {len(seen):,} images"
+    size = preprocess.image_size or ("?", "?")
     method = checkpoint["hyper_parameters"].get("_class_path", "a MultiViewModule")
-    steps = "\n".join(f"  - `{step}`" for step in _steps(data))
-    mean, std = (", ".join(f"{value:.4f}" for value in config[name]) for name in ("mean", "std"))
+    data = _name_of_data(checkpoint)
+    steps = "\n".join(f"  - `{step}`" for step in preprocess.recipe)
+    to_do = "\n".join(f"- {line}" for line in description(preprocess))
     height, width = config["image_size"]
-    code = "\n".join(lines)
+    load, prepare = "\n".join(lines), "\n".join(code(preprocess, as_tensor=config["format"] != "onnx"))
     output = f"logits of {', '.join(config['classes'])}" if config["classes"] else f"{config['feature_dim']} features"
-    return f"""# {method} on {type(data).__name__}
+    return f"""# {method} on {data}
 
-- Pretrained without labels on {type(data).__name__}{n_images} of {size[0]} x {size[1]} pixels
+- Pretrained without labels on {data}{n_images} of {size[0]} x {size[1]} pixels
   for {epochs_of(checkpoint)} epochs ({checkpoint["global_step"]:,} steps).
-- {data.views.n_views} views of each image:
+- {preprocess.n_views} views of each image:
 {steps}
-- Input: RGB, float32, (N, 3, {height}, {width}), values from 0 to 1, minus mean ({mean}), divided by std ({std}).
+- Input: RGB, float32, (N, 3, {height}, {width}), {normalization(preprocess)}; how an image is prepared stands below.
 - Output: {output}.
 
 ## Load it
 
 ```python
-{code}
+{load}
+```
+
+## Prepare an image
+
+{to_do}
+
+```python
+{prepare}
 ```
 
 ## Accuracy
@@ -58,16 +70,20 @@ def model_card(
 """
 
 
-def _steps(data: MultiViewDataModule) -> list[Any]:
-    size = data.pretrained_size
-    return [] if size is None else [repr(step).replace("\n", " ") for step in data.views.steps((size[0], size[1]))]
+def _name_of_data(checkpoint: dict[str, Any]) -> str:
+    given = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    name: str = given.get("_class_path", "").rpartition(".")[2]
+    return "data sets given in Python" if name in ("", "FromDatasets") else name
 
 
 def _accuracy(path: Path) -> str:
     parts, sha256 = [], sha256_of(path)
     for file in sorted(path.parent.glob("probe*.json")):
-        report = json.loads(file.read_text())
-        if report["sha256"] != sha256:
+        try:
+            report = json.loads(file.read_text())
+        except ValueError:  # damaged, or of another program
+            continue
+        if not isinstance(report, dict) or report.get("sha256") != sha256:
             continue
         lines = [f"| features | {' | '.join(ROWS.values())} |", "|---" * (len(ROWS) + 1) + "|"]
         for row in report["rows"]:

@@ -1,5 +1,6 @@
 """`msssl export`: a pretrained backbone for software that has never heard of this package."""
 
+import copy
 import json
 import shutil
 from contextlib import ExitStack
@@ -12,41 +13,51 @@ from rich.console import Console
 from msssl.checkpoint import find, read, read_head, whole, writing
 from msssl.evaluation.card import model_card
 from msssl.evaluation.formats import FormatName, Network, load, usage, write
-from msssl.evaluation.subject import data_of
+from msssl.evaluation.preparation import settings
+from msssl.evaluation.subject import module_of, preprocess_of
 from msssl.modules import MultiViewModule
 
 TOLERANCE = 1e-5  # of outputs, relative to the largest
 
 
-def export(ckpt_path: str, format: FormatName, head: str | None = None, out: str | None = None) -> None:
+def export(
+    ckpt_path: str,
+    format: FormatName = "safetensors",
+    head: str | None = None,
+    out: str | None = None,
+    model: MultiViewModule | None = None,
+) -> None:
     """Write a checkpoint's backbone so that torchvision, timm, onnxruntime or safetensors loads it.
 
-    The file is loaded again, by the lines that are printed, and its outputs compared. With it come a model card,
-    `README.md`, and `config.json`: how images are normalised, their size, and names of classes.
+    The checkpoint is all that is needed: neither the folder of its run nor its images. The file is loaded again, by the
+    lines that are printed, and its outputs compared. With it come a model card, `README.md`, and `config.json`: all
+    that is done to an image before the backbone sees it, and the names of classes.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
         format: torchvision and timm hold networks that they have, onnx and safetensors any.
         head: linear head to put behind it, `probe.head.pt` as `msssl probe` writes it.
         out: folder to write; by default `export-<format>` beside the checkpoint.
+        model: the module, built again as for the run, where the checkpoint cannot name all that it was built with.
 
     Raises:
         FileNotFoundError: no such checkpoint or head.
         ImportError: the exporter is not installed.
-        ValueError: the format cannot hold the architecture, or the head is not for these features.
+        ValueError: the format cannot hold the architecture, the head is not for these features, or the weights are not
+            for this model.
         FileExistsError: the folder holds something else.
         RuntimeError: what was written does not give the same outputs.
     """
     path = find(ckpt_path)
     checkpoint = read(path)
-    module = MultiViewModule.from_checkpoint(checkpoint).eval()
-    data = data_of(path, checkpoint)
-    size = data.pretrained_size
-    if size is None:
+    module = module_of(path, checkpoint, copy.deepcopy(model)).eval()
+    preprocess = preprocess_of(path, checkpoint)
+    if preprocess.image_size is None:
         raise ValueError(f"{path} was written before a training step: it does not say the size of its images")
-    pixels = torch.randint(256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shape = (2, len(preprocess.mean), *preprocess.image_size)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     linear, classes = (None, None) if head is None else read_head(head, module.feature_dim, path)
-    network = Network(module.backbone, linear, data.views.evaluate(pixels))
+    network = Network(module.backbone, linear, preprocess.evaluate(pixels))
     folder = path.with_name(f"export-{format}") if out is None else Path(out)
     if folder.exists() and not _is_export(folder):
         raise FileExistsError(f"{folder} is there and no earlier export: name another with out")
@@ -57,14 +68,13 @@ def export(ckpt_path: str, format: FormatName, head: str | None = None, out: str
         config = {
             "format": format,
             "output": network.output,
-            "mean": data.views.mean,
-            "std": data.views.std,
+            **settings(preprocess),
             "image_size": list(network.images.shape[-2:]),
             "feature_dim": module.feature_dim,
             "classes": classes,
         }
         Path(building, "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        Path(building, "README.md").write_text(model_card(path, checkpoint, data, config, shown))
+        Path(building, "README.md").write_text(model_card(path, checkpoint, preprocess, config, shown))
         _put(Path(building), folder)
     written = ["", f"written to {folder / file.name}, outputs compared; in that folder, load it by", "", *shown]
     for line in written:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from msssl.backbones import evaluating
 from msssl.checkpoint import read_file, write_file
@@ -29,7 +28,6 @@ def extract(
     device: str,
     n_patches: int = 1,
     seed: int = 0,
-    size: tuple[int, ...] | None = None,
 ) -> Split:
     """Features (N, F) and labels (N,) of a split, in order, averaged over the clean image and random views of it.
 
@@ -40,18 +38,15 @@ def extract(
         device: of the encoder.
         n_patches: V: the clean image and V - 1 views (Ghosh et al. 2024, section 4: 16).
         seed: of the views, which are the same for every encoder.
-        size: (H, W) that images of another size are resized to.
 
     Raises:
         ValueError: features that are not finite.
     """
     features, labels = [], []
-    loader = data.evaluation_dataloader(split)
+    preprocess, loader = data.preprocess, data.evaluation_dataloader(split)
     for number, batch in enumerate(with_bar(loader, f"Features of {split}", len(loader))):
-        images = batch["image"].to(device)
-        if size is not None and images.shape[-2:] != size:
-            images = F.resize(images, list(size), antialias=True)
-        total = encoder(data.views.evaluate(images)).float()
+        images = preprocess.resized(batch["image"].to(device))
+        total = encoder(preprocess.evaluate(images)).float()
         with evaluating(data.views):  # which are not compiled then, for a few batches
             for view in _views(data, images, n_patches - 1, (seed, number)):
                 total = total + encoder(view)

@@ -37,6 +37,7 @@ def probe(
     test_patches: int | None = None,
     labels_per_class: list[int] | None = None,
     baselines: bool = True,
+    model: MultiViewModule | None = None,
 ) -> None:
     """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on random features.
 
@@ -52,9 +53,10 @@ def probe(
             16 for the paper's protocol, as it has it.
         labels_per_class: also fit heads on so many images of each class, over 5 seeds.
         baselines: whether raw pixels and the same encoder with random weights stand beside it.
+        model: the module, built again as for the run, where the checkpoint cannot name all that it was built with.
     """
     kind = Protocol(protocol, test_patches)
-    subject = open_subject(ckpt_path, data)
+    subject = open_subject(ckpt_path, data, model, random_views=kind.test_patches > 1)
     check_writable(subject.path.parent)
     folds = None if kind.of_paper else subject.folds
     if folds is not None:
@@ -68,7 +70,7 @@ def probe(
     encoders: dict[str, Encoder] = (
         {RAW: _pixels, untrained: subject.with_random_weights().to(device)} if baselines else {}
     )
-    encoders[PRETRAINED] = subject.module().to(device)
+    encoders[PRETRAINED] = subject.module.to(device)
     features = {name: _features(subject, kind, name, encoder, device) for name, encoder in encoders.items()}
     rows, heads = [], {}
     for name, of_split in features.items():
@@ -84,7 +86,7 @@ def probe(
     report = {
         **subject.provenance(),
         **kind.told(features[PRETRAINED], folds),
-        "seeds": {"run": subject.own.seed, "split": subject.data.split_seed, "views": SEED, "heads": 0},
+        "seeds": {"run": subject.state.get("seed"), "split": subject.data.split_seed, "views": SEED, "heads": 0},
         "data_dir": str(subject.data.data_dir),
         "rows": rows,
     }
@@ -105,14 +107,14 @@ def _name_of_random_weights(subject: Subject) -> str:
 
 def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, device: str) -> dict[str, Split]:
     """Features of each split, from the run's folder where they have been extracted before."""
-    size, found = subject.own.pretrained_size, {}
+    size, found = subject.preprocess.image_size, {}
     for split in subject.splits:
         content = None if name == RAW else subject.contents[split]  # pixels are large, and soon made
         drawn = f"{kind.test_patches} {SEED} {subject.data.batch_size}" if kind.test_patches > 1 else ""
         key = content and f"{subject.sha256} {name} {content} {size} {device} {drawn}"
 
         def make(split: str = split) -> Split:
-            return extract(encoder, subject.data, split, device, kind.test_patches, SEED, size)
+            return extract(encoder, subject.data, split, device, kind.test_patches, SEED)
 
         found[split] = stored(subject.path.with_name("features"), key, device, make)
     return found

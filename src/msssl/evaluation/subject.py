@@ -1,8 +1,10 @@
 """What a report is about: a checkpoint, the run that it is of, and the images that it is judged by."""
 
+import copy
 import functools
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torchvision
 from torch import Tensor
 
 import msssl
-from msssl.checkpoint import find, read, sha256_of
+from msssl.checkpoint import MissingArgumentsError, find, load_state, read, sha256_of
 from msssl.data import MultiViewDataModule
 from msssl.data.cache import fingerprint
 from msssl.data.images import class_names_of, labels_or_minus_one
@@ -21,7 +23,7 @@ from msssl.evaluation.cross_validation import Folds, make_folds
 from msssl.evaluation.features import content_of
 from msssl.evaluation.heads import MIN_VAL
 from msssl.modules import MultiViewModule
-from msssl.views import Preprocess
+from msssl.views import MultiView, Preprocess
 
 SPLITS = ("probe", "val", "test")
 log = logging.getLogger(__name__)
@@ -35,20 +37,26 @@ class Subject:
         path: of the checkpoint.
         sha256: of its file.
         checkpoint: its content.
-        own: data module that it was pretrained with; not set up unless it is `data`.
+        preprocess: what evaluation does to an image.
         data: what it is judged by.
+        transferred: whether these images were named for the probe, and are not those of the checkpoint's run.
+        module: the pretrained one, in evaluation mode.
+        model: as its user built it again, where the checkpoint cannot; its weights may be any.
     """
 
     path: Path
     sha256: str
     checkpoint: dict[str, Any]
-    own: MultiViewDataModule
+    preprocess: Preprocess
     data: MultiViewDataModule
+    transferred: bool
+    module: MultiViewModule
+    model: MultiViewModule | None = None
 
     @property
-    def transferred(self) -> bool:
-        """Whether the images are not of the set that it was pretrained on."""
-        return self.data is not self.own
+    def state(self) -> dict[str, Any]:
+        """What the data module of the run keeps in a checkpoint; empty if it is not one of msssl."""
+        return data_state(self.checkpoint)
 
     @property
     def splits(self) -> list[str]:
@@ -108,10 +116,6 @@ class Subject:
         data = f"{type(self.data).__name__} in {self.data.data_dir}"
         raise ValueError(f"{what} needs labelled test or validation images, and {data} has none: {reason}")
 
-    def module(self) -> MultiViewModule:
-        """The pretrained module, in evaluation mode."""
-        return MultiViewModule.from_checkpoint(self.checkpoint).eval()
-
     @property
     def began_from_weights(self) -> bool:
         """Whether the run began from given weights instead of random ones."""
@@ -122,14 +126,18 @@ class Subject:
         """The same network with random weights, from a seed of its own, whatever its run began from."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            return MultiViewModule.from_hyperparameters(self.checkpoint).eval()
+            if self.model is None:
+                return build_module(self.path, self.checkpoint).eval()
+            module = copy.deepcopy(self.model)
+            for part in module.modules():
+                if callable(reset := getattr(part, "reset_parameters", None)):
+                    reset()
+            return module.eval()
 
     def run(self) -> dict[str, Any]:
         """What the run was and what it cost, as plain data."""
         epochs = epochs_of(self.checkpoint)
         clock = self.checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train")
-        seen = self.own.pretrained_on
-        n_images = None if seen is None else len(seen)
         settings = {
             "model": self.checkpoint.get(MultiViewModule.CHECKPOINT_HYPER_PARAMS_KEY, {}),
             "data": self.checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {}),
@@ -139,18 +147,18 @@ class Subject:
             "epochs": epochs,
             "steps": self.checkpoint["global_step"],
             "minutes": None if clock is None else clock / 60,
-            "images": n_images,
-            "n_views": self.own.views.n_views,
+            "images": _n_seen(self.state),
+            "n_views": self.preprocess.n_views,
             "views_seen": self._views_seen(),
             "settings": settings,
         }
 
     def _views_seen(self) -> int | None:
-        world_size = self.checkpoint.get(type(self.own).__qualname__, {}).get("world_size")
-        if world_size is None:
+        global_batch, n_views = self.state.get("global_batch"), self.preprocess.n_views
+        if global_batch is None or n_views is None:
             return None
         n_batches: int = self.checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
-        return n_batches * self.own.batch_size * int(world_size) * self.own.views.n_views
+        return n_batches * int(global_batch) * n_views
 
     def provenance(self) -> dict[str, Any]:
         """Fingerprints of checkpoint and images, seeds and versions, as plain data.
@@ -169,7 +177,7 @@ class Subject:
             "data_id": told,
             "images": {split: len(self.data.splits[split]) for split in self.splits},
             "classes": self.class_names,
-            "pretrained_on": None if self.own.pretrained_on is None else len(self.own.pretrained_on),
+            "pretrained_on": _n_seen(self.state),
             "transfer": self.transferred,
             "versions": {module.__name__: module.__version__ for module in (msssl, torch, torchvision, lightning)},
         }
@@ -197,23 +205,107 @@ def preprocess_of(path: Path, checkpoint: dict[str, Any]) -> Preprocess:
             f"{path} does not say how images are normalised: its run had no data module of msssl. Build one of them in "
             "Python, with the mean and std of your images, for the run"
         )
-    return data_of(path, checkpoint).preprocess  # as version 0.1 wrote it
+    return data_of(path, checkpoint, without=()).preprocess  # as version 0.1 wrote it
 
 
-def data_of(path: Path, checkpoint: dict[str, Any]) -> MultiViewDataModule:
-    """The data module that a checkpoint was written with; not set up. ValueError naming the file."""
+def data_of(path: Path, checkpoint: dict[str, Any], without: Sequence[str] = ("views",)) -> MultiViewDataModule:
+    """The data module that a checkpoint was written with; not set up, and of the views the default ones.
+
+    Raises:
+        ValueError: naming the file, where its images cannot be known from it.
+    """
+    names = ["a data module of another library"]
+    if MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
+        try:
+            return MultiViewDataModule.from_checkpoint(checkpoint, without=without)
+        except MissingArgumentsError as error:
+            names = error.names
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    raise ValueError(
+        f"{path} does not say where its images are, as they were given in Python ({', '.join(names)}): name images by "
+        f"--config OTHER.yaml or --data, or in Python by msssl.probe({str(path)!r}, data=...)"
+    )
+
+
+def views_of(path: Path, checkpoint: dict[str, Any], preprocess: Preprocess) -> MultiView:
+    """The random views that a checkpoint was trained on.
+
+    Raises:
+        ValueError: naming the file, where they cannot be built again.
+    """
+    key = MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY
+    saved = checkpoint.get(key, {})
+    given = {name: saved[name] for name in ("views", "_instantiator") if name in saved}
+    recorded = [name for name in saved.get("_recorded", []) if name == "views"]
+    # Any data module builds views of these arguments: this one has images at hand.
+    standing_in = {**given, "_recorded": recorded, "_class_path": "msssl.Shapes"}
+    views = MultiViewDataModule.from_hyperparameters({key: standing_in}).views
+    size = preprocess.image_size
+    if size is None or tuple(views.recipe(size)) != preprocess.recipe:  # they were of another library's augmentations
+        raise ValueError(
+            f"{path} does not hold the views of its run, which features of test_patches are averaged over: leave out "
+            "test_patches, or give it as 1"
+        )
+    views.normalize_by(preprocess.mean, preprocess.std)
+    return views
+
+
+def build_module(path: Path, checkpoint: dict[str, Any]) -> MultiViewModule:
+    """The module that a checkpoint names, without its weights; how it learned does not matter.
+
+    Raises:
+        ValueError: naming the file, and what its module was built with that no checkpoint can hold.
+    """
     try:
-        return MultiViewDataModule.from_checkpoint(checkpoint)
+        return MultiViewModule.from_hyperparameters(checkpoint, without=("optimizer", "lr_scheduler"))
+    except MissingArgumentsError as error:
+        flags = " ".join(f"--model.{name}.class_path FILE.CLASS" for name in error.names)
+        raise ValueError(
+            f"{path} does not hold the {', '.join(error.names)} that {error.owner} was built with in Python: build it "
+            f"again, by --model {error.owner} {flags}, or in Python by model={error.owner}(...)"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Subject:
+def module_of(path: Path, checkpoint: dict[str, Any], model: MultiViewModule | None = None) -> MultiViewModule:
+    """The module of a checkpoint, or one that was built again for it, with its weights; ValueError naming the file."""
+    module = model or build_module(path, checkpoint)
+    try:
+        load_state(module, checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return module
+
+
+def data_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What the data module of the run keeps in a checkpoint, under the name of its class; empty if it kept nothing."""
+    given = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    parts = given.get("_class_path", "").split(".")
+    names = (".".join(parts[start:]) for start in range(len(parts)))  # its module and its name, of unknown lengths
+    return next((checkpoint[name] for name in names if name in checkpoint), {})
+
+
+def _n_seen(state: dict[str, Any]) -> int | None:
+    """How many images a run was pretrained on."""
+    seen = state.get("pretrained_on")
+    return None if seen is None else len(seen)
+
+
+def open_subject(
+    ckpt_path: str,
+    data: MultiViewDataModule | None = None,
+    model: MultiViewModule | None = None,
+    random_views: bool = False,
+) -> Subject:
     """A checkpoint and its images, set up.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
-        data: images to judge it by, normalised as those that it was pretrained on; by default these.
+        data: images to judge it by, prepared as those that it was pretrained on; by default these.
+        model: the module, built again where the checkpoint cannot do so.
+        random_views: whether the random views of the run are needed, and not only clean images.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -221,13 +313,14 @@ def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Sub
     """
     path = find(ckpt_path)
     checkpoint = read(path)
-    own = data_of(path, checkpoint)
-    if data is not None:
-        own.views.automatic = False  # its statistics are known
-        data.views = own.views
-        if own.pretrained_size is None:
-            log.warning("%s does not say the size of its images: those of another set are not resized", path)
-    data = data or own
+    module = module_of(path, checkpoint, copy.deepcopy(model)).eval()
+    transferred = data is not None
+    data = data or data_of(path, checkpoint)
+    preprocess = data.preprocess = preprocess_of(path, checkpoint)
+    if random_views:
+        data.views = views_of(path, checkpoint, preprocess)
+    if preprocess.image_size is None and transferred:
+        log.warning("%s does not say the size of its images: those of another set are not resized", path)
     data.prepare_data()
     data.setup()
     where = f"{type(data).__name__} in {data.data_dir}"
@@ -235,7 +328,7 @@ def open_subject(ckpt_path: str, data: MultiViewDataModule | None = None) -> Sub
         raise ValueError(f"{path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
     if data.num_classes < 2:
         raise ValueError(f"{path} cannot be probed: {where} has one class")
-    subject = Subject(path, sha256_of(path), checkpoint, own, data)
+    subject = Subject(path, sha256_of(path), checkpoint, preprocess, data, transferred, module, model)
     _check_splits(subject, where)
     return subject
 

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msssl.recorded import Recorded
+
 Probability = float | Sequence[float]
 
 
-class Drawn:
+class Drawn(Recorded):
     """A Kornia augmentation whose parameters are a function of `n_uniforms` uniform numbers a row.
 
     `MultiView` draws them for the whole global batch at once and calls `make_params` and `apply_transform`; called by

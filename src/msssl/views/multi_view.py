@@ -2,7 +2,7 @@
 
 import difflib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from msssl.recorded import Recorded
 from msssl.seeding import derive_seed
 from msssl.views._drawn import Drawn
 from msssl.views._steps import CompiledRun, Normalize, Repeat, run
@@ -19,7 +20,7 @@ from msssl.views.preprocess import Preprocess
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 
 
-class MultiView(nn.Module):
+class MultiView(Recorded, nn.Module):
     """K augmented, normalised views per image, all K*N of them as one batch, without gradient.
 
     The views are a function of the images and the key alone: a fresh process that is asked for the same step makes
@@ -160,11 +161,14 @@ class MultiView(nn.Module):
 
     def steps(self, size: tuple[int, int]) -> list[nn.Module]:
         """The augmentations of images of a size (H, W)."""
+        return [self._with_side(step) for step in self._steps_as_given(size)]
+
+    def _steps_as_given(self, size: tuple[int, int]) -> Iterable[nn.Module]:
         steps: Any = self.augmentations
         if self.preset is not None:
             side = self.preset.size
             steps = _preset(self.preset, (side, side) if side else size)
-        return [self._with_side(step) for step in steps]
+        return steps  # type: ignore[no-any-return]
 
     def preprocess(
         self, image_size: tuple[int, int] | None = None, window: tuple[float, float] | None = None
@@ -184,7 +188,7 @@ class MultiView(nn.Module):
 
     def recipe(self, size: tuple[int, int]) -> list[str]:
         """The augmentations of images of a size (H, W) as text, a line each."""
-        return [" ".join(repr(step).split()) for step in self.steps(size)]
+        return [" ".join(repr(step).split()) for step in self._steps_as_given(size)]
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised.

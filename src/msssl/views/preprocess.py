@@ -51,14 +51,19 @@ class Preprocess:
         """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised."""
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise ValueError(f"images are {tuple(images.shape)}: expected (N, {len(self.mean)}, H, W)")
-        if self.image_size is not None and tuple(images.shape[-2:]) != self.image_size:
-            images = F.resize(images, list(self.image_size), antialias=True)
-        pixels = images.float() / 255
+        pixels = self.resized(images).float() / 255
         if self.crop is not None:
             pixels = F.resize(pixels, [self.resize or self.crop], antialias=True)
             pixels = F.center_crop(pixels, [self.crop, self.crop])
         normalize = Normalize(self.mean, self.std)
         return normalize.apply_transform(pixels, normalize.constants(images.device), {})
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), uint8, of the size of those that the run saw."""
+        if self.image_size is None or tuple(images.shape[-2:]) == self.image_size:
+            return images
+        resized: Tensor = F.resize(images, list(self.image_size), antialias=True)
+        return resized
 
     def denormalize(self, views: Tensor) -> Tensor:
         """Normalised views or images (..., C, H, W) back in [0, 1], for pictures."""

@@ -1,0 +1,87 @@
+"""What whoever uses an exported backbone does to an image file, as data and as lines of code without msssl."""
+
+from typing import Any
+
+from msssl.views import Preprocess
+
+
+def settings(preprocess: Preprocess) -> dict[str, Any]:
+    """All that turns an image file into the input of a backbone, as plain data, in the order in which it is done."""
+    return {
+        "window": preprocess.window,
+        "channels": "RGB",
+        "centre_resized_to": preprocess.image_size,
+        "then_short_side": preprocess.resize,
+        "then_centre_crop": preprocess.crop,
+        "scale": [0, 1],
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+    }
+
+
+def description(preprocess: Preprocess) -> list[str]:
+    """The same in words, a line for each thing to do."""
+    lines = ["Turn it upright, as its Exif tag says."]
+    if preprocess.window is not None:
+        low, high = preprocess.window
+        lines.append(
+            f"More than 8 bits a channel: the window [{low:g}, {high:g}]. {low:g} and less becomes black, {high:g} and "
+            "more white. Pillow reads such images in grey only; of colour it keeps 8 bits, so read those otherwise."
+        )
+    lines.append("RGB: grey repeated, transparent parts on white.")
+    height, width = preprocess.image_size or (0, 0)
+    shape = "square" if height == width else f"part of shape {height} : {width} (height : width)"
+    lines.append(f"The largest {shape} in its centre, resized to {height} x {width} pixels.")
+    if preprocess.crop is not None:
+        resized = "" if preprocess.resize == min(height, width) else f"Short side to {preprocess.resize}, then the "
+        lines.append(f"{resized or 'The '}{preprocess.crop} x {preprocess.crop} pixels in its centre.")
+    return [*lines, f"Then {normalization(preprocess)}."]
+
+
+def normalization(preprocess: Preprocess) -> str:
+    """What happens to the values of the channels, in words."""
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (preprocess.mean, preprocess.std))
+    return f"values from 0 to 1, minus mean ({mean}), divided by std ({std})"
+
+
+def code(preprocess: Preprocess, as_tensor: bool) -> list[str]:
+    """Lines that turn the file `image.png` into `images` (1, 3, H, W), float32, with Pillow and NumPy.
+
+    Args:
+        preprocess: of a run that knows the size of its images.
+        as_tensor: whether `images` becomes a tensor of torch.
+    """
+    assert preprocess.image_size is not None
+    height, width = preprocess.image_size
+    lines = ["import numpy as np", "from PIL import Image, ImageOps", ""]
+    lines += ['image = ImageOps.exif_transpose(Image.open("image.png"))']
+    if preprocess.window is not None:
+        low, high = preprocess.window
+        lines += [
+            'if image.mode.startswith(("I", "F")):  # more than 8 bits',
+            f'    values = (np.asarray(image, dtype="float64") - {low!r}) / ({high!r} - {low!r})',
+            '    image = Image.fromarray((values.clip(0, 1) * 255).round().astype("uint8"))',
+        ]
+    lines += [
+        'if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):',
+        '    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))',
+        f'image = ImageOps.fit(image.convert("RGB"), ({width}, {height}), Image.Resampling.BILINEAR)',
+    ]
+    if preprocess.crop is not None:
+        lines += _crop(height, width, preprocess.resize or preprocess.crop, preprocess.crop)
+    mean, std = (f"np.float32({[round(value, 6) for value in values]})" for values in (preprocess.mean, preprocess.std))
+    lines += [
+        f"images = (np.asarray(image, dtype=np.float32) / 255 - {mean}) / {std}",
+        "images = np.ascontiguousarray(images.transpose(2, 0, 1)[None])",
+    ]
+    return [*lines, "import torch", "images = torch.from_numpy(images)"] if as_tensor else lines
+
+
+def _crop(height: int, width: int, short_side: int, side: int) -> list[str]:
+    """Lines for a resize of the short side, where it is needed, and the square of `side` in the centre."""
+    lines = []
+    if short_side != min(height, width):
+        height, width = (max(short_side, int(short_side * each / min(height, width))) for each in (height, width))
+        lines += [f"image = image.resize(({width}, {height}), Image.Resampling.BILINEAR)"]
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return [*lines, f"image = image.crop(({left}, {top}, {left + side}, {top + side}))"]
