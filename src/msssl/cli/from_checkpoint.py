@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from msssl.checkpoint import first_difference
 from msssl.data import MultiViewDataModule
-from msssl.evaluation.subject import data_of, preprocess_of
+from msssl.evaluation.subject import build_module, data_of, preprocess_of
 from msssl.modules import MultiViewModule
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,10 @@ def module_of(path: Path, checkpoint: dict[str, Any], config: dict[str, Any] | N
         ValueError: neither says it.
     """
     try:
-        module = MultiViewModule.from_hyperparameters(checkpoint)
-    except ValueError as error:
+        module = build_module(path, checkpoint)
+    except ValueError:
         if config is None:
-            raise ValueError(f"{path}: {error}") from error
+            raise
         return None
     if config is not None and (ignored := _differences(checkpoint, config)):
         log.info("%s brings its own network; ignored of the config: %s", path, ", ".join(ignored))
@@ -64,14 +65,12 @@ def prepare_alike(path: Path, checkpoint: dict[str, Any], data: MultiViewDataMod
 
 def check_weights(path: Path, checkpoint: dict[str, Any], module: nn.Module) -> None:
     """Raise ValueError, which names the first of them, where the weights of a checkpoint do not fit a module."""
-    saved, built = checkpoint["state_dict"], module.state_dict()
-    for name in [*built, *saved]:
-        in_file, in_module = (tuple(each[name].shape) if name in each else None for each in (saved, built))
-        if in_file != in_module:
-            raise ValueError(
-                f"{path} holds another network than the {type(module).__name__} that was built: {name} has shape "
-                f"{in_file} in the file and {in_module} in the network (None: it is not there)"
-            )
+    if (difference := first_difference(checkpoint["state_dict"], module.state_dict())) is not None:
+        name, in_file, in_module = difference
+        raise ValueError(
+            f"{path} holds another network than the {type(module).__name__} that was built: {name} has shape "
+            f"{in_file} in the file and {in_module} in the network (None: it is not there)"
+        )
 
 
 def _differences(checkpoint: dict[str, Any], config: dict[str, Any]) -> list[str]:
