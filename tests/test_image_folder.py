@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import shutil
 import struct
 import unicodedata
 import zlib
@@ -16,6 +17,7 @@ from PIL import Image, ImageFile, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from msssl import ImageFolder, MultiView, MultiViewDataModule
+from msssl.data.folders import list_folders
 from msssl.data.walk import image_extensions
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
@@ -796,6 +798,34 @@ def test_inspect_fails_where_a_split_leaks(msssl, image_folder):
     assert "1 images of train are also in test" in line
     assert str(source) in line
     assert "copy.tiff" in line
+
+
+def test_copies_within_train_are_a_note(msssl, image_folder):
+    shutil.rmtree(image_folder / "val", ignore_errors=True)
+    for path in (image_folder / "train" / "dog").iterdir():
+        if path.name != "3.png":
+            shutil.copy(image_folder / "train" / "dog" / "3.png", path)
+    code, out, _ = inspect(msssl, image_folder, "--data.val_fraction=0.4")
+    assert "problem" not in out
+    assert "images of train are also in val, which was held out of it" in " ".join(out.split())
+    assert code == 0
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_pictures_of_runs_are_no_images(image_folder, labelled):
+    images = image_folder / "train"
+    if not labelled:
+        for path in list(images.glob("*/*.png")):
+            path.rename(images / f"{path.parent.name}-{path.name}")
+        for path in images.iterdir():
+            if path.is_dir():
+                path.rmdir()
+    expected = list_folders(str(images), None)
+    for name, files in {"20260101-000000": ["config.yaml", "views.png"], "20260101-000001": []}.items():
+        (images / "runs" / name).mkdir(parents=True)
+        for file in files:
+            (images / "runs" / name / file).touch()
+    assert list_folders(str(images), None) == expected
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])

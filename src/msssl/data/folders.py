@@ -8,7 +8,7 @@ from pathlib import Path
 from msssl.data.files import shown
 from msssl.data.manifest import Row, composed
 from msssl.data.splits import SPLITS, Split, split_of
-from msssl.data.walk import describe, extension_of, images_among, is_ignored, list_images
+from msssl.data.walk import describe, extension_of, images_among, is_ignored, is_run, list_images
 
 LAYOUT = "ImageFolder reads DATA_DIR/train/<class>/* or DATA_DIR/train/*"
 log = logging.getLogger(__name__)
@@ -102,9 +102,14 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     """Folders by their names; several of one name where these differ in their Unicode form."""
     found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not is_ignored(entry.name) and not images_among([entry.name]):
+        if entry.is_dir() and not is_ignored(entry.name) and not images_among([entry.name]) and not _holds_runs(entry):
             found.setdefault(composed(entry.name), []).append(entry)
     return found
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether it is such as `runs`, which `msssl fit` makes in the working directory."""
+    return any(is_run(entry) for entry in folder.iterdir() if entry.is_dir())
 
 
 def _check_training_classes(folder: Path, names: set[str], classes: list[str] | None) -> None:

@@ -1,6 +1,7 @@
 """The image files below a folder."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ _NOT_THE_USERS = {  # in lower case: what macOS, Windows, Synology, QNAP and fil
     *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "lost+found"),
 }
+_RUN = re.compile(r"\d{8}-\d{6}(-\d+)?|slurm-.+")  # the names that `msssl fit` gives to the folders of runs
 N_KINDS = 8  # of files that are left out, named in a message
 
 
@@ -37,6 +39,13 @@ def is_ignored(name: str) -> bool:
     [True, True, True, False]
     """
     return name.startswith(".") or name.lower() in _NOT_THE_USERS
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is that of a run of msssl, whose pictures are no images to train on; it may just have begun."""
+    return bool(_RUN.fullmatch(Path(folder).name)) and (
+        Path(folder, "config.yaml").is_file() or not any(Path(folder).iterdir())
+    )
 
 
 def extension_of(name: str) -> str:
@@ -65,7 +74,7 @@ def list_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
     seen = {_identity(each) for each in (*start.absolute().parents, *start.resolve().parents)}  # where loops lead
     for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         identity = _identity(root)
-        if identity in seen:
+        if identity in seen or is_run(root):
             folders.clear()
             continue
         seen.add(identity)

@@ -51,9 +51,12 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
         table.add_row("train, for the probe" if name == "probe" else name, *_counts(images))
     Console(markup=False).print(table)
     problems = _unreadable(data) if given == "stop" else []
-    problems += _leaks(data)
+    leaks, copies = _duplicates(data)
+    problems += leaks
     for problem in problems:
         _print(f"problem: {problem}")
+    for note in copies:
+        _print(f"note: {note}")
     batch = next(iter(data.train_dataloader()))
     views = data.on_after_batch_transfer(batch)["views"]
     with whole(picture) as growing:
@@ -88,22 +91,32 @@ def _unreadable(data: MultiViewDataModule) -> list[str]:
     return reasons
 
 
-def _leaks(data: MultiViewDataModule) -> list[str]:
-    """Images whose pixels are also those of an image of another split."""
+def _duplicates(data: MultiViewDataModule) -> tuple[list[str], list[str]]:
+    """Images whose pixels are also those of an image of another split.
+
+    Returns:
+        One line for each pair of splits that share images, and one where the other split was held out of the first
+        by the data module itself: copies in one folder are no fault of the splits.
+    """
     seen: dict[str, dict[bytes, str]] = {}
     for split, part in data.splits.items():
         if split == "train" and part.dataset is data.splits["probe"].dataset:
-            continue  # all of it is there
-        found = seen.setdefault("train" if split == "probe" else split, {})
+            continue  # all of it is in `probe`
+        digests = seen.setdefault("train" if split == "probe" else split, {})
         for batch in with_bar(data.evaluation_dataloader(split), f"Comparing {split}"):
             for image, index in zip(batch["image"].numpy(), batch["index"].tolist(), strict=True):
-                found[hashlib.blake2b(image.tobytes(), digest_size=16).digest()] = part.describe(index)
-    leaks = []
+                digests[hashlib.blake2b(image.tobytes(), digest_size=16).digest()] = part.describe(index)
+    held_out = "val" in data.splits and data.splits["val"].dataset is data.splits["probe"].dataset
+    leaks, copies = [], []
     for (one, of_one), (other, of_other) in combinations(seen.items(), 2):
         if both := sorted(of_one.keys() & of_other.keys(), key=of_one.__getitem__):
-            such = f"{of_one[both[0]]} and {of_other[both[0]]}"
-            leaks.append(f"{len(both)} images of {one} are also in {other}, such as {such}")
-    return leaks
+            line = f"{len(both)} images of {one} are also in {other}"
+            such = f"such as {of_one[both[0]]} and {of_other[both[0]]}"
+            if {one, other} == {"train", "val"} and held_out:
+                copies.append(f"{line}, which was held out of it, {such}: without such copies choices are safer")
+            else:
+                leaks.append(f"{line}, {such}")
+    return leaks, copies
 
 
 def _rounded(values: list[float] | tuple[float, ...]) -> str:
