@@ -282,7 +282,7 @@ def test_probe_table(msssl, tmp_path):
     report = yaml.safe_load(next(tmp_path.glob("runs/*/probe.json")).read_text())
     assert [row["features"] for row in report["rows"]] == ["raw pixels", "untrained encoder", "pretrained encoder"]
     assert [row["dim"] for row in report["rows"]] == [3072, 64, 64]
-    assert report["images"] == {"probe": 50, "val": 10, "test": 20}
+    assert report["images"] == {"probe": 50, "val": 10, "test": 20, "cv": 60}  # too few in val to choose by
     assert "refitted on train + val, test read once" in report["protocol"]
     for row in report["rows"]:
         assert f"{row['test_top1']:.3f}" in out
