@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from kornia import augmentation as K
 from lightning import LightningDataModule, Trainer
 from torch import nn
@@ -17,7 +18,8 @@ from torch.utils.data import DataLoader
 import msssl
 from msssl import MultiViewDataModule, MultiViewModule
 from msssl.checkpoint import MissingArgumentsError, find, read
-from msssl.evaluation.subject import preprocess_of
+from msssl.cli.arguments import expand
+from msssl.evaluation.subject import data_of, preprocess_of
 from msssl.recorded import build, describe
 from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, Preprocess, RandomResizedCropFlip
 
@@ -490,3 +492,68 @@ def test_class_defined_in_a_script_loads(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "Mine", Mine, raising=False)
     checkpoint = {"hyper_parameters": {"_class_path": "__main__.Mine", "backbone": "resnet18", "proj_dim": 8}}
     assert type(MultiViewModule.from_hyperparameters(checkpoint)) is Mine
+
+
+# A relative path is meant from where the run began.
+
+
+@pytest.fixture
+def begun(image_folder, monkeypatch):
+    """The checkpoint of a run of a script in the folder that has `images` and `names.txt`, and its config's file."""
+    place = image_folder.parent
+    monkeypatch.chdir(place)
+    Path("names.txt").write_text("cat\ndog\n")
+    data = msssl.ImageFolder("images", image_size=8, classes="names.txt", batch_size=4, num_workers=0)
+    trainer = make_trainer()
+    trainer.fit(msssl.BarlowTwins(backbone=Own(6), proj_dim=4), datamodule=data)
+    trainer.save_checkpoint("runs/A/last.ckpt")
+    arguments = {"data_dir": "images", "classes": "names.txt", "cache_dir": None, "manifest": "/absolute.csv"}
+    config = {"data": {"class_path": "msssl.ImageFolder", "init_args": arguments}}
+    Path("runs/A/config.yaml").write_text(yaml.safe_dump(config))
+    (place / "elsewhere" / "images").mkdir(parents=True)  # others, of the same name
+    monkeypatch.chdir(place / "elsewhere")
+    return place / "runs" / "A" / "last.ckpt"
+
+
+def test_relative_paths_of_a_run_are_found_from_another_folder(begun, caplog):
+    place = begun.parents[2]
+    with caplog.at_level("INFO"):
+        data = data_of(begun, read(begun))
+    assert f"data_dir: {place / 'images'}, as the run began in {place}" in caplog.text
+    data.setup()
+    assert data.data_dir == str(place / "images")
+    assert len(data.splits["probe"]) + len(data.splits["val"]) == 24
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
+def test_flags_of_the_command_win_over_the_paths_of_a_run(command, begun):
+    place = begun.parents[2]
+    args = expand([command, "--ckpt_path", str(begun.parent), "--data.data_dir", "mine"])
+    saved = ["--config", str(begun.with_name("config.yaml"))]
+    paths = ["--data.data_dir", str(place / "images"), "--data.classes", str(place / "names.txt")]
+    assert args == [command, *saved, *paths, "--ckpt_path", str(begun), "--data.data_dir", "mine"]
+
+
+def test_paths_of_a_project_that_was_moved_stay_relative(begun, monkeypatch):
+    place = begun.parents[2]
+    moved = place.with_name("moved")
+    place.rename(moved)
+    monkeypatch.chdir(moved)
+    data = data_of(Path("runs/A/last.ckpt"), read("runs/A/last.ckpt"))
+    assert data.data_dir == "images"
+    assert expand(["fit", "--ckpt_path", "runs/A"])[3:] == ["--ckpt_path", "runs/A/last.ckpt"]
+
+
+def test_a_command_in_the_folder_of_the_run_leaves_paths_as_they_are(begun, monkeypatch):
+    monkeypatch.chdir(begun.parents[2])
+    assert data_of(begun, read(begun)).data_dir == "images"
+
+
+def test_the_default_folder_of_images_is_found_too(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    data = msssl.Shapes(batch_size=8)
+    checkpoint = {"datamodule_hyper_parameters": dict(data.hparams), "working_dir": str(tmp_path)}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert data_of(tmp_path / "x.ckpt", checkpoint).data_dir == str(tmp_path / "data")

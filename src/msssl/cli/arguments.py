@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
-from msssl.checkpoint import find
+from msssl.checkpoint import find, read
 from msssl.checkpoint.files import CONFIG
 from msssl.cli.parser import PLATEAU, load, plateau_path
 from msssl.cli.run_folder import is_requeued, requeued_run
+from msssl.evaluation.subject import paths_where_it_began
 
 _ROOT = "--trainer.default_root_dir"
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -47,8 +48,16 @@ def expand(args: list[str]) -> list[str]:
         args[i] = str(checkpoint)
         saved = checkpoint.with_name(CONFIG)
         if saved.is_file():  # first, so that every other config and flag wins
-            args[1:1] = ["--config", str(saved)]
+            args[1:1] = ["--config", str(saved), *_paths_of_run(checkpoint, saved)]
     return args
+
+
+def _paths_of_run(checkpoint: Path, config: Path) -> list[str]:
+    """Flags for the relative paths in the config of a run, which are meant from where it began."""
+    data = _read_yaml(str(config)).get("data")
+    arguments = data.get("init_args") if isinstance(data, dict) else None
+    paths = paths_where_it_began(read(checkpoint), arguments or {})
+    return [part for name, path in paths.items() for part in (f"--data.{name}", path)]
 
 
 def _studies(args: list[str]) -> list[str]:

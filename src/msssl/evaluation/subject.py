@@ -4,7 +4,7 @@ import copy
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from msssl.modules import MultiViewModule
 from msssl.views import MultiView, Preprocess
 
 SPLITS = ("probe", "val", "test")
+PATHS = ("data_dir", "cache_dir", "manifest", "classes")  # arguments of data modules that may be paths
 log = logging.getLogger(__name__)
 
 
@@ -215,9 +216,14 @@ def data_of(path: Path, checkpoint: dict[str, Any], without: Sequence[str] = ("v
         ValueError: naming the file, where its images cannot be known from it.
     """
     names = ["a data module of another library"]
-    if MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
+    saved = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
+    if saved is not None:
         try:
-            return MultiViewDataModule.from_checkpoint(checkpoint, without=without)
+            paths: dict[str, Any] = paths_where_it_began(checkpoint, saved)
+            data = MultiViewDataModule.from_checkpoint(checkpoint, without=without, **paths)
+            if "data_dir" not in saved:  # the default
+                data.data_dir = paths_where_it_began(checkpoint, vars(data)).get("data_dir", data.data_dir)
+            return data
         except MissingArgumentsError as error:
             names = error.names
         except ValueError as error:
@@ -226,6 +232,22 @@ def data_of(path: Path, checkpoint: dict[str, Any], without: Sequence[str] = ("v
         f"{path} does not say where its images are, as they were given in Python ({', '.join(names)}): name images by "
         f"--config OTHER.yaml or --data, or in Python by msssl.probe({str(path)!r}, data=...)"
     )
+
+
+def paths_where_it_began(checkpoint: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The relative paths among a data module's arguments, made absolute if they exist where the run began.
+
+    Paths are left as they are where the command runs in the same directory, or where nothing is there any more.
+    """
+    began_in = checkpoint.get("working_dir")
+    if began_in is None or Path(began_in) == Path.cwd():
+        return {}
+    given = {name: arguments[name] for name in PATHS if isinstance(arguments.get(name), str)}
+    found = {name: str(Path(began_in, path)) for name, path in given.items() if not Path(path).is_absolute()}
+    found = {name: path for name, path in found.items() if Path(path).exists()}
+    for name, path in found.items():
+        log.info("%s: %s, as the run began in %s", name, path, began_in)
+    return found
 
 
 def views_of(path: Path, checkpoint: dict[str, Any], preprocess: Preprocess) -> MultiView:

@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -154,6 +155,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             self.preprocess = given
         if self.preprocess is not None:
             checkpoint["preprocess"] = self.preprocess.as_dict()
+        checkpoint["working_dir"] = str(Path.cwd())  # from which relative paths of the run are meant
         checkpoint["step_seed"] = self._step_seed
 
     @override
