@@ -109,6 +109,7 @@ def test_any_point_of_any_run(runner, folder, order, point):
     first = runner(folder, "fit", "--config", "run.yaml", *ORDERS[order], point=point)
     if first == 0:
         pytest.skip("the run was over before")
+    assert first < 0 or first > 128, output(folder)  # killed or stopped; else it could not start
     found = list(folder.glob("runs/*/*.ckpt"))
     if not [path for path in found if path.name != "best.ckpt"]:
         pytest.skip("no checkpoint had been written")

@@ -5,11 +5,15 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from typing_extensions import override
 
 
 class ExactResume(Callback):
     """Keeps the random state that dropout uses, and mends the counts of epochs and batches in Lightning's checkpoints.
+
+    It also steps `ReduceLROnPlateau` at the end of each epoch before the checkpoint is written, which Lightning does
+    afterwards.
 
     Ranks are seeded alike, so the state of the first serves all. Every `MultiViewModule` brings one.
 
@@ -20,6 +24,7 @@ class ExactResume(Callback):
     def __init__(self) -> None:
         self._random: dict[str, Any] = {}
         self._batches: int | float | None = None  # in an epoch
+        self._monitored: dict[str, float] = {}  # by ReduceLROnPlateau, when the checkpoint was written
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -40,7 +45,15 @@ class ExactResume(Callback):
         self._batches = state_dict.get("batches")
 
     @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        monitors = {str(config.monitor) for config in _plateaus(trainer)}
+        checkpoint["monitored"] = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name in monitors
+        }
+
+    @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._monitored = checkpoint.get("monitored", {})
         mend_progress(checkpoint["loops"]["fit_loop"], by_steps=trainer.max_steps != -1)
 
     @override
@@ -53,6 +66,25 @@ class ExactResume(Callback):
         before, self._batches = self._batches, trainer.num_training_batches
         if before is not None and before != self._batches:
             rescale_progress(trainer.fit_loop.epoch_loop.batch_progress.current, before, self._batches)
+        for config in _plateaus(trainer):  # the run may have stopped between an epoch's last batch and its end
+            if config.scheduler.last_epoch < trainer.current_epoch and config.monitor in self._monitored:
+                config.scheduler.step(self._monitored[config.monitor])
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning steps a ReduceLROnPlateau after the checkpoint of the epoch's end is written, and not at all in an
+        # epoch in whose middle a run went on.
+        loop = trainer.fit_loop
+        if _plateaus(trainer) and loop.epoch_loop._num_ready_batches_reached():
+            loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+            loop._restarting = True  # so that it does not do so again; it is false from the next epoch on
+
+
+def _plateaus(trainer: Trainer) -> list[LRSchedulerConfig]:
+    """The schedules that look at a metric at the end of each epoch."""
+    return [
+        config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.interval == "epoch"
+    ]
 
 
 def mend_progress(fit_loop: dict[str, Any], by_steps: bool) -> None:
