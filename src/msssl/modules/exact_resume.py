@@ -67,8 +67,9 @@ class ExactResume(Callback):
         if before is not None and before != self._batches:
             rescale_progress(trainer.fit_loop.epoch_loop.batch_progress.current, before, self._batches)
         for config in _plateaus(trainer):  # the run may have stopped between an epoch's last batch and its end
-            if config.scheduler.last_epoch < trainer.current_epoch and config.monitor in self._monitored:
-                config.scheduler.step(self._monitored[config.monitor])
+            scheduler: Any = config.scheduler
+            if scheduler.last_epoch < trainer.current_epoch and config.monitor in self._monitored:
+                scheduler.step(self._monitored[config.monitor])
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
