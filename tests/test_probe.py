@@ -1123,6 +1123,22 @@ def test_a_backbone_of_ones_own_class_is_given_again(tmp_path, monkeypatch):
     torch.testing.assert_close(loaded.state_dict(), expected, rtol=0, atol=0)
 
 
+def test_a_run_on_another_library_s_data_module_is_probed_on_images_that_are_named(script, caplog):
+    checkpoint = files.read(script)
+    kept = {name: value for name, value in checkpoint.items() if name not in ("preprocess", "FromDatasets")}
+    del kept["datamodule_hyper_parameters"], kept["datamodule_hparams_name"]
+    torch.save(kept, "other.ckpt")
+    data = Shapes(**LABELLED, views=MultiView(5, "cifar", mean="auto", std="auto"))
+    subject = open_subject("other.ckpt", data)
+    assert "other.ckpt does not say how images are normalised: they are as Shapes says" in caplog.text
+    assert subject.run()["n_views"] is None
+    assert subject.preprocess.mean == pytest.approx(
+        data.images("train")[range(30)]["image"].div(255).mean((0, 2, 3)).tolist()
+    )
+    with pytest.raises(ValueError, match=r"^other\.ckpt does not hold the views of its run"):
+        open_subject("other.ckpt", Shapes(**LABELLED), random_views=True)
+
+
 def test_images_of_another_library_s_data_module_are_named_and_not_known(tmp_path):
     torch.save({"state_dict": {}, "hyper_parameters": {"_class_path": "msssl.BarlowTwins"}}, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=r"x\.ckpt does not say where its images are, .* another library"):

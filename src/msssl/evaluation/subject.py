@@ -149,13 +149,18 @@ class Subject:
             "steps": self.checkpoint["global_step"],
             "minutes": None if clock is None else clock / 60,
             "images": _n_seen(self.state),
-            "n_views": self.preprocess.n_views,
+            "n_views": self._n_views,
             "views_seen": self._views_seen(),
             "settings": settings,
         }
 
+    @property
+    def _n_views(self) -> int | None:
+        """K of the run, not of the images that it is judged by; None if a data module of another library made views."""
+        return self.preprocess.n_views if self.state else None
+
     def _views_seen(self) -> int | None:
-        global_batch, n_views = self.state.get("global_batch"), self.preprocess.n_views
+        global_batch, n_views = self.state.get("global_batch"), self._n_views
         if global_batch is None or n_views is None:
             return None
         n_batches: int = self.checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
@@ -338,10 +343,10 @@ def open_subject(
     module = module_of(path, checkpoint, copy.deepcopy(model)).eval()
     transferred = data is not None
     data = data or data_of(path, checkpoint)
-    preprocess = data.preprocess = preprocess_of(path, checkpoint)
+    _prepare_alike(path, checkpoint, data)
     if random_views:
-        data.views = views_of(path, checkpoint, preprocess)
-    if preprocess.image_size is None and transferred:
+        data.views = views_of(path, checkpoint, data.preprocess)
+    if data.preprocess.image_size is None and transferred:
         log.warning("%s does not say the size of its images: those of another set are not resized", path)
     data.prepare_data()
     data.setup()
@@ -350,9 +355,17 @@ def open_subject(
         raise ValueError(f"{path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
     if data.num_classes < 2:
         raise ValueError(f"{path} cannot be probed: {where} has one class")
-    subject = Subject(path, sha256_of(path), checkpoint, preprocess, data, transferred, module, model)
+    subject = Subject(path, sha256_of(path), checkpoint, data.preprocess, data, transferred, module, model)
     _check_splits(subject, where)
     return subject
+
+
+def _prepare_alike(path: Path, checkpoint: dict[str, Any], data: MultiViewDataModule) -> None:
+    """Have a data module prepare images as the run of a checkpoint did, where msssl prepared them there."""
+    if "preprocess" in checkpoint or MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
+        data.preprocess = preprocess_of(path, checkpoint)
+    else:
+        log.warning("%s does not say how images are normalised: they are as %s says", path, type(data).__name__)
 
 
 def _check_splits(subject: Subject, where: str) -> None:
