@@ -332,6 +332,20 @@ class Grouped(TensorDataset):
         self.groups = groups
 
 
+@pytest.mark.parametrize("kind", ["part", "sum"])
+def test_groups_stay_together_in_parts_and_sums_of_data_sets(kind):
+    names = [f"patient {i // 4}" for i in range(40)]
+    dataset = Grouped(coded(40), torch.arange(40) // 20, groups=names)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist()
+    parts = [Subset(dataset, order[:24]), Subset(dataset, order[24:])]
+    given = parts[0] if kind == "part" else ConcatDataset(parts)
+    data = MultiViewDataModule.from_datasets(given, batch_size=4, num_workers=0, val_fraction=0.3)
+    data.setup()
+    held_out, kept = ({names[order[i]] for i in data.splits[name].indices.tolist()} for name in ("val", "train"))
+    assert held_out
+    assert not held_out & kept
+
+
 @pytest.mark.parametrize("size", [1, 10])
 def test_the_log_says_which_groups_are_held_out_or_why_none_is(caplog, size):
     dataset = Grouped(coded(20), torch.arange(20) // 10, groups=[str(i // size) for i in range(20)])

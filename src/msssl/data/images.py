@@ -1,7 +1,8 @@
 """What a data module reads from: some rows of any data set of (image, label), as batches of tensors."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,10 +80,13 @@ class Images(Dataset[dict[str, Tensor]]):
         rows = torch.linspace(0, len(self) - 1, at_most).long()
         return Images(self.dataset, self.indices[rows], self.name)
 
+    @functools.cached_property
+    def _paths(self) -> Sequence[str] | None:
+        return strings_of(self.dataset, "paths")
+
     def describe(self, index: int) -> str:
         """The path of an image, or its position where there is none."""
-        paths = getattr(self.dataset, "paths", None)
-        return shown(paths[index]) if paths else f"image {index} of {self.name}"
+        return shown(self._paths[index]) if self._paths else f"image {index} of {self.name}"
 
     def __getitem__(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """A batch `{"image": (N, 3, H, W) uint8, "label": (N,) int64, "index": (N,) int64}`."""
@@ -252,6 +256,18 @@ def class_names_of(dataset: Any) -> Sequence[str] | None:
         return class_names_of(dataset.dataset)
     own = getattr(dataset, "classes", None)
     return own if own or not _has_column(dataset, "label") else getattr(dataset.features["label"], "names", None)
+
+
+def strings_of(dataset: Any, name: Literal["groups", "paths"]) -> Sequence[str] | None:
+    """The strings that a data set has for its images, one each, also where it is a part or a sum of others."""
+    if isinstance(dataset, Subset):
+        of_all = strings_of(dataset.dataset, name)
+        return of_all and [of_all[index] for index in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [strings_of(part, name) for part in dataset.datasets]
+        return None if None in parts else [string for part in parts for string in part or ()]
+    own: Sequence[str] | None = getattr(dataset, name, None)
+    return own
 
 
 def _has_column(dataset: Any, name: str) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msssl.data.images import Images, labels_or_minus_one
+from msssl.data.images import Images, labels_or_minus_one, strings_of
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -59,7 +59,7 @@ def make_splits(
     all_labels = {name: labels_or_minus_one(dataset) for name, dataset in datasets.items()}
     _check_labels(all_labels, usable, source)
     labelled, rows, labels = datasets[source], usable[source], all_labels[source]
-    groups = getattr(labelled, "groups", None)
+    groups = strings_of(labelled, "groups")
     of_row = groups and [groups[row] for row in rows.tolist()]
     kept, held_out = hold_out(labels[rows], 0.0 if "val" in usable else val_fraction, seed, of_row)
     _check_classes(labels[rows], labels[rows][kept], f"val_fraction {val_fraction}")

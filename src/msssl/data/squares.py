@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from msssl.data.cache import fingerprint
 from msssl.data.deep import Window
-from msssl.data.images import class_names_of, labels_of, pair, to_pixels
+from msssl.data.images import class_names_of, labels_of, pair, strings_of, to_pixels
 
 
 class Squares(Dataset[tuple[Tensor, Any]]):
@@ -24,7 +24,7 @@ class Squares(Dataset[tuple[Tensor, Any]]):
     def __init__(self, dataset: Dataset[Any], name: str, size: int | None, window: Window | None) -> None:
         self.dataset, self.name, self.size, self.window = dataset, name, size, window
         self.targets, self.classes = labels_of(dataset), class_names_of(dataset)
-        self.groups, self.paths = getattr(dataset, "groups", None), getattr(dataset, "paths", None)
+        self.groups, self.paths = strings_of(dataset, "groups"), strings_of(dataset, "paths")
 
     @property
     def fingerprint(self) -> str | None:

@@ -16,7 +16,7 @@ from msssl.data import cache
 from msssl.data.beton_file import BetonFile
 from msssl.data.decode import decode, image_size, is_readable, usable_cores
 from msssl.data.fixed import why_not_fixed
-from msssl.data.images import Decoded, UnreadableImageError
+from msssl.data.images import Decoded, UnreadableImageError, strings_of
 
 StorageKind = Literal["auto", "memory", "cached", "stream"]
 MEMORY_LIMIT = 8 << 30  # of `auto`, in bytes: what is decoded anew at each start
@@ -91,7 +91,7 @@ class Storage:
         else:
             opened = self._in_memory(dataset, name, size)
             self._taken += n_bytes
-        opened.paths = getattr(dataset, "paths", None)
+        opened.paths = strings_of(dataset, "paths")
         if opened.unreadable and not self.skip:
             raise UnreadableImageError(next(iter(opened.unreadable.values())))
         return opened

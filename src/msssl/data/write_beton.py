@@ -14,7 +14,7 @@ from msssl.data.beton_file import FIELDS, import_ffcv
 from msssl.data.datamodule import MultiViewDataModule
 from msssl.data.decode import image_size, usable_cores
 from msssl.data.fixed import why_not_fixed
-from msssl.data.images import UnreadableImageError, labels_of, read
+from msssl.data.images import UnreadableImageError, labels_of, read, strings_of
 
 PAGE = 1 << 23  # bytes, FFCV's own default
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def _files(data: MultiViewDataModule) -> dict[str, tuple[Dataset[Any], list[int]
         skipped = data.skipped.get(name, {})
         files[name] = dataset, [row for row in range(len(dataset)) if row not in skipped]  # type: ignore[arg-type]
     source = "probe" if "probe" in files else "train"
-    if getattr(files[source][0], "groups", None) and "val" not in files and "val" in data.splits:
+    if strings_of(files[source][0], "groups") and "val" not in files and "val" in data.splits:
         for name, split in ((source, "probe"), ("val", "val")):
             files[name] = files[source][0], data.splits[split].indices.tolist()
     return files

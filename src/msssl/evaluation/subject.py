@@ -18,7 +18,7 @@ import msssl
 from msssl.checkpoint import MissingArgumentsError, find, load_state, read, sha256_of
 from msssl.data import MultiViewDataModule
 from msssl.data.cache import fingerprint
-from msssl.data.images import class_names_of, labels_or_minus_one
+from msssl.data.images import class_names_of, labels_or_minus_one, strings_of
 from msssl.evaluation.cross_validation import Folds, make_folds
 from msssl.evaluation.features import content_of
 from msssl.evaluation.heads import MIN_VAL
@@ -103,10 +103,10 @@ class Subject:
         groups: list[str] = []
         for name in names:
             part = self.data.splits[name]
-            of_dataset = getattr(part.dataset, "groups", None)
+            of_dataset = strings_of(part.dataset, "groups")
             groups += [of_dataset[i] if of_dataset else f"image {i} of {name}" for i in part.indices.tolist()]
         labels = torch.cat([self.labels(name) for name in names])
-        has_groups = any(getattr(self.data.splits[name].dataset, "groups", None) for name in names)
+        has_groups = any(strings_of(self.data.splits[name].dataset, "groups") for name in names)
         return make_folds(labels, groups if has_groups else None)
 
     def check_measurable(self, what: str) -> None:
