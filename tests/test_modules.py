@@ -582,7 +582,7 @@ import lightning, msssl, sys
 if __name__ == "__main__":
     lightning.seed_everything(1)
     module = msssl.BarlowTwins(backbone=msssl.ResNet(18, width=4), proj_dim=8, lr_scheduler=msssl.WarmupCosine)
-    data = msssl.Shapes(train_images=40, test_images=8, num_workers=0, batch_size=8)
+    data = msssl.Shapes(train_images=50, test_images=8, num_workers=0, batch_size=8)  # 40 to train on
     saved = msssl.callbacks.LastCheckpoint(dirpath="checkpoints")
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     strategy = sys.argv[1]
