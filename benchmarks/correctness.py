@@ -1,7 +1,7 @@
 """Whether the fast paths compute the same: losses under autocast, compiled training, a run that is stopped and goes on.
 
     python benchmarks/correctness.py                     # CPU: 4 minutes, most of it compilation
-    python benchmarks/correctness.py --device cuda
+    python benchmarks/correctness.py --device cuda       # also: that no step waits for the device
 
 It prints a table of the largest relative differences, and exits with 1 where one is above its bound.
 """
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +26,30 @@ from torch import Tensor
 from msssl import MMCR, BarlowTwins, MultiView, MultiViewModule, ResNet, SimCLR, SpectralContrastive, VICReg
 
 METHODS = (BarlowTwins, VICReg, SimCLR, SpectralContrastive, MMCR)
-STEPS = 20
 
 
-def main(device: str = "cpu", out: str = "benchmarks/results/correctness") -> None:
+def main(device: str = "cpu", smoke: bool = False, out: str = "benchmarks/results/correctness") -> None:
     """Check, print the table and write it.
 
     Args:
         device: cpu or cuda.
+        smoke: whether to show only that it works: a few steps, without the compiler's code.
         out: of the files, without `-<device>` and ending.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    steps, n_images = (3, 200) if smoke else (20, 1000)
+    if smoke:
+        torch.compile = partial(torch.compile, backend="aot_eager")
     found = {f"{method.__name__}, bf16 autocast, against float64": loss_error(method, device) for method in METHODS}
     bounds = dict.fromkeys(found, 1e-4)
-    eager = train(device)
-    compiled = f"{STEPS} steps compiled, channels last, against eager: losses"
-    found[compiled], bounds[compiled] = difference(train(device, compile=True), eager), 1e-2
+    if device == "cuda":
+        waits = "steps that wait for the device, of 6"
+        found[waits], bounds[waits] = count_waits(), 0
+    eager = train(device, steps)
+    compiled = f"{steps} steps compiled, channels last, against eager: losses"
+    found[compiled], bounds[compiled] = difference(train(device, steps, compile=True), eager), 1e-2
     resumed = "a run of the demonstration stopped and resumed, against undisturbed: weights"
-    found[resumed], bounds[resumed] = resume_error(device), 0.0
+    found[resumed], bounds[resumed] = resume_error(device, n_images), 0.0
     lines = ["| what | largest relative difference | bound |", "|---|---|---|"]
     lines += [f"| {name} | {value:.2g} | {bounds[name]:g} |" for name, value in found.items()]
     sys.stdout.write("\n".join(lines) + "\n")
@@ -73,7 +80,7 @@ def loss_error(method: type[MultiViewModule], device: str) -> float:
     return max(difference(found.detach(), exact.detach()) for found, exact in zip(*results, strict=True))
 
 
-def train(device: str, compile: bool = False) -> Tensor:
+def train(device: str, steps: int, compile: bool = False) -> Tensor:
     """The losses of some steps of a narrow ResNet on random images, views compiled or not."""
     torch.manual_seed(0)
     module = BarlowTwins(backbone=ResNet(18, width=16), compile=compile).to(device)
@@ -83,7 +90,7 @@ def train(device: str, compile: bool = False) -> Tensor:
     views = MultiView(4, compile=compile)
     images = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8, device=device)
     losses = []
-    for step in range(STEPS):
+    for step in range(steps):
         batch = {"views": views(images, (step,)), "label": torch.zeros(32, dtype=torch.long, device=device)}
         loss = module.training_step(batch, step)["loss"]
         optimizer.zero_grad()
@@ -96,12 +103,37 @@ def train(device: str, compile: bool = False) -> Tensor:
     return torch.stack(losses).cpu()
 
 
-def resume_error(device: str) -> float:
+def count_waits() -> int:
+    """How many of some steps of two recipes make the host wait for the GPU, once all is warm."""
+    waits = 0
+    for recipe in ("cifar", "barlow"):
+        views, module = MultiView(4, recipe), BarlowTwins(backbone="resnet18").cuda()
+        module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # there is no trainer
+        optimizer: Any = module.configure_optimizers()
+        images = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8, device="cuda")
+        labels = torch.zeros(len(images), dtype=torch.long, device="cuda")
+        for step in range(6):
+            torch.cuda.set_sync_debug_mode("error" if step >= 3 else "default")
+            try:
+                batch = {"views": views(images, (0, 0, step)), "label": labels, "index": labels}
+                loss = module.training_step(batch, step)["loss"]
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            except RuntimeError as error:
+                sys.stderr.write(f"{recipe}: {error}\n")
+                waits += 1
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    return waits
+
+
+def resume_error(device: str, n_images: int) -> float:
     """Of the weights of a run that got SIGTERM and went on, against one that was left alone."""
     accelerator = {"cuda": "gpu"}.get(device, device)
     flags = ["--config", "demo.yaml", f"--trainer.accelerator={accelerator}", "--trainer.max_epochs=5"]
     flags += ["--trainer.deterministic=true"]
-    flags += ["--model.backbone.width=8", "--data.train_images=1000", "--data.views.augmentations=cifar"]
+    flags += ["--model.backbone.width=8", f"--data.train_images={n_images}", "--data.views.augmentations=cifar"]
     with tempfile.TemporaryDirectory() as folder:
         whole, stopped = (Path(folder, name) for name in ("whole", "stopped"))
         msssl(whole, "fit", *flags)

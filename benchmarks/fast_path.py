@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ SWITCHES = {
     "compiled views": ["--data.views.compile=true"],
     "compiled backbone, channels last": ["--model.compile=true"],
     "bf16": ["--trainer.precision=bf16-mixed"],
+    "cuDNN chooses by trial": ["--trainer.benchmark=true"],
     "CUDA graphs of what is compiled": ["TORCHINDUCTOR_CUDAGRAPHS=1"],  # a variable of the environment
     "views of 24 px instead of 32": [f"--data.views.augmentations={json.dumps(SMALL)}"],
 }
 COMPILED = "compiled backbone, channels last"
-ON_CUDA = ("bf16", "CUDA graphs of what is compiled")
+ON_CUDA = ("bf16", "cuDNN chooses by trial", "CUDA graphs of what is compiled")
 
 
 def main(
@@ -51,6 +53,8 @@ def main(
     device: str = "cpu",
     seconds: float = 8.0,
     repeats: int = 2,
+    switches: Sequence[str] = tuple(SWITCHES),
+    flags: Sequence[str] = (),
     out: str = "benchmarks/results/fast-path",
 ) -> None:
     """Measure, print the table and write it.
@@ -60,19 +64,30 @@ def main(
         device: cpu or cuda, for which bf16 and graphs are.
         seconds: for a whole step, and again for its parts, in each row.
         repeats: of all rows, in turn; the fastest step of each counts, and its floor.
+        switches: names of the rows.
+        flags: more flags of `msssl fit`.
         out: of the files, without `-<device>` and ending.
     """
-    names = [name for name in SWITCHES if name not in ON_CUDA or device == "cuda"]
+    names = [name for name in SWITCHES if name in switches and (name not in ON_CUDA or device == "cuda")]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(repeats):
-        flags = [f"--config={config}", f"--device={device}", f"--seconds={seconds}", *EAGER]
+        switched = [f"--config={config}", *flags, f"--device={device}", f"--seconds={seconds}", *EAGER]
         for name in names:
-            flags += SWITCHES[name]
-            found[name].append(measured(flags))
+            switched += SWITCHES[name]
+            found[name].append(measured(switched))
+            write(found, f"`benchmarks/fast_path.py --config {config} {' '.join(flags)}`", f"{out}-{device}")
+    print(Path(f"{out}-{device}.md").read_text())  # noqa: T201
+
+
+def write(found: dict[str, list[dict[str, Any]]], command: str, out: str) -> None:
+    """The table of what was measured so far, in markdown and as JSON."""
     rows: list[dict[str, Any]] = []
-    for name in names:
-        best = min(found[name], key=lambda each: each["ms a step"])
-        floor = best["fused floor ms" if names.index(name) >= names.index(COMPILED) else "floor ms"]
+    for name, measurements in found.items():
+        if not measurements:
+            continue
+        best = min(measurements, key=lambda each: each["ms a step"])
+        is_fused = list(SWITCHES).index(name) >= list(SWITCHES).index(COMPILED)
+        floor = best["fused floor ms" if is_fused else "floor ms"]
         first = rows[0] if rows else {"ms": best["ms a step"], "floor": floor}
         row = {"name": name, "floor": floor, "predicted": first["ms"] * floor / first["floor"]}
         rows.append({**row, "ms": best["ms a step"], "views/s": best["views/s"], "MB": best["peak MB"]})
@@ -81,11 +96,10 @@ def main(
         "|---|---|---|---|---|---|",
     ]
     table = "\n".join([*head, *map(line, rows)])
-    print(table)  # noqa: T201
-    where = found[names[-1]][-1]["about"].partition("; ")[2]  # without the flags
-    about = f"`benchmarks/fast_path.py --config {config}`, views of the preset `cifar`, fastest of {repeats}; {where}"
-    Path(f"{out}-{device}.md").write_text(f"{about}\n\n{table}\n")
-    Path(f"{out}-{device}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    where = next(iter(found.values()))[-1]["about"].rpartition("--out=")[2].partition("; ")[2]  # without the flags
+    about = f"{command}, views of the preset `cifar`, the fastest of the repeats; {where}"
+    Path(f"{out}.md").write_text(f"{about}\n\n{table}\n")
+    Path(f"{out}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
 def measured(switches: list[str]) -> dict[str, Any]:

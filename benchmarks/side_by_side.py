@@ -308,7 +308,7 @@ def line(row: dict[str, Any]) -> str:
     return f"| {' | '.join([*map(str, cells[:7]), *numbers])} |"
 
 
-def main(
+def main(  # noqa: PLR0913
     device: str = "cpu",
     depths: tuple[int, ...] = (18,),
     width: int = 16,
@@ -319,6 +319,7 @@ def main(
     seconds: float = 8.0,
     repeats: int = 2,
     num_workers: int = 2,
+    only: tuple[str, ...] = (),
     out: str = "benchmarks/results/side-by-side-cpu",
 ) -> None:
     """Measure, print the table and write it.
@@ -334,13 +335,15 @@ def main(
         seconds: for each rival and repeat.
         repeats: of all rivals, in turn; the best median counts.
         num_workers: of the rivals' loaders; ours, in memory, has none.
+        only: names of the rivals to measure beside lightly; all if none is given.
         out: of the files, without their ending.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     for name in ("lightning.pytorch", "msssl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     settings = product(depths, (width,), low_resolution, n_views, proj_dims, (n_images,), (num_workers,), (device,))
-    found, rows = rivals(), []
+    found = {name: rival for name, rival in rivals().items() if not only or name in (*only, "lightly")}
+    rows: list[dict[str, Any]] = []
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     sys.stdout.write("\n".join(lines) + "\n")
     for setting in settings:

@@ -139,6 +139,7 @@ class Bench:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.device, self.seconds = device, config.seconds
         self.data: MultiViewDataModule = config.data
+        torch.backends.cudnn.benchmark = bool((config.trainer or {}).get("benchmark"))
         accelerator = "gpu" if device.type == "cuda" else device.type
         # For its device, on which images may stay.
         self.data.trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)

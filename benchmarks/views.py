@@ -26,7 +26,6 @@ from tensors import Tensors
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from msssl import BarlowTwins
 from msssl.views import ColorJitterGrayscale, MultiView, RandomResizedCropFlip
 from msssl.views.presets import PRESETS
 
@@ -126,27 +125,6 @@ def measure(n_images: int, n_views: int, size: int, device: str, repeats: int) -
     return rows
 
 
-def steps_never_wait(images: Tensor) -> None:
-    """Train two recipes for a few steps; on a GPU, raise where the last one waits for the device."""
-    for recipe in ("cifar", "barlow"):
-        views, module = MultiView(4, recipe), BarlowTwins(backbone="resnet18").to(images.device)
-        module.log = lambda *args, **kwargs: None  # there is no trainer
-        optimizer = module.configure_optimizers()
-        labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        for step in range(4):
-            if images.is_cuda and step == 3:
-                torch.cuda.set_sync_debug_mode("error")
-            try:
-                batch = {"views": views(images, (0, 0, step)), "label": labels, "index": labels}
-                loss = module.training_step(batch, step)["loss"]
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            finally:
-                if images.is_cuda:
-                    torch.cuda.set_sync_debug_mode("default")
-
-
 def main(
     device: str = "cpu",
     threads: int = 1,
@@ -172,8 +150,6 @@ def main(
     for size in (32, 96, 224):
         fewer = n_images if device == "cuda" else max(8, n_images * 32**2 // size**2)
         rows += [{"N": fewer, **row} for row in measure(fewer, n_views, size, device, repeats)]
-    if device == "cuda":
-        steps_never_wait(torch.randint(256, (n_images, 3, 32, 32), dtype=torch.uint8, device=device))
     about = {
         "machine": machine(device, threads),
         "date": str(date.today()),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,88 @@ def test_the_step_of_a_config_is_measured(tmp_path):
     assert found["views/s"] == pytest.approx(16 * 4 / found["ms a step"] * 1e3)
     assert 0 < found["floor / step"] < 1
     assert "the knob is" in found["told"]
+
+
+FAKE_STAGES = """
+import json, sys
+sys.path.insert(0, {benchmarks!r})
+import gpu
+def stage(name, code, seconds=20.0):
+    path = lambda call: call.out / f"{{name}}.json"
+    command = lambda call: [sys.executable, "-c", code.format(path=str(path(call)))]
+    return gpu.Stage(seconds, command, lambda call: [("value", str(json.loads(path(call).read_text())))])
+WRITE = "import time; time.sleep(0.2); open({{path!r}}, 'w').write('{{n}}')"
+gpu.STAGES = {stages}
+gpu.main()
+"""
+
+
+def fake_gpu(tmp_path, stages):
+    """A process of `benchmarks/gpu.py` with other stages."""
+    code = FAKE_STAGES.format(benchmarks=str(BENCHMARKS), stages=stages)
+    command = [sys.executable, "-c", code, "--device", "cpu", "--data", tmp_path / "set", "--out", tmp_path / "out"]
+    (tmp_path / "set" / "train").mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_stage_that_fails_or_hangs_does_not_stop_the_others(tmp_path):
+    fails = "stage('b', \"print('what was wrong'); raise SystemExit(3)\")"
+    hangs = "stage('c', \"open({path!r}, 'w').write('7'); import time; time.sleep(60)\", seconds=2.0)"
+    ends = "stage('d', \"open({path!r}, 'w').write('8')\")"
+    process = fake_gpu(tmp_path, f"dict(b={fails}, c={hangs}, d={ends})")
+    output = process.communicate()[0]
+    assert process.returncode == 0
+    results = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert results["b"]["status"].startswith("failed with exit code 3")
+    assert "what was wrong" in results["b"]["status"]
+    assert results["c"]["status"].startswith("cut after 2 s")
+    assert [results[name]["rows"] for name in "bcd"] == [[], [["value", "7"]], [["value", "8"]]]
+    table = (tmp_path / "out" / "gpu.md").read_text()
+    assert output.endswith(table)
+    assert len(table.splitlines()) <= 40
+
+
+@pytest.mark.long
+def test_killed_at_ten_points_every_finished_stage_is_on_disk(tmp_path):
+    names = [f"s{i}" for i in range(5)]
+    stages = ", ".join(f"{name}=stage({name!r}, WRITE.replace('{{n}}', '{i}'))" for i, name in enumerate(names))
+    for point in range(10):
+        folder = tmp_path / str(point)
+        process = fake_gpu(folder, f"dict({stages})")
+        finished = []
+        for line in process.stdout:
+            finished.append(line.partition(":")[0])
+            if len(finished) > point / 2:
+                break
+        time.sleep(0.1 * (point % 2))
+        process.kill()
+        process.wait()
+        results = json.loads((folder / "out" / "gpu.json").read_text())
+        assert names[: len(finished)] == finished
+        assert all(results[name]["rows"] == [["value", str(i)]] for i, name in enumerate(finished))
+
+
+def test_a_second_call_adds_its_stages(tmp_path):
+    for name, value in (("a", 1), ("b", 2), ("a", 3)):
+        fake_gpu(tmp_path, f"dict({name}=stage({name!r}, \"open({{path!r}}, 'w').write('{value}')\"))").wait()
+    results = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert {name: result["rows"] for name, result in results.items()} == {"a": [["value", "3"]], "b": [["value", "2"]]}
+
+
+@pytest.mark.slow
+def test_every_stage_of_a_gpu_works_in_miniature(tmp_path):
+    command = [
+        sys.executable,
+        BENCHMARKS / "gpu.py",
+        "--smoke",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+        "--minutes",
+        "20",
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert {name: result["status"] for name, result in results.items() if "done" not in result["status"]} == {}
+    assert len(results) == 12
