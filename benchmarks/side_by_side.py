@@ -308,7 +308,7 @@ def line(row: dict[str, Any]) -> str:
     return f"| {' | '.join([*map(str, cells[:7]), *numbers])} |"
 
 
-def main(  # noqa: PLR0913
+def main(
     device: str = "cpu",
     depths: tuple[int, ...] = (18,),
     width: int = 16,
