@@ -9,8 +9,11 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -33,10 +36,35 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second, read and written, of a copy larger than any cache."""
+    x = torch.empty(2**28 if device.type == "cpu" else 2**30, dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    return 2 * len(x) / fastest(lambda: y.copy_(x), device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP a second of a large matrix product; on a GPU by TF32 where convolutions may take it."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    n = 1024 if device.type == "cpu" else 8192
+    x = torch.randn(n, n, device=device, dtype=dtype)
+    return 2 * n**3 / fastest(lambda: x @ x, device)
+
+
+def fastest(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the fastest of a few runs."""
+    times = []
+    for _ in range(8):
+        start = perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(perf_counter() - start)
+    return min(times)
+
+
 def main(device: str, path: str) -> None:
     """Write the machine's name, versions and rates as JSON."""
-    from step import copy_rate, matrix_rate  # imports this file
-
     place = torch.device(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     packages = ("torch", "torchvision", "lightning", "kornia")

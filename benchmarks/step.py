@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 from lightning import Trainer
-from machine import machine
+from machine import copy_rate, machine, matrix_rate
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -315,33 +315,6 @@ class Work(TorchDispatchMode):
 def writes(argument: Any) -> bool:
     """Whether an operation writes into an argument of its schema."""
     return argument.alias_info is not None and argument.alias_info.is_write
-
-
-def copy_rate(device: torch.device) -> float:
-    """Bytes a second, read and written, of a copy larger than any cache."""
-    x = torch.empty(2**28 if device.type == "cpu" else 2**30, dtype=torch.uint8, device=device)
-    y = torch.empty_like(x)
-    return 2 * len(x) / fastest(lambda: y.copy_(x), device)
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product; on a GPU by TF32 where convolutions may take it."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    n = 1024 if device.type == "cpu" else 8192
-    x = torch.randn(n, n, device=device, dtype=dtype)
-    return 2 * n**3 / fastest(lambda: x @ x, device)
-
-
-def fastest(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the fastest of a few runs."""
-    times = []
-    for _ in range(8):
-        start = perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(perf_counter() - start)
-    return min(times)
 
 
 if __name__ == "__main__":
