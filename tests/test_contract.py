@@ -214,3 +214,11 @@ def test_a_loss_that_needs_more_than_embeddings_is_told_where_to_read_on():
     assert note.startswith("Labelled.compute_loss raised this for embeddings z (2, 32, 8), torch.float64.")
     page = (Path(__file__).parents[1] / "docs" / "new-method.md").read_text()
     assert "\n## What check_method cannot know\n" in page.replace("`", "")
+
+
+def test_a_method_is_checked_under_another_default_type():
+    torch.set_default_dtype(torch.float64)
+    try:
+        testing.check_checkpoint(package.BarlowTwins)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -196,7 +196,7 @@ def check_checkpoint(method: type[MultiViewModule], **kwargs: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "checked.ckpt")
         trainer.save_checkpoint(path)
-        loaded = MultiViewModule.load_from_checkpoint(path, backbone=_backbone())
+        loaded = MultiViewModule.load_from_checkpoint(path, backbone=_backbone()).float()
     assert type(loaded) is method, f"the checkpoint of a {method.__name__} was loaded as a {type(loaded).__name__}"
     assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
     module.trainer = None  # from here on the step is that of the loaded one, 0
