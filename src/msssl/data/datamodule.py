@@ -175,8 +175,13 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self._find_skipped(self.datasets)
         choice = {"fraction": self.fraction, "val_fraction": self.val_fraction}
         self.splits = make_splits(self.datasets, self.skipped, **choice, seed=self.split_seed)
-        if self.views.automatic and self.pretrained_on is None and self._preprocess is None:
+        if self._needs_statistics:
             self.views.normalize_by(*mean_and_std(self.images("train"), self.num_workers))
+
+    @property
+    def _needs_statistics(self) -> bool:
+        """Whether mean and standard deviation are to be computed, as neither a checkpoint nor the user gave them."""
+        return self.views.automatic and self.pretrained_on is None and self._preprocess is None
 
     def _find_skipped(self, names: Iterable[str]) -> None:
         if self.on_error == "skip":
@@ -264,8 +269,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         return PredictLoader([EvaluationLoader(images, self.batch_size, **self._shard()) for images in sets])
 
     def _images_to_predict(self, split: PredictSplit) -> list[Images]:
-        needs_statistics = self.views.automatic and self.pretrained_on is None and self._preprocess is None
-        if not self.splits and (split in ("train", "val") or needs_statistics):
+        if not self.splits and (split in ("train", "val") or self._needs_statistics):
             self._split()
         if split in ("train", "val"):  # which depend on what is held out
             if split == "val" or "probe" not in self.datasets:

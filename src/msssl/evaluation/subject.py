@@ -18,7 +18,7 @@ import msssl
 from msssl.checkpoint import MissingArgumentsError, find, load_state, read, sha256_of
 from msssl.data import MultiViewDataModule
 from msssl.data.cache import fingerprint
-from msssl.data.images import class_names_of, labels_or_minus_one, strings_of
+from msssl.data.images import class_names_of, strings_of
 from msssl.evaluation.cross_validation import Folds, make_folds
 from msssl.evaluation.features import content_of
 from msssl.evaluation.heads import MIN_VAL
@@ -84,8 +84,7 @@ class Subject:
 
     def labels(self, split: str) -> Tensor:
         """Of the images of a split."""
-        part = self.data.splits[split]
-        return labels_or_minus_one(part.dataset)[part.indices]
+        return self.data.split_labels(split)
 
     def _n_labelled(self, split: str) -> int:
         return int((self.labels(split) >= 0).sum()) if split in self.data.splits else 0
