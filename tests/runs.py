@@ -100,6 +100,50 @@ def signalled(signum, times=1):
     return act
 
 
+ON_THE_LAST_RANK = " on the last rank"  # such a point is one of that rank, not of the first
+COLLECTIVES = (
+    *("barrier", "monitored_barrier", "broadcast", "broadcast_object_list", "scatter", "scatter_object_list"),
+    *("all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor", "all_to_all"),
+    *("all_gather", "all_gather_into_tensor", "all_gather_object", "gather", "gather_object", "all_to_all_single"),
+    *("send", "recv", "isend", "irecv", "batch_isend_irecv"),
+)
+
+
+def count_collectives():
+    """Write to collectives.json what each step asks of other ranks, beside what DDP itself does in C++.
+
+    A step goes from the start of Lightning's to the start of the next one; the last step of the run is left out. Of
+    each call there is its name, who called it, and whether it goes on in the background.
+    """
+    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+    from torch import distributed as dist
+    from torch.distributed import distributed_c10d
+
+    steps = []
+
+    def recorded(name, function):
+        def call(*args, **kwargs):
+            if steps:
+                caller = sys._getframe(1).f_code.co_qualname
+                steps[-1].append((name, caller, bool(kwargs.get("async_op"))))
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in COLLECTIVES:
+        call = recorded(name, getattr(dist, name))
+        setattr(dist, name, call)
+        setattr(distributed_c10d, name, call)
+    advance = _TrainingEpochLoop.advance
+
+    def next_step(*args):
+        Path("collectives.json").write_text(json.dumps(steps))
+        steps.append([])
+        advance(*args)
+
+    _TrainingEpochLoop.advance = next_step
+
+
 def arm(what, which):
     from msssl.callbacks import OnlineProbe
     from msssl.views import MultiView
@@ -136,7 +180,9 @@ def child(folder, args, what, which, environment):
     out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    if what not in (None, "time"):
+    if what == "collectives":
+        count_collectives()
+    elif what not in ("", "time"):
         arm(what, which)
     sys.argv = ["msssl", *args]
     try:
@@ -163,7 +209,9 @@ def start(folder, args, what, which, rank, ranks, port, environment):
     try:
         if ranks > 1:
             launched(rank, ranks, port)
-        code = child(folder, args, what if rank == 0 else None, which, environment)
+        what = what or ""
+        armed = rank == (ranks - 1 if what.endswith(ON_THE_LAST_RANK) else 0)
+        code = child(folder, args, what.removesuffix(ON_THE_LAST_RANK) if armed else "", which, environment)
     except BaseException:
         traceback.print_exc()
     finally:

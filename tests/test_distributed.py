@@ -1,4 +1,5 @@
 # Run as a script, by the fixture `folder`, this file starts the ranks and saves what each of them found.
+import pickle
 import re
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from msssl import BarlowTwins
-from msssl.distributed import check_equal_shapes, gather
+from msssl import BarlowTwins, distributed
+from msssl.distributed import BackgroundMaximum, check_equal_shapes, gather, gather_rows
 from msssl.losses import barlow_twins_loss, mmcr_loss, simclr_loss, spectral_contrastive_loss, vicreg_loss
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +110,8 @@ def work(rank, world_size, folder):
             dist.all_reduce(grad)
             grad /= world_size
         found[name] = value, grads
+    found |= gathered_rows(rank, world_size)
+    found["largest numbers"] = largest_numbers(rank)
     check_equal_shapes(torch.zeros(2, N, D))
     with pytest.raises(ValueError, match="every rank needs") as error:
         check_equal_shapes(torch.zeros(2, N + rank, D))
@@ -120,6 +123,64 @@ def work(rank, world_size, folder):
     found["all_reduce"] = under_ddp(barlow_twins_by_all_reduce, images(2, world_size), rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def all_rows():
+    """Index, and rows of several types and shapes: bool, integers, halves, and none of a width of 0."""
+    generator = torch.Generator().manual_seed(9)
+    features = torch.randn(11, 2, 3, generator=generator)
+    features[3, 0, 0] = torch.nan
+    label = torch.arange(11) * 2**40 - 1
+    return torch.arange(11) * 10, features[:, 0, 0] > 0, label, features.bfloat16(), features, features[:, 0, :0]
+
+
+def batches_of(rank, world_size, how):
+    """A rank's share of these rows, in two batches and not in their order."""
+    last_has = {"uneven": True, "no rows": False, "no batches": False, "nothing anywhere": False}[how]
+    sharing = world_size if last_has else world_size - 1
+    mine = torch.arange(11).flip(0)
+    mine = mine[mine % sharing == rank] if rank < sharing else mine[:0]
+    if how == "nothing anywhere" or (how == "no batches" and rank == world_size - 1):
+        return []
+    return [tuple(column[rows] for column in all_rows()) for rows in (mine[:1], mine[1:])]
+
+
+def gathered_rows(rank, world_size):
+    """What `gather_rows` gives, and what it sends: small objects, and parts of a few bytes."""
+    all_gather, all_gather_object = dist.all_gather, dist.all_gather_object
+    sent = []
+
+    def small_object(values, value):
+        assert len(pickle.dumps(value)) < 1000
+        assert "torch._utils" not in str(pickle.dumps(value)), "a tensor is pickled"
+        all_gather_object(values, value)
+
+    def part(parts, own):
+        sent.append(own.nbytes)
+        all_gather(parts, own)
+
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_gather_object", small_object)
+        patch.setattr(dist, "all_gather", part)
+        patch.setattr(distributed, "CHUNK_BYTES", 50)
+        for how in ("uneven", "no rows", "no batches", "nothing anywhere"):
+            batches = batches_of(rank, world_size, how)
+            found["rows", how] = gather_rows(batches)
+            found["rows on the first rank", how] = gather_rows(batches, on_first_rank_only=True)
+    return {**found, "largest part": max(sent), "parts": len(sent)}
+
+
+def largest_numbers(rank):
+    """What `BackgroundMaximum` tells: at once nothing, and then the largest of all ranks, at each step anew."""
+    largest = BackgroundMaximum()
+    found = [largest.take()]
+    for step in range(3):
+        largest.begin(rank + 5 if step == 1 else 0)
+        found += [largest.take(), largest.take()]
+    largest.begin(1)
+    largest.close()
+    return found
 
 
 def embeddings_in_bf16(world_size):
@@ -185,6 +246,32 @@ def test_gathered_batch_is_in_rank_order_on_every_rank(ranks, K):
     for found in ranks:
         assert torch.equal(found["gathered", K], x)
         assert torch.equal(found["labels", K], x.argmax(dim=2, keepdim=True))  # integers, as the probe's labels
+
+
+@pytest.mark.parametrize("how", ["uneven", "no rows", "no batches"])
+def test_gathered_rows_are_those_of_one_process(ranks, how):
+    for rank, found in enumerate(ranks):
+        assert_exactly(found["rows", how], all_rows())
+        assert_exactly(found["rows on the first rank", how], all_rows() if rank == 0 else ())
+        assert found["rows", "nothing anywhere"] == found["rows on the first rank", "nothing anywhere"] == ()
+        assert found["largest part"] <= 50
+        assert found["parts"] > 2 * 3 * len(all_rows())
+
+
+def test_rows_of_one_process_are_sorted_by_their_index():
+    assert_exactly(gather_rows(batches_of(0, 1, "uneven")), all_rows())
+    assert gather_rows([], on_first_rank_only=True) == ()
+
+
+def assert_exactly(found, expected):
+    assert len(found) == len(expected)
+    for column, other in zip(found, expected, strict=True):
+        assert_close(column, other, rtol=0, atol=0, equal_nan=True)  # of types and shapes, too
+
+
+def test_the_largest_number_of_the_ranks_is_known_on_all_of_them(ranks):
+    for found in ranks:
+        assert found["largest numbers"] == [0, 0, 0, len(ranks) + 4, 0, 0, 0]
 
 
 def test_unequal_batches_are_an_error_on_every_rank(ranks):

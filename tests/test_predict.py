@@ -365,11 +365,23 @@ def test_callbacks_of_a_fit_have_no_say(msssl, run, image_folder):
 
 
 TWO_RANKS = """
+import pickle
 import sys
 
-from msssl import MultiViewModule
+import torch.distributed as dist
+from msssl import MultiViewModule, distributed
 from msssl.cli import main
 
+distributed.CHUNK_BYTES = 1000  # of 4 images' features, so that some parts are sent
+all_gather_object = dist.all_gather_object
+
+
+def small(values, value):
+    assert len(pickle.dumps(value)) < 500, "features are pickled"
+    all_gather_object(values, value)
+
+
+dist.all_gather_object = small
 predict_step = MultiViewModule.predict_step
 
 

@@ -1,7 +1,9 @@
 """Runs that are killed, stopped and go on, against the same run undisturbed; `runs.py` is what runs them."""
 
+import json
 import random
 import shutil
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -294,8 +296,10 @@ def test_a_run_that_was_moved_keeps_its_best_checkpoint(runner, folder):
 @pytest.mark.parametrize(
     ("ranks", "point"),
     [
-        (2, ("SIGTERM", 4)),  # to the first rank alone
-        pytest.param(3, ("SIGTERM", 4), marks=pytest.mark.slow),
+        (2, ("SIGTERM on the last rank", 4)),  # and on no other
+        pytest.param(2, ("SIGTERM", 18), marks=pytest.mark.slow),
+        pytest.param(2, ("SIGTERM on the last rank", 21), marks=pytest.mark.slow),  # in the last step of the run
+        pytest.param(3, ("SIGTERM", 4), marks=pytest.mark.slow),  # in the last step of an epoch
         pytest.param(2, ("step", 14), marks=pytest.mark.slow),
         pytest.param(3, ("save", 5), marks=pytest.mark.slow),
     ],
@@ -307,8 +311,30 @@ def test_ranks_stop_at_one_step_and_go_on(runner, folder, ranks, point):
     options += ("--model.chunk_views=2",)
     options = tuple(map(str, options))
     first, second = interrupted(runner, folder, options, point, ranks)
-    assert (first, second) == (143 if point[0] == "SIGTERM" else -9, 0), output(folder)
+    assert (first, second) == (143 if "SIGTERM" in point[0] else -9, 0), output(folder)
     assert_as_if_nothing_had_happened(run_of(folder), runner.undisturbed(*options, ranks=ranks))
+    if first == 143:
+        # One process ends the step in which it is told to stop; ranks take one more, but for an epoch's last step.
+        steps = {(2, 4): 2 + 1, (2, 18): 8 + 1, (2, 21): 9, (3, 4): 2}[ranks, point[1]]
+        assert f"stopped by SIGTERM after {steps} steps" in output(folder)
+
+
+@pytest.mark.long
+def test_in_a_step_ranks_wait_for_each_other_once(runner, folder):
+    """Beside what the step computes on: embeddings and their gradient, and the features and labels of the probe."""
+    options = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2", "--trainer.log_every_n_steps=50")
+    assert runner(folder, "fit", "--config", "run.yaml", *options, point=("collectives", 0), ranks=2) == 0
+    computed = {("all_gather", "_Gather.forward", False): 3, ("all_reduce", "_Gather.backward", False): 1}
+    of_lightning = {("broadcast", "_TrainingEpochLoop._broadcast_sigterm_tensor", False): 1}
+    in_the_background = {("all_reduce", "BackgroundMaximum.begin", True): 1}
+    reads_the_loss = {("all_gather_object", "gather_objects", False): 1, ("all_gather", "all_gather_object", False): 2}
+    steps = [Counter(map(tuple, calls)) for calls in json.loads((folder / "collectives.json").read_text())]
+    assert len(steps) == 41
+    for number, calls in enumerate(steps, start=1):
+        if number == 1 or number % 14 == 0:  # shapes are compared, or an epoch ends
+            continue
+        logs = number % 2 == 0  # at a logging step, of which a run has 20
+        assert calls == {**computed, **of_lightning, **in_the_background, **(reads_the_loss if logs else {})}, number
 
 
 RANKS = """

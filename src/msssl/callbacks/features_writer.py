@@ -89,11 +89,10 @@ class FeaturesWriter(BasePredictionWriter):
         remaining = iter(predictions)
         parts = []
         for loader in loaders:  # gathered one by one, as an index counts in the data set of its loader
-            of_loader = list(islice(remaining, len(loader) if loader else None))
-            if of_loader:  # the same on each rank; none are left for it under `limit_predict_batches`
-                images = loader and loader.images
-                batches = [tuple(batch[name].cpu() for name in ("index", "label", "features")) for batch in of_loader]
-                parts.append((images, *gather_rows(batches)))
+            of_loader = islice(remaining, len(loader) if loader else None)  # none, perhaps: `limit_predict_batches`
+            batches = [tuple(batch[name].cpu() for name in ("index", "label", "features")) for batch in of_loader]
+            if rows := gather_rows(batches, on_first_rank_only=True):
+                parts.append((loader and loader.images, *rows))
         if not trainer.is_global_zero:
             return
         features = torch.cat([part[-1] for part in parts]).float()

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from msssl.checkpoint import WholeCheckpointIO, writing
+from msssl.distributed import BackgroundMaximum
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,10 @@ class LastCheckpoint(ModelCheckpoint):
     `train_time_interval` within it too, when a signal stops the run and at its end: whole or not at all. A run without
     a step to take, such as of no epochs, writes it too: the network as it starts, with its `weights`.
 
-    SIGTERM, Ctrl-C and the signal by which SLURM requeues stop a run at the end of its optimizer step, on all ranks at
-    the same one; a validation that has begun is finished first. The process then exits with 128 plus the signal's
-    number. A second Ctrl-C stops it where it is.
+    SIGTERM, Ctrl-C and the signal by which SLURM requeues stop a run at the end of its optimizer step; on several ranks
+    all of them stop at the end of the next step, or before the validation or the epoch's end that comes first. A
+    validation that has begun is finished. The process then exits with 128 plus the signal's number. A second Ctrl-C
+    stops it where it is.
 
     Args:
         **kwargs: those of `lightning.pytorch.callbacks.ModelCheckpoint`, but the file's name.
@@ -42,6 +43,7 @@ class LastCheckpoint(ModelCheckpoint):
         kwargs = {"save_on_train_epoch_end": True, **kwargs}
         super().__init__(filename="last", enable_version_counter=False, **kwargs)
         self._received = 0  # number of a signal
+        self._of_ranks: BackgroundMaximum | None = None  # such numbers; None in a single process
         self._stops = False  # whether all ranks know
         self._deferred: str | None = None  # what to write once a validation is over
         self._handlers: dict[int, Any] = {}
@@ -66,6 +68,8 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._trains = True
+        if trainer.world_size > 1:
+            self._of_ranks = BackgroundMaximum()
         if threading.current_thread() is not threading.main_thread():
             return  # where signals cannot be handled
         signums = [signal.SIGTERM, signal.SIGINT]
@@ -80,7 +84,8 @@ class LastCheckpoint(ModelCheckpoint):
         if self._received == signum == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = signum
-        log.info("%s: the run stops at the end of this step", signal.Signals(signum).name)
+        or_next = "" if self._of_ranks is None else ", or of the next one, as all ranks stop together"
+        log.info("%s: the run stops at the end of this step%s", signal.Signals(signum).name, or_next)
 
     @override
     def on_train_batch_end(
@@ -89,17 +94,29 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.fit_loop._should_accumulate():  # between micro-batches their gradient would be lost
             return
-        received = self._received
-        if trainer.world_size > 1:  # they agree, and wait for each other, as Lightning has them do at each step too
-            signum = torch.tensor(received, device=pl_module.device)
-            received = int(trainer.strategy.reduce(signum, reduce_op="max"))
+        if self._of_ranks is None:
+            self._stop_if(self._received, trainer)
+            return
+        # What the ranks sent at the end of the last step is there by now: it had a whole step's time.
+        self._stop_if(self._of_ranks.take(), trainer)
+        if not self._stops:
+            self._of_ranks.begin(self._received)
+
+    def _stop_if(self, received: int, trainer: Trainer) -> None:
+        """Let the run stop if this is a signal's number."""
         if received:
             self._received = received
             # Lightning raises a `SIGTERMException` between this batch and the next, when all is logged.
             trainer._signal_connector.received_sigterm = self._stops = True
 
+    def _settle(self, trainer: Trainer) -> None:
+        """Read what the ranks sent at the end of the step, before something that takes longer than a step."""
+        if self._of_ranks is not None:
+            self._stop_if(self._of_ranks.take(), trainer)
+
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._settle(trainer)
         if self._stops:  # half a validation would be no measurement
             trainer._signal_connector.received_sigterm = False
 
@@ -116,7 +133,9 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._put_back()
         if not isinstance(exception, SIGTERMException):
+            self._of_ranks = None  # others may not come to an end together
             return
+        self._close()
         self._save_unless_saved(trainer)
         received = signal.Signals(self._received or signal.SIGTERM)
         if trainer.is_global_zero:
@@ -127,6 +146,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._settle(trainer)
         super().on_train_epoch_end(trainer, pl_module)
         steps, epochs = trainer.max_steps, trainer.max_epochs
         over = trainer.should_stop or 0 <= steps <= trainer.global_step or epochs == trainer.current_epoch + 1
@@ -137,6 +157,7 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._put_back()
+        self._close()
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,6 +170,11 @@ class LastCheckpoint(ModelCheckpoint):
     def _save_unless_saved(self, trainer: Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _close(self) -> None:
+        if self._of_ranks is not None:
+            self._of_ranks.close()
+            self._of_ranks = None
 
     def _put_back(self) -> None:
         for signum, handler in self._handlers.items():
