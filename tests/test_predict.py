@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -365,7 +366,9 @@ def test_callbacks_of_a_fit_have_no_say(msssl, run, image_folder):
 
 
 TWO_RANKS = """
+import os
 import pickle
+import signal
 import sys
 
 import torch.distributed as dist
@@ -373,7 +376,8 @@ from msssl import MultiViewModule, distributed
 from msssl.cli import main
 
 distributed.CHUNK_BYTES = 1000  # of 4 images' features, so that some parts are sent
-all_gather_object = dist.all_gather_object
+all_gather, all_gather_object = dist.all_gather, dist.all_gather_object
+to_come = int(os.environ.get("PARTS", -1))  # parts that the last rank sends before it dies
 
 
 def small(values, value):
@@ -381,7 +385,15 @@ def small(values, value):
     all_gather_object(values, value)
 
 
-dist.all_gather_object = small
+def part(parts, own):
+    global to_come
+    if to_come == 0 and dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    to_come -= 1
+    all_gather(parts, own)
+
+
+dist.all_gather_object, dist.all_gather = small, part
 predict_step = MultiViewModule.predict_step
 
 
@@ -418,6 +430,19 @@ def test_two_ranks_write_what_one_process_does(msssl, run, tmp_path):
     for name in ("label", "index", "path", "dataset"):
         assert two[name].tolist() == one[name].tolist()
     np.testing.assert_allclose(two["features"], one["features"], atol=1e-6 * np.abs(one["features"]).max())
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_while_it_sends_leaves_an_earlier_prediction(run, tmp_path):
+    args = ["predict", "--ckpt_path=run", "--data.batch_size=4", "--out=run/features.npz", *QUIET]
+    args += ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
+    (run / "features.npz").write_bytes(b"earlier")
+    command, env = [sys.executable, "-c", TWO_RANKS, *args], {**os.environ, "PARTS": "4"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "SIGKILL" in done.stderr
+    assert (run / "features.npz").read_bytes() == b"earlier"
+    assert names_in(run) == {"last.ckpt", "config.yaml", "features.npz"}
 
 
 # Bad input.
