@@ -255,7 +255,7 @@ def boundary_rows(call: Call) -> Rows:
 
 def run_command(call: Call) -> list[str]:
     """A run with as many epochs as its time allows, and its probe."""
-    return speedrun(call, "run", 0.05 if call.smoke else (STAGES["run"].seconds - 110) / 60)
+    return speedrun(call, "run", 0.05 if call.smoke else (STAGES["run"].seconds - 125) / 60)
 
 
 def speedrun(call: Call, name: str, minutes: float, *flags: str) -> list[str]:

@@ -3,13 +3,18 @@
     python benchmarks/speedrun.py DIR --minutes 3 --seeds '[0, 1, 2, 3, 4]'          # GPU class
     python benchmarks/speedrun.py DIR --minutes 10 --device cpu --seeds '[0, 1, 2]'  # accuracy after 10 minutes
 
-DIR has CIFAR-10's images in `{train,test}/<class>/*`. The clock starts with the process of `msssl fit` and stops when
-it ends: reading the images counts, and so do validations and checkpoints. Compilation does not: a first, short run
-fills the compiler's cache, and its time is printed. The pace is measured before, so that the schedule of the learning
-rate ends where the minutes do. The probe is that of `msssl probe`, on test images that nothing was chosen by.
+DIR has CIFAR-10's images in `{train,test}/<class>/*`. The clock is that of the whole process of `msssl fit`: imports,
+reading the images and checkpoints count. Compilation does not: a first, short run fills the compiler's cache, and its
+time is printed. The pace is measured before, so that the schedule of the learning rate ends where the minutes do. The
+probe is that of `msssl probe`, on test images that nothing was chosen by.
+
+On a GPU a minute is one of the clock on the wall. On a CPU it is two minutes of processor time, as two cores have in a
+minute, so that other work on the machine does not count: a run has one thread and lasts up to twice as long.
 """
 
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -25,8 +30,10 @@ from machine import machine
 
 from msssl.metrics import mean_interval
 
-SLACK = 0.96  # share of the minutes that is planned, since paces vary
-VALIDATIONS = 4  # in a run
+CORES = 2  # of the CPU class
+SLACK = 0.95  # share of the minutes that is planned, since paces vary
+FEW, MORE = 2, 12  # steps of the short runs
+MEASURED = 0.05  # share of the minutes that the steps of a short run take, so that noise does not count
 
 
 def main(
@@ -54,44 +61,46 @@ def main(
     accelerator = "gpu" if device == "cuda" else device
     folder = ["--data=msssl.ImageFolder", f"--data.data_dir={Path(data).resolve()}", "--data.image_size=32"]
     fit = [f"--config={config}", *folder, f"--trainer.accelerator={accelerator}", *flags]
-    first, fixed, step, steps_per_epoch = measure(fit, device)
+    fit += ["--trainer.limit_val_batches=0"]  # nothing is chosen in a run
+    first, fixed, step = measure(fit, device, 60 * minutes * MEASURED)
     n_steps = max(1, int((60 * minutes * SLACK - fixed) / step))
-    epochs = -(-n_steps // steps_per_epoch)
-    length = [f"--trainer.max_steps={n_steps}", f"--trainer.max_epochs={epochs}"]
-    length.append(f"--trainer.check_val_every_n_epoch={max(1, epochs // VALIDATIONS)}")
     print(  # noqa: T201
         f"first run, with compilation: {first:.0f} s; start and end of a run: {fixed:.0f} s; "
-        f"a step: {1e3 * step:.1f} ms; so {n_steps} steps, {n_steps / steps_per_epoch:.1f} epochs",
+        f"a step: {1e3 * step:.1f} ms; so {n_steps} steps",
         flush=True,
     )
     rows = []
     for seed in seeds:
-        rows.append({"seed": seed, **run([*fit, *length, f"--seed_everything={seed}"], Path(root))})
+        length = [f"--trainer.max_steps={n_steps}", "--trainer.max_epochs=-1", f"--seed_everything={seed}"]
+        rows.append({"seed": seed, **run([*fit, *length], Path(root), device)})
         print(f"seed {seed}: {rows[-1]['linear']:.4f} in {rows[-1]['minutes']:.2f} minutes", flush=True)  # noqa: T201
     write(rows, f"{config} {' '.join(flags)}".strip(), first, device, out)
 
 
-def measure(fit: list[str], device: str) -> tuple[float, float, float, int]:
-    """Seconds of a first run, of what a run needs beside its steps, and of a step; and the steps of an epoch."""
-    few = 2
+def measure(fit: list[str], device: str, enough: float) -> tuple[float, float, float]:
+    """Seconds of a first run, of what a run needs beside its steps, and of a step."""
     with TemporaryDirectory() as folder:
-        short = [*fit, f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={few}"]
-        first, second = (timed(["-m", "msssl", "fit", *short]) for _ in range(2))
-        path = Path(folder, "step")
-        script = str(Path(__file__).with_name("step.py"))
-        timed([script, *fit, f"--device={device}", "--seconds=8", f"--out={path}"])
-        found = json.loads(path.with_suffix(".json").read_text())
-    step = found["ms a step"] / 1e3
-    return first, second - few * step, step, round(found["s an epoch"] / step)
+
+        def of(n_steps: int) -> float:
+            length = [f"--trainer.max_steps={n_steps}", "--trainer.max_epochs=-1"]
+            return seconds_of(["fit", *fit, *length, f"--trainer.default_root_dir={folder}"], device)
+
+        first, short, n_steps = of(FEW), of(FEW), MORE
+        longer = of(n_steps)
+        if (seconds := longer - short) < enough:
+            n_steps = round(n_steps * min(100, enough / max(seconds, 0.01)))
+            longer = of(n_steps)
+    step = max(1e-4, (longer - short) / (n_steps - FEW))
+    return first, short - FEW * step, step
 
 
-def run(args: list[str], root: Path) -> dict[str, Any]:
+def run(args: list[str], root: Path, device: str) -> dict[str, Any]:
     """Train and probe once: minutes and accuracies."""
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root) as folder:
-        seconds = timed(["-m", "msssl", "fit", *args, f"--trainer.default_root_dir={folder}"])
+        seconds = seconds_of(["fit", *args, f"--trainer.default_root_dir={folder}"], device)
         (checkpoint,) = Path(folder).glob("*/last.ckpt")
-        timed(["-m", "msssl", "probe", "--ckpt_path", str(checkpoint), "--baselines=false"])
+        seconds_of(["probe", "--ckpt_path", str(checkpoint), "--baselines=false"], device)
         report = json.loads(checkpoint.with_name("probe.json").read_text())
     row, split = report["rows"][-1], report["reported_on"]
     return {
@@ -108,13 +117,24 @@ def run(args: list[str], root: Path) -> dict[str, Any]:
     }
 
 
-def timed(words: list[str]) -> float:
-    """Seconds of a Python command line, whose output is shown if it fails."""
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+def seconds_of(words: list[str], device: str) -> float:
+    """Seconds that an `msssl` command takes; its output is shown if it fails."""
+    on_cpu = device == "cpu"
+    threads = {"OMP_NUM_THREADS": "1"} if on_cpu else {}  # more would wait for each other in processor time
+    start = seconds_now(on_cpu)
+    command = [sys.executable, "-m", "msssl", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
     if done.returncode:
-        sys.exit(f"{' '.join(words[:3])} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    return time.monotonic() - start
+        sys.exit(f"msssl {' '.join(words[:3])} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return seconds_now(on_cpu) - start
+
+
+def seconds_now(of_processor: bool) -> float:
+    """Of the clock on the wall; or of processor time of all commands so far, divided by the cores."""
+    if not of_processor:
+        return time.monotonic()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) / CORES
 
 
 def write(rows: list[dict[str, Any]], settings: str, first: float, device: str, out: str) -> None:
@@ -127,10 +147,11 @@ def write(rows: list[dict[str, Any]], settings: str, first: float, device: str, 
     ]
     mean, low, high = mean_interval([row["linear"] for row in rows])
     interval = f", 95 % interval over seeds {low:.4f} to {high:.4f}" if len(rows) > 1 else ""
+    clock = f", in processor time of {CORES} cores" if device == "cpu" else ""
     about = (
         f"Mean {mean:.4f}{interval}. `{settings}`; {machine(device, torch.get_num_threads())}; "
         f"torch {torch.__version__}; {date.today()}; `benchmarks/speedrun.py`. The clock is that of the whole "
-        f"`msssl fit`; a first run with compilation took {first:.0f} s and is not counted. "
+        f"`msssl fit`{clock}; a first run with compilation took {first:.0f} s and is not counted. "
         f"{rows[0]['n']:,} test images, copy {rows[0]['data']}: {rows[0]['protocol']}."
     )
     print(*lines, "", about, sep="\n")  # noqa: T201

@@ -2,6 +2,7 @@ import pytest
 import torch
 from kornia import augmentation as K
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 from torch import nn
 
 from msssl import BarlowTwins, MultiView, Shapes
@@ -45,6 +46,13 @@ def test_views_grow_by_epoch_and_evaluation_is_whole(augmentations):
     assert data.views.side is None
 
 
+@pytest.mark.parametrize("epochs", [-1, 9])
+def test_views_grow_by_steps_where_these_end_the_run(epochs):
+    views, ends = MultiView(2), {"epochs": epochs, "max_steps": 55}  # 11 steps an epoch
+    sizes, _ = fitted(views, ProgressiveResolution([16, 24], until=0.8), **ends)
+    assert sizes.views == {0: {(16, 16)}, 1: {(16, 16)}, 2: {(24, 24)}, 3: {(24, 24)}, 4: {(32, 32)}}
+
+
 def test_a_preset_with_a_size_of_its_own_grows_and_is_drawn(tmp_path):
     backbone = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     data = Shapes(
@@ -80,7 +88,7 @@ def test_a_failed_fit_leaves_whole_views():
 @pytest.mark.parametrize(("epochs", "sides"), [(1, [24]), (2, [24, 28]), (3, [24, 24, 28]), (4, [24, 24, 28, None])])
 def test_sides_of_short_runs(epochs, sides):
     callback = ProgressiveResolution()
-    assert [callback.side(epoch, epochs) for epoch in range(epochs)] == sides
+    assert [callback.side(epoch / epochs) for epoch in range(epochs)] == sides
 
 
 @pytest.mark.parametrize("augmentations", ["cifar", recipe((32, 32))])
@@ -107,7 +115,7 @@ def test_views_that_are_not_square_keep_their_shape():
     [
         (MultiView(2, [K.RandomResizedCrop((32, 32))]), {}, "RandomResizedCropFlip to resize"),
         (MultiCrop([MultiView(2)]), {}, "not MultiCrop"),
-        (MultiView(2), {"epochs": -1, "max_steps": 3}, "trainer.max_epochs"),
+        (MultiView(2), {"epochs": -1, "callbacks": [Timer("00:00:01:00")]}, "trainer.max_epochs or trainer.max_steps"),
     ],
 )
 def test_what_cannot_grow_is_named(views, options, message):

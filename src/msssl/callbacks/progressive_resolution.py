@@ -13,18 +13,19 @@ log = logging.getLogger(__name__)
 
 
 class ProgressiveResolution(Callback):
-    """Trains on smaller views in the first epochs, for cheaper steps: work goes with the area.
+    """Trains on smaller views in the first part of a run, for cheaper steps: work goes with the area.
 
-    The sides share the first epochs equally; then views are whole. Evaluation always sees whole images. A run that goes
-    on has the sides that it would have had, unless it becomes longer: they are a share of all epochs.
+    The sides share the first part of the run equally; then views have their full size. The side changes where an epoch
+    begins. Evaluation always sees whole images. A resumed run has the sides that it would have had, unless it becomes
+    longer: they are a share of the run.
 
     Args:
         sides: of the views in pixels, in order; where views are not square, of their shorter side.
-        until: share of the epochs after which views are whole.
+        until: share of the run after which views have their full size.
 
     Raises:
-        ValueError: `sides` is empty or has sides below 1; `until` is not in (0, 1]; the run has no number of epochs;
-            its views are not made by `MultiView`, or by no crop of `msssl.views`.
+        ValueError: `sides` is empty or has sides below 1; `until` is not in (0, 1]; the run has no end; its views are
+            not made by `MultiView`, or by no crop of `msssl.views`.
 
     Source: Bordes et al. 2023 (FFCV-SSL, arXiv:2303.01986) and Leclerc et al. 2023 (FFCV), for progressive resizing.
     """
@@ -33,10 +34,11 @@ class ProgressiveResolution(Callback):
         if not sides or min(sides) < 1:
             raise ValueError(f"sides is {list(sides)}: expected one or more, in pixels")
         if not 0 < until <= 1:
-            raise ValueError(f"until is {until}: expected a share of the epochs, above 0 and at most 1")
+            raise ValueError(f"until is {until}: expected a share of the run, above 0 and at most 1")
         self.sides = list(sides)
         self.until = until
         self._views: Any = None
+        self._side: int | None = None  # of this epoch's views
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,17 +50,26 @@ class ProgressiveResolution(Callback):
         own: Any = self._views.augmentations
         if self._views.preset is None and not any(isinstance(step, RandomResizedCropFlip) for step in own):
             raise ValueError("ProgressiveResolution needs a preset or msssl.views.RandomResizedCropFlip to resize")
-        if (trainer.max_epochs or 0) < 1:
-            raise ValueError("ProgressiveResolution takes a share of the epochs: give trainer.max_epochs")
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        side = self.side(trainer.current_epoch, trainer.max_epochs or 1)
-        if side != self._views.side:
-            log.info("views: %s from epoch %d on", f"{side} px" if side else "whole", trainer.current_epoch)
-            self._views.side = side
+        self._side = self.side(_share_behind(trainer))
+        if self._side != self._views.side:
+            size = f"{self._side} px" if self._side else "full size"
+            log.info("views: %s from epoch %d on", size, trainer.current_epoch)
+            self._views.side = self._side
 
-    on_train_start = on_train_epoch_start  # Lightning leaves out the other where a run goes on within an epoch
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._views.side = self._side  # a run that is resumed within an epoch does not begin this epoch again
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"side": self._side}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._side = state_dict["side"]
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,11 +80,20 @@ class ProgressiveResolution(Callback):
         if isinstance(self._views, MultiView):
             self._views.side = None
 
-    def side(self, epoch: int, epochs: int) -> int | None:
-        """Of the views in an epoch of so many, in pixels; None: whole.
+    def side(self, share: float) -> int | None:
+        """Of the views in an epoch that begins when this share of the run is over, in pixels; None: their full size.
 
-        >>> [ProgressiveResolution(sides=[24, 28], until=0.5).side(epoch, 8) for epoch in range(8)]
+        >>> [ProgressiveResolution(sides=[24, 28], until=0.5).side(share / 8) for share in range(8)]
         [24, 24, 28, 28, None, None, None, None]
         """
-        stage = int(epoch * len(self.sides) / (self.until * epochs) + 1e-9)
+        stage = int(share / self.until * len(self.sides) + 1e-9)
         return self.sides[stage] if stage < len(self.sides) else None
+
+
+def _share_behind(trainer: Trainer) -> float:
+    """Share of the run that is over when an epoch begins, by what ends it first: its epochs or its steps."""
+    ends = [(trainer.current_epoch, trainer.max_epochs or -1), (trainer.global_step, trainer.max_steps)]
+    shares = [done / whole for done, whole in ends if whole != -1]
+    if not shares:
+        raise ValueError("ProgressiveResolution needs an end: give trainer.max_epochs or trainer.max_steps")
+    return max(shares)
