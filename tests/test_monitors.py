@@ -149,6 +149,25 @@ def test_the_pictures_are_in_tensorboard(tmp_path):
         assert picture[:3].float().std() > 10  # something is drawn
 
 
+def test_pictures_are_of_the_first_each_nth_and_the_last_validation(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["msssl.callbacks.rank_monitor"], "PICTURES_EVERY", 3)
+    fit([RankMonitor()], tmp_path, epochs=4, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "scalars": 0}).Reload()
+    for name in ("correlation of z", "eigenspectrum", "neighbours"):
+        assert [event.step for event in events.Images(name)] == [6, 18, 24]
+    assert len(events.Scalars("val/alpha")) == 4
+
+
+def test_a_validation_decomposes_features_and_embeddings_once_each(tmp_path, monkeypatch):
+    shapes = []
+    eigenvalues = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda gram: shapes.append(len(gram)) or eigenvalues(gram))
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda x: pytest.fail("a decomposition of all images"))
+    fit([RankMonitor()], tmp_path, epochs=2, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    fit([RankMonitor()], tmp_path, epochs=2)  # without pictures
+    assert sorted(shapes) == [8, 8, 8, 8, 12, 12, 12, 12]
+
+
 def test_the_neighbours_drawn_are_the_nearest_of_the_other_images(tmp_path, monkeypatch):
     drawn = []
     module = sys.modules["msssl.callbacks.rank_monitor"]
@@ -201,7 +220,18 @@ def test_ranks_with_uneven_shares_report_what_one_process_does(tmp_path, monkeyp
     monitor(torch.arange(31)).on_validation_epoch_end(trainer, module)
     ranks = [monitor(torch.arange(rank, 31, 2)) for rank in (0, 1)]
     shares = [rank._rows for rank in ranks]
-    monkeypatch.setattr("msssl.distributed.gather_objects", lambda rows: shares)
+    gathering = sys.modules["msssl.callbacks.rank_monitor"]
+    gather_rows = gathering.gather_rows
+    monkeypatch.setattr(gathering, "gather_rows", lambda rows, on_first_rank_only: gather_rows(shares[0] + shares[1]))
     ranks[0].on_validation_epoch_end(trainer, module)
     for one, two in logged.values():
         assert two == pytest.approx(one, rel=1e-9)
+
+    # The second rank has the rows of none, decomposes nothing, and logs what the first one has found.
+    monkeypatch.setattr(gathering, "gather_rows", lambda rows, on_first_rank_only: ())
+    monkeypatch.setattr(type(trainer.strategy), "is_global_zero", False)
+    monkeypatch.setattr(trainer.strategy, "broadcast", lambda value: {"rankme": 3.0, "alpha": 1.5, "spread": 0.7})
+    ranks[1]._rows = shares[1]
+    logged.clear()
+    ranks[1].on_validation_epoch_end(trainer, module)
+    assert logged == {"val/rankme": [3.0], "val/alpha": [1.5], "val/spread": [0.7]}

@@ -9,7 +9,7 @@ import torch
 from scipy import linalg, stats
 from sklearn.neighbors import KNeighborsClassifier
 
-from msssl.metrics import alpha_req, eigenspectrum, knn, rankme
+from msssl.metrics import alpha_of, alpha_req, eigenspectrum, knn, rankme
 
 
 def features(n=300, dim=40, seed=0, decay=1.0):
@@ -92,6 +92,64 @@ def test_alpha_against_numpys_weighted_fit():
     n = np.arange(1, 41)
     slope, _ = np.polyfit(np.log(n[3:]), np.log(values[3:]), 1, w=1 / np.sqrt(n[3:]))
     assert float(alpha_req(x)) == pytest.approx(-slope, rel=1e-6)
+
+
+LAWS = {  # from the numbers n of the directions to their singular values
+    "singular values to 1e-4": lambda n: n ** (math.log(1e-4) / math.log(len(n))),
+    "eigenvalues to 1e-4": lambda n: n ** (math.log(1e-2) / math.log(len(n))),
+    "steep": lambda n: n**-2.0,
+    "eight directions": lambda n: (n <= 8).double(),
+    "most directions": lambda n: (n <= 0.9 * len(n)).double() / n.sqrt(),
+    "one direction": lambda n: (n == 1).double(),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("shape", [(700, 200), (160, 300)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_spectra_are_as_exact_as_a_decomposition_in_float64(law, shape, dtype):
+    """Of both types, with a mean, with a variance that falls by eight digits or is 0 in some directions."""
+    generator = torch.Generator().manual_seed(0)
+    n, dim, rank = *shape, min(shape)
+    left = torch.linalg.qr(torch.randn(n, rank, generator=generator).double())[0]
+    right = torch.linalg.qr(torch.randn(dim, rank, generator=generator).double())[0]
+    values = LAWS[law](torch.arange(1, rank + 1).double())
+    z = ((left * values @ right.T + 0.01) * 50).to(dtype)
+
+    s = linalg.svdvals(z.double().numpy())
+    p = s / s.sum() + 1e-7
+    assert float(rankme(z)) == pytest.approx(math.exp(-(p * np.log(p)).sum()), abs=1e-6)
+
+    s = linalg.svdvals((z.double() - z.double().mean(dim=0)).numpy())
+    variances = s**2 / (n - 1)
+    assert np.abs(eigenspectrum(z).numpy() - variances).max() < 1e-12 * variances[0]
+    fitted = [i for i in range(3, min(100, rank)) if variances[i] > variances[0] * max(shape) * 2.3e-16]
+    if len(fitted) < 2:
+        assert alpha_req(z).isnan()
+        return
+    at = np.array(fitted)
+    slope, _ = np.polyfit(np.log(at + 1), np.log(variances[at]), 1, w=1 / np.sqrt(at + 1))
+    assert float(alpha_req(z)) == pytest.approx(-slope, abs=1e-3)
+    assert float(alpha_of(eigenspectrum(z))) == pytest.approx(-slope, abs=1e-6)
+
+
+def test_large_and_small_features_have_the_same_exponent():
+    x = features(decay=1.3).float()
+    for scale in (1e-30, 1e30):  # whose squares float32 cannot hold
+        assert float(alpha_req(scale * x)) == pytest.approx(float(alpha_req(x)), abs=1e-5)
+
+
+def test_spectra_are_the_same_where_matrix_products_are_less_precise():
+    x = features(400, 256, decay=1.3).float()
+    expected = [rankme(x), alpha_req(x), eigenspectrum(x)]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = [rankme(x), alpha_req(x), eigenspectrum(x)]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert all(torch.equal(*each) for each in zip(found, expected, strict=True))
 
 
 def test_at_most_ten_thousand_rows_spread_over_all():

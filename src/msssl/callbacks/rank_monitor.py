@@ -13,12 +13,14 @@ from typing_extensions import override
 from msssl.callbacks.pictures import log_picture, picture_of, takes_pictures
 from msssl.distributed import gather_rows
 from msssl.drawing import draw_neighbours, draw_spectrum
-from msssl.metrics import alpha_req, eigenspectrum, neighbours, rankme
+from msssl.metrics import alpha_of, alpha_req, eigenspectrum, neighbours, rankme
+from msssl.run_length import run_length
 
 MIN_RANK, MIN_SPREAD = 2.0, 0.1  # below either the embeddings are called collapsed
-MAX_ROWS, MAX_WORK = 10_000, 4e10  # images looked at, and multiplications of a decomposition: some seconds
+MAX_ROWS, MAX_WORK = 10_000, 4e10  # images looked at, and multiplications of a Gram matrix: a second or two
 MAX_DIMS = 512  # of the correlations drawn
 N_IMAGES, N_NEIGHBOURS = 6, 6
+PICTURES_EVERY = 10  # validations
 log = logging.getLogger(__name__)
 
 
@@ -29,12 +31,15 @@ class RankMonitor(Callback):
     the sphere, 0 where all images have one embedding. It sees clean validation images in evaluation mode, of all ranks,
     each once: 10,000 at most, fewer where D is above 2,000, evenly spread.
 
-    TensorBoard, and W&B where it is used, get the correlations of z (of 512 dimensions at most; red is 1, blue -1), the
-    eigenspectrum of features and the nearest neighbours of a few validation images among the others.
+    The first rank measures, and the others get its numbers. At the first validation, at every tenth and at the last
+    one of a run, TensorBoard, and W&B where it is used, get pictures too: the correlations of z (of 512 dimensions at
+    most; red is 1, blue -1), the eigenspectrum of features and the nearest neighbours of a few validation images among
+    the others.
     """
 
     def __init__(self) -> None:
         self._rows: list[tuple[Tensor, ...]] = []  # index, features, z
+        self._validations = 0
 
     @override
     def on_validation_batch_end(
@@ -59,15 +64,26 @@ class RankMonitor(Callback):
         rows, self._rows = self._rows, []
         if not rows:
             return
-        index, features, z = gather_rows(rows)
-        if not z.isfinite().all() or not len(z):
-            return  # `NonFiniteGuard` stops the run
-        spread = float((z / z.norm(dim=1, keepdim=True).clamp(min=1e-12)).std(dim=0).mean() * math.sqrt(z.shape[1]))
+        rows_of_all = gather_rows(rows, on_first_rank_only=True)
+        self._validations += 1
+        measured = {}
+        if trainer.is_global_zero:
+            index, *embeddings = rows_of_all
+            if pl_module.device.type == "cuda":  # other devices may have no float64
+                embeddings = [each.to(pl_module.device) for each in embeddings]
+            measured = self._measure(trainer, index, *embeddings)
+        for name, value in trainer.strategy.broadcast(measured).items():  # all ranks choose checkpoints by them
+            pl_module.log(f"val/{name}", value, rank_zero_only=True)
+
+    def _measure(self, trainer: Trainer, index: Tensor, features: Tensor, z: Tensor) -> dict[str, float]:
+        """What is logged; nothing of embeddings that are not finite, where `NonFiniteGuard` stops the run."""
+        if not len(z) or not z.isfinite().all():
+            return {}
+        draws = takes_pictures(trainer) and self._has_pictures_now(trainer)
+        variances = eigenspectrum(features) if draws else None
+        alpha = float(alpha_req(features) if variances is None else alpha_of(variances))
         rank = float(rankme(z))
-        measured = {"rankme": rank, "alpha": float(alpha_req(features)), "spread": spread}
-        for name, value in measured.items():
-            if math.isfinite(value):
-                pl_module.log(f"val/{name}", value, rank_zero_only=True)
+        spread = float((z / z.norm(dim=1, keepdim=True).clamp(min=1e-12)).std(dim=0).mean() * math.sqrt(z.shape[1]))
         if rank < MIN_RANK or spread < MIN_SPREAD:
             log.warning(
                 "collapse at step %d: RankMe of z is %.2f of %d, its spread %.3f; "
@@ -77,8 +93,14 @@ class RankMonitor(Callback):
                 min(z.shape),
                 spread,
             )
-        if takes_pictures(trainer):
-            _draw(trainer, index, features, z)
+        if variances is not None:
+            _draw(trainer, variances, index, features, z)
+        measured = {"rankme": rank, "alpha": alpha, "spread": spread}
+        return {name: value for name, value in measured.items() if math.isfinite(value)}
+
+    def _has_pictures_now(self, trainer: Trainer) -> bool:
+        steps, all_steps = run_length(trainer)
+        return self._validations == 1 or self._validations % PICTURES_EVERY == 0 or steps >= all_steps
 
 
 def _n_images(trainer: Trainer) -> int:
@@ -88,19 +110,19 @@ def _n_images(trainer: Trainer) -> int:
 
 
 def _stride(n_images: int, dim: int) -> int:
-    """Every so many of the images are looked at, so that an SVD of their z (n, dim) costs no more than `MAX_WORK`."""
+    """Every so many of the images are looked at, so that the Gram matrix of their z takes no more than `MAX_WORK`."""
     n = MAX_WORK / dim**2
     at_most = min(MAX_ROWS, n if n >= dim else math.sqrt(MAX_WORK / dim))
     return max(1, math.ceil(n_images / at_most))
 
 
-def _draw(trainer: Trainer, index: Tensor, features: Tensor, z: Tensor) -> None:
+def _draw(trainer: Trainer, variances: Tensor, index: Tensor, features: Tensor, z: Tensor) -> None:
     dims = torch.linspace(0, z.shape[1] - 1, min(MAX_DIMS, z.shape[1])).long()
     correlation = torch.corrcoef(z[:, dims].T).nan_to_num()
     colours = torch.stack([1 + correlation, 1 - correlation.abs(), 1 - correlation]).clamp(0, 1)
     log_picture(trainer, "correlation of z", colours, trainer.global_step)
     if len(features) > 1:
-        _log_figure(trainer, "eigenspectrum", lambda axes: draw_spectrum(axes, {"": eigenspectrum(features)}))
+        _log_figure(trainer, "eigenspectrum", lambda axes: draw_spectrum(axes, {"": variances}))
     loader: Any = trainer.val_dataloaders
     if not hasattr(loader, "pixels") or len(features) <= N_IMAGES:
         return
@@ -108,6 +130,7 @@ def _draw(trainer: Trainer, index: Tensor, features: Tensor, z: Tensor) -> None:
     others = torch.ones(len(features), dtype=torch.bool)
     others[shown] = False
     similarity, nearest = neighbours(features[shown], features[others], min(N_NEIGHBOURS, int(others.sum())))
+    similarity, nearest = similarity.cpu(), nearest.cpu()
     rows = torch.searchsorted(loader.images.indices, index)  # both are sorted
     pixels = loader.pixels(rows[others][nearest.flatten()]).unflatten(0, nearest.shape)
     queries = loader.pixels(rows[shown])

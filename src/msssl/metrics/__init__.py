@@ -7,6 +7,7 @@ from msssl.metrics.knn import neighbours as neighbours
 from msssl.metrics.knn import neighbours_taken as neighbours_taken
 from msssl.metrics.linear_probe import linear_probe as linear_probe
 from msssl.metrics.linear_probe import linear_probes as linear_probes
+from msssl.metrics.spectrum import alpha_of as alpha_of
 from msssl.metrics.spectrum import alpha_req as alpha_req
 from msssl.metrics.spectrum import eigenspectrum as eigenspectrum
 from msssl.metrics.spectrum import rankme as rankme

@@ -5,6 +5,7 @@ from torch import Tensor
 
 MAX_ROWS = 10_000
 FIRST, LAST = 3, 99  # of the eigenvalues that alpha is fitted to, counted from 0
+SMALLEST_IN_FLOAT32 = 1e-5  # share of the largest eigenvalue down to which float32 gives alpha to four digits
 
 
 @torch.no_grad()
@@ -26,16 +27,20 @@ def rankme(z: Tensor, epsilon: float = 1e-7) -> Tensor:
     >>> round(float(rankme(torch.eye(8))), 3)
     8.0
     """
-    values = _singular_values(_rows(z))
+    values = _singular_values(_rows(z).double())
     p = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny) + epsilon
     return torch.exp(-(p * p.log()).sum())
 
 
 @torch.no_grad()
 def eigenspectrum(features: Tensor) -> Tensor:
-    """Eigenvalues of the covariance of features (N, F), largest first, min(N, F) of them, float64."""
-    x = _rows(features)
-    return _singular_values(x - x.mean(dim=0)).square() / max(1, len(x) - 1)
+    """Eigenvalues of the covariance of features (N, F), largest first, min(N, F) of them, float64.
+
+    Eigenvalues that are too small beside the largest for float64 to tell them from 0 are 0.
+    """
+    x = _rows(features).double()
+    values = _gram_eigenvalues(x - x.mean(dim=0)) / max(1, len(x) - 1)
+    return torch.where(values > _rounding(x) * values[0], values, 0.0)
 
 
 @torch.no_grad()
@@ -56,9 +61,20 @@ def alpha_req(features: Tensor) -> Tensor:
 
     Source: Agrawal et al. 2022 (NeurIPS; alpha-ReQ); the weights are those of the code of Ghosh et al. 2024.
     """
-    values = eigenspectrum(features)[: LAST + 1]
+    x = _rows(features)
+    if x.device.type == "cpu" and x.dtype != torch.float64 and 1e-10 < x.abs().max() < 1e10:  # squares in range
+        x32 = x.float()  # where everything takes half of the time
+        values = _gram_eigenvalues(x32 - x32.mean(dim=0)).double()
+        if values[: LAST + 1].min() > SMALLEST_IN_FLOAT32 * values[0]:
+            return alpha_of(values)
+    return alpha_of(eigenspectrum(features))
+
+
+def alpha_of(eigenvalues: Tensor) -> Tensor:
+    """`alpha_req` of the features whose `eigenspectrum` this is: shape (min(N, F),), largest first."""
+    values = eigenvalues[: LAST + 1]
     n = torch.arange(1, len(values) + 1, device=values.device, dtype=values.dtype)
-    fitted = (n > FIRST) & (values > values[0] * max(features.shape) * torch.finfo(values.dtype).eps)
+    fitted = (n > FIRST) & (values > 0)
     if fitted.sum() < 2:
         return values.new_tensor(float("nan"))
     x, y, weight = n[fitted].log(), values[fitted].log(), 1 / n[fitted]
@@ -67,8 +83,31 @@ def alpha_req(features: Tensor) -> Tensor:
 
 
 def _singular_values(x: Tensor) -> Tensor:
-    values: Tensor = torch.linalg.svdvals(x if len(x) >= x.shape[1] else x.T)  # of tall matrices 4 times as fast
-    return values
+    values = _gram_eigenvalues(x)
+    if values[-1] > _rounding(x) * values[0]:
+        return values.sqrt()
+    # The squares of the smallest are lost in the rounding of the largest; of tall matrices it is 4 times as fast.
+    singular_values: Tensor = torch.linalg.svdvals(x if len(x) >= x.shape[1] else x.T)
+    return singular_values
+
+
+def _gram_eigenvalues(x: Tensor) -> Tensor:
+    """Eigenvalues of the smaller one of x^T x and x x^T, largest first, none below 0."""
+    tall = x if len(x) >= x.shape[1] else x.T
+    if x.device.type == "cpu":
+        # NumPy sees that this product is symmetric and does half of the work. It is not subject to autocast and to
+        # `torch.set_float32_matmul_precision` either.
+        array = tall.numpy()
+        gram = torch.from_numpy(array.T @ array)
+    else:
+        gram = tall.T @ tall
+    values: Tensor = torch.linalg.eigvalsh(gram)
+    return values.flip(0).clamp(min=0)
+
+
+def _rounding(x: Tensor) -> float:
+    """Share of the largest eigenvalue of a Gram matrix of x up to which others may be rounding alone."""
+    return max(x.shape) * torch.finfo(x.dtype).eps
 
 
 def _rows(z: Tensor) -> Tensor:
@@ -78,4 +117,4 @@ def _rows(z: Tensor) -> Tensor:
         z = z[torch.linspace(0, len(z) - 1, MAX_ROWS, device=z.device).long()]
     if not z.isfinite().all():
         raise ValueError(f"{int((~z.isfinite()).any(dim=1).sum())} of {len(z)} rows of features are not finite")
-    return z.double()
+    return z.detach()
