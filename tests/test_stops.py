@@ -14,7 +14,11 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import FSDPStrategy
 from runner import EVERY_STEP, EXACT, assert_as_if_nothing_had_happened, content, output, rows, run_of
+from torch import nn
 from torch.testing import assert_close
+
+from msssl import BarlowTwins, Shapes
+from msssl.callbacks import LastCheckpoint
 
 FIT = ("fit", "--config", "run.yaml")
 SLURM = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "train"}
@@ -172,6 +176,25 @@ def test_out_of_memory_is_one_line_of_advice(runner, folder, flags, held):
     assert "model.chunk_views" in line
     assert "Traceback" not in output(folder)
     assert torch.load(run_of(folder) / "last.ckpt")["global_step"] == 3
+
+
+def test_a_signal_stops_one_fit_and_not_the_next_of_the_same_callback(tmp_path):
+    class Signals(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            if sent:
+                signal.raise_signal(sent.pop())
+
+    def fit():
+        options = {"logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path, "max_epochs": 1}
+        trainer = Trainer(accelerator="cpu", callbacks=[last, Signals()], **options)
+        data = Shapes(train_images=20, test_images=4, batch_size=4, num_workers=0)
+        trainer.fit(BarlowTwins(backbone=nn.Flatten(), feature_dim=3072, proj_dim=4), data)
+        return trainer.global_step
+
+    sent, last = [signal.SIGTERM], LastCheckpoint(dirpath=tmp_path)
+    with pytest.raises(SystemExit):
+        fit()
+    assert fit() == 2
 
 
 def test_precision_is_that_of_the_device_or_of_the_flag(runner, folder):

@@ -53,6 +53,7 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        self._received, self._stops, self._deferred = 0, False, None  # of a fit before
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's own
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
 
