@@ -5,7 +5,8 @@
 
 It takes the flags of `msssl fit` and trains for a few epochs with them. The time between the last batch of an epoch,
 computed, and the first batch of the next is divided among the hooks that ran in it; a hook's time includes those that
-it calls. The first epoch's end does not count, since it imports and compiles.
+it calls. Each epoch is validated and has its checkpoint, whatever the config says. The first epoch's end does not
+count, since it imports, compiles and draws the pictures, which later validations have at every tenth only.
 """
 
 import json
@@ -90,6 +91,7 @@ def main() -> None:
         path = Path(folder, "boundary.json")
         profiler = json.dumps({"class_path": "boundary.Boundary", "init_args": {"path": str(path)}})
         flags = [f"--trainer.default_root_dir={folder}", f"--trainer.profiler={profiler}"]
+        flags += ["--trainer.check_val_every_n_epoch=1", "--last_checkpoint.every_n_epochs=1"]
         sys.argv[1:] = ["fit", *args, f"--trainer.max_epochs={EPOCHS}", *flags, "--trainer.enable_progress_bar=false"]
         run(sys.argv[1:], COMMANDS)
         boundaries = json.loads(path.read_text())[1:]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from kornia import augmentation as K
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,6 +18,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, OnlineProbe
 from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineKNN, Pace, ViewGrid, pace
 from msssl.callbacks.view_grid import add_caption, contact_sheet, draw_views
+from msssl.cli.last_validation import LastValidation
 
 COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]], dtype=torch.uint8)
 
@@ -463,8 +465,10 @@ class Scores(Callback):
 
     def __init__(self, scores):
         self.scores = scores
+        self.epochs = []
 
     def on_validation_epoch_end(self, trainer, pl_module):
+        self.epochs.append(trainer.current_epoch)
         pl_module.log("val/score", self.scores[trainer.current_epoch])
 
 
@@ -492,6 +496,35 @@ def test_the_best_validation_within_an_epoch_is_kept(tmp_path):
     best = BestCheckpoint(monitor="val/score", dirpath=tmp_path / "best")
     fit(tmp_path, [Scores([0.1, 0.9, 0.5]), best], max_epochs=3, val_check_interval=0.4)  # every step
     assert torch.load(tmp_path / "best" / "best.ckpt", weights_only=True)["global_step"] == 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("length", "validated"),
+    [
+        ({"max_epochs": 1}, [0]),
+        ({"max_epochs": 3}, [1, 2]),
+        ({"max_epochs": 4}, [1, 3]),
+        ({"max_epochs": -1, "max_steps": 9}, [1, 2]),
+        ({"max_epochs": 7, "max_steps": 9}, [1, 2]),
+        ({"max_epochs": 3, "accumulate_grad_batches": 2}, [1, 2]),
+    ],
+)
+def test_the_last_epoch_is_validated_where_only_some_are(tmp_path, length, validated):
+    scores = Scores([0.1, 0.2, 0.3, 0.9])
+    best = BestCheckpoint(monitor="val/score", dirpath=tmp_path / "best")
+    trainer = fit(tmp_path, [scores, best, LastValidation()], check_val_every_n_epoch=2, **length)
+    assert scores.epochs == validated
+    assert torch.load(tmp_path / "best" / "best.ckpt", weights_only=True)["epoch"] == validated[-1]
+    assert trainer.check_val_every_n_epoch == 2
+
+
+def test_a_run_that_goes_on_in_its_last_epoch_validates_it(tmp_path):
+    kept = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    fit(tmp_path, [kept, LastValidation()], max_epochs=3, check_val_every_n_epoch=2, enable_checkpointing=True)
+    scores = Scores([0.1, 0.2, 0.3])
+    options = {"max_epochs": 3, "check_val_every_n_epoch": 2, "ckpt_path": tmp_path / "step=8.ckpt"}
+    fit(tmp_path, [scores, LastValidation()], **options)
+    assert scores.epochs == [2]
 
 
 def test_the_default_metric_is_the_accuracy_of_the_probe(tmp_path):

@@ -103,6 +103,12 @@ def test_every_shipped_config_says_what_it_is_for(config):
     assert re.search(r"\b(minutes|hours|time|s on)\b", header)
 
 
+@pytest.mark.parametrize("config", sorted(set(CONFIGS) - OVERLAYS - {"demo.yaml"}))
+def test_every_config_for_a_gpu_lets_it_choose_the_fastest_convolutions(config):
+    path = Path(__file__).parents[1] / "configs" / config
+    assert yaml.safe_load(path.read_text())["trainer"]["benchmark"] is True
+
+
 def test_a_run_leaves_everything_in_its_folder(msssl, tmp_path):
     code, out, err = msssl(*SHAPES)
     assert code == 0, err

@@ -28,6 +28,7 @@ from msssl.cli.arguments import TRAINER_COMMANDS, expand
 from msssl.cli.bar import Bar
 from msssl.cli.epoch_lines import EpochLines, has_terminal
 from msssl.cli.from_checkpoint import check_weights, module_of, own_data_of, prepare_alike
+from msssl.cli.last_validation import LastValidation
 from msssl.cli.log import set_up_logging
 from msssl.cli.loggers import ShortEpochs, run_loggers
 from msssl.cli.parser import Parser
@@ -221,7 +222,13 @@ class MultiViewCLI(LightningCLI):
             ours = run_loggers(self.run_dir, self.steps_before if self.goes_on else None)
             config["logger"] = [*ours, *(each for each in given if each not in (None, True))]
         clock = [] if config["max_time"] else [Timer()]  # minutes of the run, for reports; max_time brings its own
-        return [ShortEpochs(), ViewGrid(), *clock, *([LearningRateMonitor()] if config["logger"] else [])]
+        return [
+            ShortEpochs(),
+            LastValidation(),
+            ViewGrid(),
+            *clock,
+            *([LearningRateMonitor()] if config["logger"] else []),
+        ]
 
     def before_predict(self) -> None:
         """Find what is wrong before the work."""

@@ -60,10 +60,10 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, str]:
     """What the last validation found: the accuracy, or without labels what the embeddings are like."""
     accuracy = metrics.get("val/probe_top1")
     if accuracy is not None:
-        return {"accuracy": f"{accuracy:.3f} top-1 on validation images (online linear probe, last epoch)"}
+        return {"accuracy": f"{accuracy:.3f} top-1 on validation images (online linear probe, last validation)"}
     names = {"RankMe": "val/rankme", "alpha": "val/alpha", "spread": "val/spread"}
     found = ", ".join(f"{name} {float(metrics[key]):.3g}" for name, key in names.items() if key in metrics)
-    return {"embeddings": f"{found} (validation images, last epoch)"} if found else {}
+    return {"embeddings": f"{found} (validation images, last validation)"} if found else {}
 
 
 def _limit(trainer: Trainer) -> str:
