@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import msssl
 from msssl.modules import module as module_file
+from msssl.modules.optimization import take_memory_layout
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -122,6 +123,53 @@ def test_auto_compiles_for_the_device_of_the_trainer_to_which_the_module_is_stil
     assert module.device.type == "cpu"
     module.configure_model()
     assert (module._compiled is not None) == compiles
+
+
+def has_channels_last(module):
+    return module.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("device", "compile", "last"), [("cuda", False, True), ("cpu", False, False), ("cpu", True, True)]
+)
+def test_channels_are_last_on_a_gpu_also_where_nothing_compiles(device, compile, last):
+    module = make()
+    before = copy.deepcopy(module.state_dict())
+    module.compile_backbone = compile
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+    module.configure_model()
+    assert has_channels_last(module) == last
+    other = make()
+    other.load_state_dict(module.state_dict())
+    assert not has_channels_last(other)  # a checkpoint holds weights, not how they lie in memory
+    assert_close(other.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_run_goes_on_with_channels_last_that_began_without():
+    """PyTorch's fused optimizers pair elements by their place in memory, those of averages from a checkpoint too."""
+    images = torch.randn(3, 4, 3, 8, 8)
+
+    def started():
+        layer = nn.Conv2d(3, 8, 3)
+        return layer, torch.optim.Adam(layer.parameters(), lr=1e-2, fused=True)
+
+    def train(layer, optimizer, batches):
+        for batch in batches:
+            optimizer.zero_grad()
+            layer(batch).square().sum().backward()
+            optimizer.step()
+
+    straight, optimizer = started()
+    train(straight, optimizer, images[:2])
+    changed, restarted = started()
+    changed.to(memory_format=torch.channels_last)
+    changed.load_state_dict(straight.state_dict())
+    restarted.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    take_memory_layout(restarted)
+    train(straight, optimizer, images[2:])
+    train(changed, restarted, images[2:])
+    assert changed.weight.is_contiguous(memory_format=torch.channels_last)
+    assert_close(changed.weight, straight.weight, rtol=1e-4, atol=1e-5)
 
 
 def test_a_copy_runs_its_own_weights(monkeypatch):

@@ -26,6 +26,7 @@ from msssl.modules.optimization import (
     parameter_groups,
     refuse_finders,
     take_arguments,
+    take_memory_layout,
     with_schedule,
 )
 from msssl.modules.recompute import features_of
@@ -58,8 +59,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         chunk_views: how many of the K views pass through the backbone together, computed again in the backward pass:
             memory is that of these alone, for a third more time, and BatchNorm's statistics are those of each such
             part; by default all views pass together, and are kept.
-        compile: whether `torch.compile` fuses the backbone in training, with channels last, after a minute or so;
-            `auto` is yes on CUDA.
+        compile: whether `torch.compile` fuses the backbone in training, after a minute or so; `auto` is yes on CUDA.
+            Where it does, and on CUDA in any case, the backbone's weights lie in memory with channels last.
         optimizer: from parameters to an optimizer; Adam as in the paper by default.
         lr_scheduler: from the optimizer to a schedule that steps once an epoch (`msssl.WarmupCosine`: every step);
             constant by default.
@@ -174,9 +175,11 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     @override
     def configure_model(self) -> None:  # before DDP looks at the layout of the parameters
         device = self._trainer.strategy.root_device if self._trainer else self.device  # to which it is still to move
-        self._compiled = None
-        if self.compile_backbone is True or (self.compile_backbone == "auto" and device.type == "cuda"):
+        compiles = self.compile_backbone is True or (self.compile_backbone == "auto" and device.type == "cuda")
+        if compiles or device.type == "cuda":  # in which the views come there, and its convolutions are fastest
             self.backbone.to(memory_format=torch.channels_last)
+        self._compiled = None
+        if compiles:
             self._compiled = CompiledEncoder(self.forward)  # in training alone: evaluation has sizes of its own
 
     @override
@@ -235,6 +238,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def on_train_start(self) -> None:  # after the optimizer of a checkpoint is loaded: arguments win over it
+        for loaded in self.trainer.optimizers:
+            take_memory_layout(loaded)
         scheduler = self.lr_schedulers()
         if self._optimizer_arguments:
             optimizer: Any = self.optimizers(use_pl_optimizer=False)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from msssl.modules.warmup_cosine import WarmupCosine
@@ -64,6 +64,18 @@ def let_clip(optimizer: Optimizer, trainer: Trainer | None) -> None:
 def arguments_of(optimizer: Optimizer) -> list[dict[str, Any]]:
     """The hyperparameters of each group of a fresh optimizer."""
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def take_memory_layout(optimizer: Optimizer) -> None:
+    """Lay the averages that an optimizer has loaded out in memory as its parameters are.
+
+    They differ where a run goes on with channels last that began without. PyTorch's fused kernels go through both in
+    the order of the memory: on a CPU they would pair a weight with the average of another one, without an error.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def take_arguments(optimizer: Optimizer, arguments: list[dict[str, Any]], scheduler: Any) -> None:
