@@ -605,23 +605,19 @@ def test_features_are_written_in_order_of_their_index(tmp_path):
     assert written["index"].tolist() == [0, 1, 2, 3]
 
 
-def test_rank_0_writes_the_features_of_all_ranks(tmp_path, monkeypatch):
-    def prediction(index):
-        return {
-            "features": torch.full((1, 2), float(index)),
-            "label": torch.tensor([0]),
-            "index": torch.tensor([index]),
-        }
-
-    shares = [[tuple(prediction(i)[name] for name in ("index", "label", "features"))] for i in (5, 3)]
-    monkeypatch.setattr("msssl.distributed.gather_objects", lambda share: shares)
+def test_rank_0_alone_writes_the_features_of_all_ranks(tmp_path, monkeypatch):
+    gathered = (torch.tensor([3, 5]), torch.tensor([0, 1]), torch.tensor([[3.0, 3.0], [5.0, 5.0]]))
+    names = ("index", "label", "features")
     for rank in (1, 0):
         assert list(tmp_path.iterdir()) == []
+        rows = () if rank else gathered
+        monkeypatch.setattr("msssl.callbacks.features_writer.gather_rows", lambda *args, rows=rows, **kwargs: rows)
         trainer = SimpleNamespace(is_global_zero=rank == 0, predict_dataloaders=None)
-        FeaturesWriter(tmp_path / "features.npz").write_on_epoch_end(trainer, None, [prediction(5 - 2 * rank)], [])
+        own = dict(zip(names, (column[1 - rank :][:1] for column in gathered), strict=True))
+        FeaturesWriter(tmp_path / "features.npz").write_on_epoch_end(trainer, None, [own], [])
     written = np.load(tmp_path / "features.npz")
-    assert written["index"].tolist() == [3, 5]
-    assert written["features"].tolist() == [[3.0, 3.0], [5.0, 5.0]]
+    for name, column in zip(names, gathered, strict=True):
+        assert written[name].tolist() == column.tolist()
 
 
 def test_predict_writes_the_features_of_every_image(tmp_path):
