@@ -1,7 +1,7 @@
 """Accuracy per minute: runs with 2, 4 and 8 views that see equally many views, probed and side by side.
 
     python benchmarks/accuracy.py                                           # the demonstration: 12 minutes on 2 cores
-    python benchmarks/accuracy.py --config cifar.yaml --seeds [0,1,2]       # CIFAR-10, as Table 3 of Ghosh et al. 2024
+    python benchmarks/accuracy.py --fit_config cifar.yaml --seeds [0,1,2]   # CIFAR-10, as Table 3 of Ghosh et al. 2024
     python benchmarks/accuracy.py --flags='[--trainer.max_epochs=3,--data.batch_size=32]'
 
 The fewest views see all pretraining images; more of them see a share, at equal epochs, as in the paper, or with
@@ -36,7 +36,7 @@ COLUMNS |= {**dict.fromkeys(ACCURACIES, ".3f"), "min to reach": ".2f"}
 
 
 def main(
-    config: str = "demo.yaml",
+    fit_config: str = "demo.yaml",
     n_views: Sequence[int] = (2, 4, 8),
     seeds: Sequence[int] = (0,),
     reach: float = 0.8,
@@ -48,7 +48,7 @@ def main(
     """Train and probe what is missing, and write `<out>-<device>.md`, `.json` and `.png`.
 
     Args:
-        config: of `msssl fit`.
+        fit_config: of `msssl fit`.
         n_views: the numbers of views K.
         seeds: of the runs with each of them.
         reach: accuracy of the online probe whose time is told.
@@ -63,8 +63,17 @@ def main(
         for K in sorted(n_views):
             fraction = min(n_views) / K if share else 1.0
             fewer = ["--data.fraction", str(fraction)] if share else fewer_epochs(epochs, K, n_views)
-            args = ["--config", config, *flags, "--data.views.n_views", str(K), "--seed_everything", str(seed), *fewer]
-            folder = trained(args, Path(root), f"{Path(config).stem}-K{K}-seed{seed}")
+            args = [
+                "--config",
+                fit_config,
+                *flags,
+                "--data.views.n_views",
+                str(K),
+                "--seed_everything",
+                str(seed),
+                *fewer,
+            ]
+            folder = trained(args, Path(root), f"{Path(fit_config).stem}-K{K}-seed{seed}")
             runs.append({"K": K, "seed": seed, "fraction": fraction, **read(folder, reach)})
             epochs = epochs or runs[-1]["epochs"]
     settings = yaml.safe_load(Path(runs[0]["folder"], "config.yaml").read_text())
@@ -72,7 +81,7 @@ def main(
     header = [*(name.replace("reach", f"{100 * reach:g} %") for name in COLUMNS), "seeds"]
     rows = [cells([run for run in runs if run["K"] == K]) for K in sorted(n_views)]
     lines = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows)]
-    about = f"`{' '.join([config, *flags])}`: {protocol(settings, runs[0], device)}"
+    about = f"`{' '.join([fit_config, *flags])}`: {protocol(settings, runs[0], device)}"
     print(*lines, "", about, sep="\n")  # noqa: T201
     path = Path(f"{out}-{device}.md")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The way to the fast path of the shipped configs: what each switch was to bring, and what it brings.
 
     python benchmarks/fast_path.py                                            # CPU, the demonstration: 6 minutes
-    python benchmarks/fast_path.py --config cifar.yaml --device cuda          # also with bf16 and CUDA graphs
+    python benchmarks/fast_path.py --fit_config cifar.yaml --device cuda          # also with bf16 and CUDA graphs
 
 Each row is `benchmarks/step.py` in a process of its own, with the switches of the rows before. Predicted: the step of
 the first row, in proportion to the row's floor (the fused one from the compiled rows on); each row measures its rates.
@@ -49,7 +49,7 @@ ON_CUDA = ("bf16", "cuDNN chooses by trial", "CUDA graphs of what is compiled")
 
 
 def main(
-    config: str = "demo.yaml",
+    fit_config: str = "demo.yaml",
     device: str = "cpu",
     seconds: float = 8.0,
     repeats: int = 2,
@@ -60,7 +60,7 @@ def main(
     """Measure, print the table and write it.
 
     Args:
-        config: of `msssl fit`.
+        fit_config: of `msssl fit`.
         device: cpu or cuda, for which bf16 and graphs are.
         seconds: for a whole step, and again for its parts, in each row.
         repeats: of all rows, in turn; the fastest step of each counts, and its floor.
@@ -71,11 +71,11 @@ def main(
     names = [name for name in SWITCHES if name in switches and (name not in ON_CUDA or device == "cuda")]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(repeats):
-        switched = [f"--config={config}", *flags, f"--device={device}", f"--seconds={seconds}", *EAGER]
+        switched = [f"--config={fit_config}", *flags, f"--device={device}", f"--seconds={seconds}", *EAGER]
         for name in names:
             switched += SWITCHES[name]
             found[name].append(measured(switched))
-            write(found, f"`benchmarks/fast_path.py --config {config} {' '.join(flags)}`", f"{out}-{device}")
+            write(found, f"`benchmarks/fast_path.py --fit_config {fit_config} {' '.join(flags)}`", f"{out}-{device}")
     print(Path(f"{out}-{device}.md").read_text())  # noqa: T201
 
 

@@ -32,14 +32,15 @@ from msssl.metrics import mean_interval
 
 CORES = 2  # of the CPU class
 SLACK = 0.95  # share of the minutes that is planned, since paces vary
-FEW, MORE = 2, 12  # steps of the short runs
+FEW, MORE = 20, 40  # steps of the short runs
+IN_EPOCH = 20  # steps of their epochs at most, so that what changes from epoch to epoch is measured too
 MEASURED = 0.05  # share of the minutes that the steps of a short run take, so that noise does not count
 
 
 def main(
     data: str,
     minutes: float = 3.0,
-    config: str = "cifar.yaml",
+    fit_config: str = "cifar.yaml",
     seeds: Sequence[int] = (0,),
     device: str = "cuda",
     flags: Sequence[str] = (),
@@ -51,7 +52,7 @@ def main(
     Args:
         data: folder of the images.
         minutes: of each run.
-        config: of `msssl fit`; its data are replaced by the folder.
+        fit_config: of `msssl fit`; its data are replaced by the folder.
         seeds: one run for each.
         device: cuda or cpu.
         flags: more flags of `msssl fit`.
@@ -60,7 +61,7 @@ def main(
     """
     accelerator = "gpu" if device == "cuda" else device
     folder = ["--data=msssl.ImageFolder", f"--data.data_dir={Path(data).resolve()}", "--data.image_size=32"]
-    fit = [f"--config={config}", *folder, f"--trainer.accelerator={accelerator}", *flags]
+    fit = [f"--config={fit_config}", *folder, f"--trainer.accelerator={accelerator}", *flags]
     fit += ["--trainer.limit_val_batches=0"]  # nothing is chosen in a run
     first, fixed, step = measure(fit, device, 60 * minutes * MEASURED)
     n_steps = max(1, int((60 * minutes * SLACK - fixed) / step))
@@ -69,12 +70,16 @@ def main(
         f"a step: {1e3 * step:.1f} ms; so {n_steps} steps",
         flush=True,
     )
-    rows = []
+    settings = " ".join([fit_config, *flags, f"for {minutes:g} minutes"])
     for seed in seeds:
-        length = [f"--trainer.max_steps={n_steps}", "--trainer.max_epochs=-1", f"--seed_everything={seed}"]
-        rows.append({"seed": seed, **run([*fit, *length], Path(root), device)})
-        print(f"seed {seed}: {rows[-1]['linear']:.4f} in {rows[-1]['minutes']:.2f} minutes", flush=True)  # noqa: T201
-    write(rows, f"{config} {' '.join(flags)}".strip(), first, device, out)
+        row = {"seed": seed, **run([*fit, *steps(n_steps), f"--seed_everything={seed}"], Path(root), device)}
+        print(f"seed {seed}: {row['linear']:.4f} in {row['minutes']:.2f} minutes", flush=True)  # noqa: T201
+        write(row, settings, first, device, out)
+
+
+def steps(n_steps: int) -> list[str]:
+    """Flags of a run of so many steps."""
+    return [f"--trainer.max_steps={n_steps}", "--trainer.max_epochs=-1"]
 
 
 def measure(fit: list[str], device: str, enough: float) -> tuple[float, float, float]:
@@ -82,7 +87,11 @@ def measure(fit: list[str], device: str, enough: float) -> tuple[float, float, f
     with TemporaryDirectory() as folder:
 
         def of(n_steps: int) -> float:
-            length = [f"--trainer.max_steps={n_steps}", "--trainer.max_epochs=-1"]
+            length = [
+                *steps(n_steps),
+                f"--trainer.limit_train_batches={IN_EPOCH}",
+                "--last_checkpoint.every_n_epochs=1000",
+            ]
             return seconds_of(["fit", *fit, *length, f"--trainer.default_root_dir={folder}"], device)
 
         first, short, n_steps = of(FEW), of(FEW), MORE
@@ -137,8 +146,12 @@ def seconds_now(of_processor: bool) -> float:
     return (used.ru_utime + used.ru_stime) / CORES
 
 
-def write(rows: list[dict[str, Any]], settings: str, first: float, device: str, out: str) -> None:
-    """The table, in markdown, and all numbers as JSON."""
+def write(row: dict[str, Any], settings: str, first: float, device: str, out: str) -> None:
+    """The table, in markdown, and all numbers as JSON; seeds that were written there with these settings stay."""
+    path = Path(f"{out}-{device}.json")
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    rows = [other for other in before.get("rows", []) if other["seed"] != row["seed"]]
+    rows = sorted([*(rows if before.get("settings") == settings else []), row], key=lambda row: row["seed"])
     lines = ["| seed | minutes | epochs | steps | linear probe, test | MLP | kNN |", "|---|---|---|---|---|---|---|"]
     lines += [
         f"| {row['seed']} | {row['minutes']:.2f} | {row['epochs']} | {row['steps']} | {row['linear']:.4f} | "
@@ -146,19 +159,17 @@ def write(rows: list[dict[str, Any]], settings: str, first: float, device: str, 
         for row in rows
     ]
     mean, low, high = mean_interval([row["linear"] for row in rows])
-    interval = f", 95 % interval over seeds {low:.4f} to {high:.4f}" if len(rows) > 1 else ""
+    interval = f", 95 % interval over seeds {low:.4f} to {high:.4f}" if len(rows) > 3 else ""  # no less says something
     clock = f", in processor time of {CORES} cores" if device == "cpu" else ""
     about = (
-        f"Mean {mean:.4f}{interval}. `{settings}`; {machine(device, torch.get_num_threads())}; "
-        f"torch {torch.__version__}; {date.today()}; `benchmarks/speedrun.py`. The clock is that of the whole "
-        f"`msssl fit`{clock}; a first run with compilation took {first:.0f} s and is not counted. "
-        f"{rows[0]['n']:,} test images, copy {rows[0]['data']}: {rows[0]['protocol']}."
+        f"Mean {mean:.4f}{interval}. `{settings}`; {machine(device, 1)}; torch {torch.__version__}; {date.today()}; "
+        f"`benchmarks/speedrun.py`. The clock is that of the whole `msssl fit`{clock}; a first run with compilation "
+        f"took {first:.0f} s and is not counted. {row['n']:,} test images, copy {row['data']}: {row['protocol']}."
     )
     print(*lines, "", about, sep="\n")  # noqa: T201
-    path = Path(f"{out}-{device}.md")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([*lines, "", about]) + "\n")
-    path.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    path.with_suffix(".md").write_text("\n".join([*lines, "", about]) + "\n")
+    path.write_text(json.dumps({"settings": settings, "about": about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import torchvision
 from conftest import TINY_IMAGES
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 import msssl
 from msssl import BarlowTwins
-from msssl.backbones import build_backbone, check_features, find_feature_dim
+from msssl.backbones import ConvNet, build_backbone, check_features, find_feature_dim
 
 
 class Small(nn.Module):
@@ -207,3 +208,20 @@ def test_a_model_of_one_size_names_it():
     backbone = build_backbone("timm:mixer_s32_224")
     with pytest.raises(ValueError, match=r"timm:mixer_s32_224 takes images of 224 x 224 pixels only.* 32 x 32"):
         backbone(torch.zeros(1, 3, 32, 32))
+
+
+def test_convnet_is_as_small_as_it_says():
+    net = ConvNet().eval()
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, 32, 32))
+    # 2 * kernel * channels in * channels out * positions: 8 x 8, 8 x 8, 4 x 4 and 2 x 2 of them
+    flops = 2 * (16 * 3 * 32 * 64 + 9 * 32 * 64 * 64 + 9 * 64 * 128 * 16 + 9 * 128 * 1024 * 4)
+    assert counter.get_total_flops() == flops
+    assert f"{flops / 1e9:.3f} GFLOP" in ConvNet.__doc__
+    assert find_feature_dim(net) == net.num_features == net(torch.zeros(2, 3, 96, 64)).shape[1] == 1024
+
+
+@pytest.mark.parametrize("channels", [[], [8], [8, 0]])
+def test_convnet_needs_two_convolutions(channels):
+    with pytest.raises(ValueError, match="expected two numbers or more"):
+        ConvNet(channels)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import NARROW, TINY_IMAGES, load
+from jsonargparse import auto_cli
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -155,3 +156,28 @@ def test_every_stage_of_a_gpu_works_in_miniature(tmp_path):
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert {name: result["status"] for name, result in results.items() if "done" not in result["status"]} == {}
     assert len(results) == 12
+
+
+def test_a_speedrun_keeps_the_seeds_that_it_has(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speedrun = load(BENCHMARKS / "speedrun.py")
+    given = []
+    row = {"minutes": 9.5, "epochs": 1, "steps": 70, "mlp": 0.6, "knn": 0.5, "n": 100, "data": "abc", "protocol": "p"}
+
+    def run(args, root, device):
+        given.append(args)
+        return {**row, "linear": 0.5 + 0.1 * int(args[-1].partition("=")[2])}
+
+    monkeypatch.setattr(speedrun, "run", run)
+    monkeypatch.setattr(speedrun, "measure", lambda fit, device, enough: (9.0, 30.0, 2.0))
+    for seeds, minutes in (("[1]", 10), ("[0, 1]", 10), ("[2]", 5)):
+        words = [str(tmp_path), "--device=cpu", f"--minutes={minutes}", f"--seeds={seeds}", f"--out={tmp_path / 'out'}"]
+        auto_cli(speedrun.main, args=[*words, "--fit_config=demo.yaml", '--flags=["--a=1"]'])
+        (rows, about) = (json.loads((tmp_path / "out-cpu.json").read_text())[name] for name in ("rows", "about"))
+        expected = {"[1]": [1], "[0, 1]": [0, 1], "[2]": [2]}[seeds]  # other settings begin a table of their own
+        assert [row["seed"] for row in rows] == expected
+        assert f"demo.yaml --a=1 for {minutes} minutes" in about
+    assert given[0][0] == "--config=demo.yaml"
+    assert "--a=1" in given[0]
+    assert "--trainer.max_steps=270" in given[0]  # (600 s * 0.95 - 30 s) / 2 s
+    assert len(given) == 4
