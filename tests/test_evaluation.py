@@ -2,10 +2,12 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
+from live_bytes import LiveBytes
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score, top_k_accuracy_score
@@ -14,8 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
 from msssl import MultiView, MultiViewDataModule
+from msssl.evaluation import adam, heads
+from msssl.evaluation.adam import mlp_probe
 from msssl.evaluation.cross_validation import cross_validate, make_folds
-from msssl.evaluation.features import extract
+from msssl.evaluation.features import extract, joined
 from msssl.evaluation.few_labels import evaluate_few_labels
 from msssl.evaluation.heads import WEIGHT_DECAYS, evaluate, measures
 from msssl.evaluation.protocol import Protocol
@@ -303,3 +307,75 @@ def test_views_for_features_are_not_compiled(data, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("compiled for a few batches"))
     extract(flat, data, "val", "cpu", 2)
     assert data.views.training
+
+
+# Memory.
+
+
+def many(n, seed, dim=256):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dim, generator=generator), torch.arange(n) % 3
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks that are as small beside these features as they are beside those of ImageNet."""
+    monkeypatch.setattr(sys.modules["msssl.metrics.blocks"], "NUMBERS", 2**15)
+    monkeypatch.setattr(adam, "HIDDEN_DIM", 16)
+    monkeypatch.setattr(adam, "MIN_STEPS", 2)
+    monkeypatch.setattr(heads, "DEFAULT_ROUNDS", 1)
+    monkeypatch.setattr(heads, "ROUNDS", 1)
+    monkeypatch.setattr(heads, "WEIGHT_DECAYS", (10.0, 1.0))
+    monkeypatch.setattr(heads, "K", 20)
+
+
+def in_folds(x, y):
+    return cross_validate(x, y, make_folds(y, n=2), num_classes=3, weight_decays=[1.0])
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda x, y: linear_probe(x, y, num_classes=3, weight_decay=1.0),
+        lambda x, y: linear_probe(x, y.masked_fill(y == 2, -1), num_classes=3, weight_decay=1.0),
+        in_folds,
+        lambda x, y: mlp_probe((x, y), num_classes=3, rounds=1, val=(x, y)),
+        lambda x, y: knn(x[:500], x, y, num_classes=3, k=20),
+    ],
+    ids=["linear", "linear, some without a label", "cross-validation", "MLP", "kNN"],
+)
+def test_a_head_takes_one_copy_of_the_features_at_most(small_blocks, fit):
+    x, y = many(8000, 0)
+    with LiveBytes() as live:
+        fit(x, y)
+    assert live.peak < 1.25 * x.nbytes
+
+
+def test_a_probe_takes_two_copies_of_an_encoders_features(small_blocks):
+    features = {"probe": many(8000, 0), "val": many(1000, 1), "test": many(1000, 2)}
+    with LiveBytes() as live:
+        features = joined(features)
+        n_bytes = live.now
+        evaluate(features, 3)
+    n_joined = sum(len(features[name][1]) for name in ("probe", "val"))
+    assert n_joined * 256 * 4 < n_bytes < 1.02 * n_joined * 256 * 4  # without a copy of `probe`, `val` or their sum
+    assert live.peak < 2.25 * n_bytes
+
+
+def test_features_in_blocks_give_the_same_head(monkeypatch):
+    x, y = many(1000, 0, dim=16)
+    x = x * torch.logspace(-1, 1, 16) + 10
+    whole = linear_probe(x, y, num_classes=3)
+    monkeypatch.setattr(sys.modules["msssl.metrics.blocks"], "NUMBERS", 100)
+    head = linear_probe(x, y, num_classes=3)
+    assert torch.allclose(head(x), whole(x), atol=1e-4)
+    assert not torch.equal(head.weight, whole.weight)  # the sums are others in their last digits
+
+
+def test_extraction_takes_the_features_once(data):
+    def wide(images):
+        return images.flatten(1).repeat(1, 20)
+
+    with LiveBytes() as live:
+        x, _ = extract(wide, data, "probe", "cpu")
+    assert live.peak < 2.2 * x.nbytes  # a batch of 8 of 27 images is a third of them, and is there twice

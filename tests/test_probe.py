@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from msssl.cli.errors import user_message
 from msssl.data.shapes import FORMS, draw
 from msssl.evaluation import adam, few_labels, heads, probe, protocol
 from msssl.evaluation.adam import mlp_probe, paper_probe
-from msssl.evaluation.features import extract, stored
+from msssl.evaluation.features import extract, joined, stored
 from msssl.evaluation.few_labels import evaluate_few_labels
 from msssl.evaluation.heads import evaluate_as_the_paper
 from msssl.evaluation.picture import draw_report
@@ -183,8 +184,8 @@ def test_everything_is_written_and_told(run, msssl, monkeypatch, extracted):
     assert {path.name for path in run.iterdir()} - before == {"probe.json", "probe.png", "probe.head.pt", "features"}
     assert not left_over(run)
     assert [call[:2] for call in extracted] == [
+        *(("encoder", split) for split in SPLITS * 2),  # pretrained, untrained
         *(("pixels", split) for split in SPLITS),
-        *(("encoder", split) for split in SPLITS * 2),  # untrained, pretrained
     ]
     assert Image.open(run / "probe.png").size == (2250, 750)
     report, path = read(run / "probe.json"), run / "last.ckpt"
@@ -315,16 +316,38 @@ def test_damaged_features_are_extracted_anew(kept, extracted, caplog):
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
+def test_one_encoders_features_are_in_memory_at_a_time(kept, monkeypatch):
+    before = []
+
+    def make(*args):
+        assert not any(reference() is not None for reference in before)
+        found = stored(*args)
+        made.append(weakref.ref(found[0].untyped_storage()))
+        return found
+
+    def join(*args):
+        before.extend(made[-3:])
+        found = joined(*args)
+        before.append(weakref.ref(found["probe"][0].untyped_storage()))
+        return found
+
+    made = []
+    monkeypatch.setattr(probing, "stored", make)
+    monkeypatch.setattr(probing, "joined", join)
+    probe(str(kept))
+    assert (len(made), len(before)) == (9, 12)  # three splits of three encoders, and each joined
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"no features", {"labels": torch.zeros(1)}, [1]], ids=["empty", "text", "labels only", "a list"]
 )
 def test_a_file_that_holds_no_features_is_written_anew(tmp_path, caplog, content):
     made = torch.rand(3, 2), torch.arange(3)
-    stored(tmp_path / "features", "key", "cpu", lambda: made)
+    stored(tmp_path / "features", "key", lambda: made)
     (path,) = (tmp_path / "features").iterdir()
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     for _ in range(2):
-        found = stored(tmp_path / "features", "key", "cpu", lambda: made)
+        found = stored(tmp_path / "features", "key", lambda: made)
         assert all(torch.equal(one, two) for one, two in zip(found, made, strict=True))
         assert [record.getMessage() for record in caplog.records] == [
             f"{path} is damaged: its features are extracted anew"  # once
@@ -339,7 +362,7 @@ def test_features_are_kept_by_their_key(tmp_path):
         return torch.full((2, 3), float(made[-1])), torch.arange(2)
 
     keys = ["a", "b", "a", "b", None, None]
-    values = [float(stored(tmp_path / "features", key, "cpu", make)[0][0, 0]) for key in keys]
+    values = [float(stored(tmp_path / "features", key, make)[0][0, 0]) for key in keys]
     assert values == [0, 1, 0, 1, 2, 3]
     assert len(list(tmp_path.glob("features/*"))) == 2
 
@@ -401,7 +424,7 @@ def test_a_probe_that_stops_leaves_no_report(run, monkeypatch, stop, error):
     assert not left_over(run)
     if stop == "evaluate":
         assert not list(run.glob("probe*"))
-        assert len(list(run.glob("features/*.pt"))) == 6  # of use next time
+        assert len(list(run.glob("features/*.pt"))) == 3  # of the pretrained encoder: of use next time
 
 
 def test_an_earlier_report_outlives_a_probe_that_stops(kept, monkeypatch):
@@ -671,8 +694,8 @@ def test_images_of_another_set_are_resized_and_normalised_as_in_the_pretraining(
     ).permute(0, 3, 1, 2)  # fmt: skip
     checkpoint = torch.load(kept / "last.ckpt", weights_only=True)
     mean, std = (torch.tensor(checkpoint["Shapes"][name]).view(-1, 1, 1) for name in ("mean", "std"))
-    _, split, seen, features = extracted[-1]
-    assert split == "test"
+    kind, split, seen, features = extracted[2]  # of the pretrained encoder, which comes first
+    assert (kind, split) == ("encoder", "test")
     assert seen.shape == (30, 3, 32, 32)
     off = (255 * (seen * std + mean) - resized).abs()  # Pillow rounds after each of two passes
     assert off.max() < 2.01
@@ -922,7 +945,7 @@ def test_features_that_are_not_finite_stop_the_probe(run):
         probe(str(run))
     check_line(error.value, "features of 40 of 40 images of probe are not finite")
     assert not list(run.glob("probe*"))
-    assert len(list(run.glob("features/*"))) == 3  # of the untrained encoder
+    assert not list(run.glob("features/*"))  # it is the first to be evaluated, before hours with the others
 
 
 class Trap:

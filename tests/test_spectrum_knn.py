@@ -42,7 +42,7 @@ def test_knn_takes_half_the_bank_at_most_and_no_row_without_label():
 def test_knn_is_the_same_in_chunks(monkeypatch):
     x, bank, labels = features(50, seed=1), features(300), torch.arange(300) % 5
     whole = knn(x, bank, labels, num_classes=5)
-    monkeypatch.setattr(sys.modules["msssl.metrics.knn"], "CHUNK", 7)
+    monkeypatch.setattr(sys.modules["msssl.metrics.blocks"], "NUMBERS", 7 * 300)
     assert torch.allclose(knn(x, bank, labels, num_classes=5), whole, rtol=1e-12)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from msssl.evaluation.features import Split
+from msssl.metrics import blocks
 from msssl.progress import with_bar
 
 HIDDEN_DIM, BATCH_SIZE, LR, WEIGHT_DECAY = 256, 256, 1e-3, 1e-2  # of the MLP, by AdamW
@@ -51,8 +52,7 @@ def mlp_probe(
             average.update_parameters(head)
         if val is None:
             continue
-        with torch.no_grad():
-            accuracy = top1(average(val[0]), val[1])
+        accuracy = top1(scores_of(average, val[0]), val[1])
         if best[1] is None or accuracy > best[1]:
             best = number, accuracy
         elif number - best[0] == PATIENCE:
@@ -75,6 +75,12 @@ def paper_probe(train: Split, *, num_classes: int) -> nn.Module:
     return head.requires_grad_(False)
 
 
+@torch.no_grad()
+def scores_of(head: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, C) of features (N, F), from blocks of rows: within the head there are copies of a block only."""
+    return torch.cat([head(x[block]) for block in blocks(len(x), max(x.shape[1], HIDDEN_DIM))])
+
+
 def top1(scores: Tensor, labels: Tensor) -> float:
     """Share of the labelled rows whose largest score is that of their class."""
     labelled = labels >= 0
@@ -89,8 +95,9 @@ def _standardise(x: Tensor) -> nn.BatchNorm1d:
 
 
 def _labelled(split: Split) -> Split:
-    labelled = split[1] >= 0
-    return split[0][labelled], split[1][labelled]
+    x, y = split
+    labelled = y >= 0
+    return split if labelled.all() else (x[labelled], y[labelled])  # without a copy where it can be
 
 
 def _train(

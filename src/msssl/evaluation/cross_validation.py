@@ -90,7 +90,8 @@ def cross_validate(
     predicted = y.new_full((len(weight_decays), len(y)), -1)
     for fold in range(folds.n):
         held_out = of_image == fold
-        heads = linear_probes(x[~held_out], y[~held_out], num_classes=num_classes, weight_decays=weight_decays)
+        seen = y.masked_fill(held_out, -1)  # no copy of the features
+        heads = linear_probes(x, seen, num_classes=num_classes, weight_decays=weight_decays)
         for row, head in zip(predicted, heads, strict=True):
             row[held_out] = head(x[held_out]).argmax(dim=1)
     scored = of_image >= 0

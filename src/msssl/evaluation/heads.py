@@ -3,13 +3,12 @@
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_auroc, multiclass_confusion_matrix
 
-from msssl.evaluation.adam import ROUNDS, mlp_probe, paper_probe, top1
+from msssl.evaluation.adam import ROUNDS, mlp_probe, paper_probe, scores_of, top1
 from msssl.evaluation.cross_validation import Folds, cross_validate
-from msssl.evaluation.features import Split
+from msssl.evaluation.features import Split, joined, training
 from msssl.metrics import accuracy_interval, knn, linear_probes, neighbours_taken
 
 WEIGHT_DECAYS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -41,6 +40,7 @@ def evaluate(
         the true classes), `test_mlp` and `test_knn` with intervals, and `test_knn_k`; without a test split, intervals
         of the accuracies on val. And the linear head.
     """
+    features = joined(features)
     x, y = both = training(features)
     if folds is None:
         cross_validated = {}
@@ -54,7 +54,7 @@ def evaluate(
         result |= _named("test", measures(head(test_x), test_y, num_classes))
         mlp = mlp_probe(both, num_classes=num_classes, rounds=result["mlp_rounds"])[0]
         scores = knn(test_x, x, y, num_classes=num_classes, k=K, temperature=TEMPERATURE)
-        for name, found in {"mlp": mlp(test_x), "knn": scores}.items():
+        for name, found in {"mlp": scores_of(mlp, test_x), "knn": scores}.items():
             result[f"test_{name}"] = top1(found, test_y)
             result[f"test_{name}_interval"] = _interval(found, test_y)
         result["test_knn_k"] = neighbours_taken(y, K)
@@ -69,17 +69,10 @@ def evaluate(
 def evaluate_as_the_paper(features: dict[str, Split], num_classes: int) -> tuple[dict[str, Any], nn.Module]:
     """The same measures of the paper's linear head, which is fitted on train and val, and chosen by nothing."""
     split = "test" if "test" in features else "val"
-    fitted = training(features) if split == "test" else features["probe"]
+    fitted = training(joined(features)) if split == "test" else features["probe"]
     head = paper_probe(fitted, num_classes=num_classes)
     x, y = features[split]
     return _named(split, measures(head(x), y, num_classes)), head
-
-
-def training(features: dict[str, Split]) -> Split:
-    """Features and labels of train and val together."""
-    parts = [features[split] for split in ("probe", "val") if split in features]
-    x, y = (torch.cat(each) for each in zip(*parts, strict=True))
-    return x, y
 
 
 def _on_val(features: dict[str, Split], num_classes: int, weight_decay: float | None) -> dict[str, Any]:
@@ -103,7 +96,7 @@ def _on_val(features: dict[str, Split], num_classes: int, weight_decay: float | 
         "grid": {str(decay): accuracy for decay, accuracy in grid.items()},
         "val_top1": best,
         "weight_decay": chosen,
-        "val_mlp": top1(mlp(x), y) if of_mlp is None else of_mlp,
+        "val_mlp": top1(scores_of(mlp, x), y) if of_mlp is None else of_mlp,
         "mlp_rounds": rounds,
         "val_knn": top1(votes, y),
         "val_knn_k": neighbours_taken(features["probe"][1], K),

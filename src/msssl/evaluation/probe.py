@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from msssl.checkpoint import check_writable, write_head, write_text
 from msssl.data import MultiViewDataModule
-from msssl.evaluation.features import Encoder, Split, extract, stored
+from msssl.evaluation.features import Encoder, Split, extract, joined, stored
 from msssl.evaluation.few_labels import draw, evaluate_few_labels
 from msssl.evaluation.heads import MIN_VAL, evaluate, evaluate_as_the_paper
-from msssl.evaluation.picture import draw_report
+from msssl.evaluation.picture import draw_report, nearest_images
 from msssl.evaluation.protocol import Protocol
 from msssl.evaluation.subject import Subject, open_subject
 from msssl.evaluation.table import print_report
-from msssl.metrics import alpha_req, rankme
+from msssl.metrics import alpha_req, eigenspectrum, rankme, spread_rows
 from msssl.modules import MultiViewModule
 
 PIXEL_SIZE = 32
@@ -61,31 +61,33 @@ def probe(
     folds = None if kind.of_paper else subject.folds
     if folds is not None:
         log.warning("fewer than %d labelled validation images: cross-validation chooses the weight decay", MIN_VAL)
-    if kind.of_paper or labels_per_class:
-        subject.check_measurable("protocol paper" if kind.of_paper else "labels_per_class")
-    for count in labels_per_class or []:
-        draw(subject.labels("probe"), count, seed=0)  # says so now, not after the work, where they are too few
+    _check_labels(subject, kind, labels_per_class or [])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     untrained = _name_of_random_weights(subject)
     encoders: dict[str, Encoder] = (
         {RAW: _pixels, untrained: subject.with_random_weights().to(device)} if baselines else {}
     )
     encoders[PRETRAINED] = subject.module.to(device)
-    features = {name: _features(subject, kind, name, encoder, device) for name, encoder in encoders.items()}
-    rows, heads = [], {}
-    for name, of_split in features.items():
-        fit = evaluate_as_the_paper if kind.of_paper else functools.partial(evaluate, folds=folds)
-        found, heads[name] = fit(of_split, subject.num_classes)
-        row = {"features": name, "dim": of_split["probe"][0].shape[1], **found}
-        encoder = encoders[name]
+    fit = evaluate_as_the_paper if kind.of_paper else functools.partial(evaluate, folds=folds)
+    rows: list[dict[str, Any]] = []
+    spectra: dict[str, Tensor] = {}
+    for name, encoder in reversed(encoders.items()):  # the pretrained one first: a diverged run stops the probe at once
+        features = joined(_features(subject, kind, name, encoder, device), device)
+        measured, head = fit(features, subject.num_classes)
+        row = {"features": name, "dim": features["probe"][0].shape[1], **measured}
         if isinstance(encoder, MultiViewModule):
-            row |= _spectral(encoder, of_split["probe"][0])
+            row |= _spectral(encoder, features["probe"][0])
+            spectra["pretrained" if name == PRETRAINED else "random weights"] = eigenspectrum(features["probe"][0])
         if labels_per_class:
-            row["few_labels"] = evaluate_few_labels(of_split, subject.num_classes, labels_per_class)
-        rows.append(row)
+            row["few_labels"] = evaluate_few_labels(features, subject.num_classes, labels_per_class)
+        rows.insert(0, row)
+        if name == PRETRAINED:
+            told, pretrained_head = kind.told(features, folds), head
+            nearest = nearest_images(features, told["reported_on"])
+        del features  # before those of the next encoder are made
     report = {
         **subject.provenance(),
-        **kind.told(features[PRETRAINED], folds),
+        **told,
         "seeds": {"run": subject.state.get("seed"), "split": subject.data.split_seed, "views": SEED, "heads": 0},
         "data_dir": str(subject.data.data_dir),
         "rows": rows,
@@ -94,11 +96,19 @@ def probe(
         report["images"]["cv"] = int((folds.of_image >= 0).sum())
     target = subject.path.with_name(f"{_stem(subject, kind, report['data_id'])}.json")
     _keep_few_labels(target, report)
-    told = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
-    write_head(target.with_suffix(".head.pt"), heads[PRETRAINED], **told)
-    draw_report(report, subject.data, features.get(untrained), features[PRETRAINED], target.with_suffix(".png"))
+    of_head = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
+    write_head(target.with_suffix(".head.pt"), pretrained_head, **of_head)
+    draw_report(report, subject.data, dict(reversed(spectra.items())), nearest, target.with_suffix(".png"))
     write_text(target, json.dumps(report, indent=2, default=vars) + "\n")
     print_report(report, target)
+
+
+def _check_labels(subject: Subject, kind: Protocol, labels_per_class: list[int]) -> None:
+    """Raise now, and not after the work, where there are too few labels."""
+    if kind.of_paper or labels_per_class:
+        subject.check_measurable("protocol paper" if kind.of_paper else "labels_per_class")
+    for count in labels_per_class:
+        draw(subject.labels("probe"), count, seed=0)
 
 
 def _name_of_random_weights(subject: Subject) -> str:
@@ -116,7 +126,7 @@ def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, dev
         def make(split: str = split) -> Split:
             return extract(encoder, subject.data, split, device, kind.test_patches, SEED)
 
-        found[split] = stored(subject.path.with_name("features"), key, device, make)
+        found[split] = stored(subject.path.with_name("features"), key, make)
     return found
 
 
@@ -148,7 +158,8 @@ def _stem(subject: Subject, kind: Protocol, data_id: str | None) -> str:
 @torch.no_grad()
 def _spectral(module: MultiViewModule, features: Tensor) -> dict[str, float | None]:
     alpha = float(alpha_req(features))  # NaN, which JSON has no word for, where there are too few eigenvalues
-    return {"alpha": None if isnan(alpha) else alpha, "rankme": float(rankme(module.projector(features)))}
+    z = module.projector(spread_rows(features))  # whose layers are wide: only for the rows that count
+    return {"alpha": None if isnan(alpha) else alpha, "rankme": float(rankme(z))}
 
 
 def _pixels(images: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+import torch
+
 from msssl.evaluation.adam import (
     HIDDEN_DIM,
     PAPER_BATCH_SIZE,
@@ -12,7 +14,7 @@ from msssl.evaluation.adam import (
 )
 from msssl.evaluation.cross_validation import Folds
 from msssl.evaluation.features import Split
-from msssl.evaluation.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, WEIGHT_DECAYS, K, can_choose, training
+from msssl.evaluation.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, WEIGHT_DECAYS, K, can_choose
 from msssl.metrics import neighbours_taken
 
 PAPER_PATCHES = 16
@@ -112,7 +114,8 @@ def _neighbours(features: dict[str, Split]) -> str:
     if "val" in features:
         taken["val"] = neighbours_taken(features["probe"][1], K)
     if "test" in features:
-        taken["test"] = neighbours_taken(training(features)[1], K)
+        labels = torch.cat([features[split][1] for split in ("probe", "val") if split in features])
+        taken["test"] = neighbours_taken(labels, K)
     if set(taken.values()) == {K}:
         return f"k = {K}, T = {TEMPERATURE}"
     told = ", ".join(f"{k} on {split}" for split, k in taken.items())

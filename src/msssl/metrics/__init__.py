@@ -1,5 +1,6 @@
 """Measures of frozen features, as pure functions."""
 
+from msssl.metrics.blocks import blocks as blocks
 from msssl.metrics.interval import accuracy_interval as accuracy_interval
 from msssl.metrics.interval import mean_interval as mean_interval
 from msssl.metrics.knn import knn as knn
@@ -11,3 +12,4 @@ from msssl.metrics.spectrum import alpha_of as alpha_of
 from msssl.metrics.spectrum import alpha_req as alpha_req
 from msssl.metrics.spectrum import eigenspectrum as eigenspectrum
 from msssl.metrics.spectrum import rankme as rankme
+from msssl.metrics.spectrum import spread_rows as spread_rows

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 1024  # rows compared with the bank at a time
+from msssl.metrics.blocks import blocks
 
 
 @torch.no_grad()
@@ -37,7 +37,8 @@ def knn(
         shapes = ", ".join(str(tuple(each.shape)) for each in (features, bank, bank_labels))
         raise ValueError(f"features, bank and bank_labels are {shapes}: expected (N, F), (M, F) and (M,)")
     labelled = bank_labels >= 0
-    bank, bank_labels = bank[labelled], bank_labels[labelled]
+    if not labelled.all():  # else there is nothing to copy
+        bank, bank_labels = bank[labelled], bank_labels[labelled]
     if len(bank) == 0:
         raise ValueError("the bank has no labelled rows")
     similarity, nearest = neighbours(features, bank, neighbours_taken(bank_labels, k))
@@ -62,6 +63,7 @@ def neighbours(features: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     tensor([[0, 1]])
     """
     bank = F.normalize(bank, dim=1)
-    found = [(chunk @ bank.T).topk(k, dim=1) for chunk in F.normalize(features, dim=1).split(CHUNK)]
+    of_similarities = blocks(len(features), max(bank.shape))
+    found = [(F.normalize(features[block], dim=1) @ bank.T).topk(k, dim=1) for block in of_similarities]
     similarity, nearest = zip(*found, strict=True)
     return torch.cat(similarity), torch.cat(nearest)

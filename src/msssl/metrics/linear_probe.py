@@ -1,11 +1,12 @@
 """The offline linear probe: multinomial logistic regression, solved to its optimum."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msssl.metrics.blocks import blocks
 from msssl.progress import with_bar
 
 
@@ -30,7 +31,8 @@ def linear_probes(
     Minimises cross-entropy + weight_decay / 2 * ||W||^2 over features that are standardised by their own mean and
     standard deviation; the bias is free. The problem is strictly convex in W and starts from zero, so there is
     nothing to seed and no learning rate to tune. The strongest penalty is solved first, and each solution is where the
-    next one starts. The standardisation is folded into the returned layers.
+    next one starts. The standardisation is folded into the returned layers. Beside the features it takes the memory of
+    one float32 copy of them; everything else is computed from blocks of rows.
 
     Args:
         features: shape (N, F), floating point.
@@ -74,13 +76,30 @@ def _standardised(features: Tensor, labels: Tensor, num_classes: int) -> tuple[T
         raise ValueError(f"none of the {len(labels)} rows is labelled")
     if labels.max() >= num_classes:
         raise ValueError(f"label {int(labels.max())} is not below num_classes={num_classes}")
-    finite = features.isfinite().all(dim=1)
-    if not finite.all():
-        raise ValueError(f"{int((~finite).sum())} of {len(features)} rows of features are not finite")
-    raw, y = features[labelled].double(), labels[labelled].long()
-    mean = raw.mean(dim=0)  # in float32 the rounding of a constant feature's mean would be scaled up to weights
-    std = (raw.var(dim=0, correction=0) + 1e-12).sqrt()
-    return ((raw - mean) / std).float(), y, mean, std
+    features = features.detach()
+    of_all = blocks(*features.shape)
+    if broken := sum(int((~features[block].isfinite().all(dim=1)).sum()) for block in of_all):
+        raise ValueError(f"{broken} of {len(features)} rows of features are not finite")
+    rows, y = labelled.nonzero().squeeze(1), labels[labelled].long()
+    of_labelled = blocks(len(rows), features.shape[1])
+    # In float32 the rounding of a constant feature's mean would be scaled up to weights.
+    mean, variance = _mean_and_variance(features[rows[block]].double() for block in of_labelled)
+    std = (variance + 1e-12).sqrt()
+    x = torch.empty(len(rows), features.shape[1], device=features.device)
+    for block in of_labelled:
+        x[block] = features[rows[block]].double().sub_(mean).div_(std)
+    return x, y, mean, std
+
+
+def _mean_and_variance(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each column of all the blocks of rows together."""
+    n, mean, variance = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        n += len(part)
+        share, delta = len(part) / n, part.mean(dim=0) - mean
+        mean = mean + share * delta
+        variance = (1 - share) * (variance + share * delta.square()) + share * part.var(dim=0, correction=0)
+    return mean, variance
 
 
 def _minimise(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, weight_decay: float, max_iter: int) -> None:
@@ -93,11 +112,18 @@ def _minimise(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, weight_decay: 
         line_search_fn="strong_wolfe",
     )
 
+    of_logits = blocks(len(x), len(bias))
+
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(x, weight, bias), y) + weight_decay / 2 * weight.square().sum()
-        loss.backward()
-        return loss
+        total = x.new_zeros(())
+        for block in of_logits:
+            loss = F.cross_entropy(F.linear(x[block], weight, bias), y[block]) * (len(y[block]) / len(y))
+            loss.backward()
+            total += loss.detach()
+        penalty = weight_decay / 2 * weight.square().sum()
+        penalty.backward()
+        return total + penalty.detach()
 
     with torch.enable_grad():
         optimizer.step(closure)

@@ -27,7 +27,7 @@ def rankme(z: Tensor, epsilon: float = 1e-7) -> Tensor:
     >>> round(float(rankme(torch.eye(8))), 3)
     8.0
     """
-    values = _singular_values(_rows(z).double())
+    values = _singular_values(spread_rows(z).double())
     p = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny) + epsilon
     return torch.exp(-(p * p.log()).sum())
 
@@ -38,7 +38,7 @@ def eigenspectrum(features: Tensor) -> Tensor:
 
     Eigenvalues that are too small beside the largest for float64 to tell them from 0 are 0.
     """
-    x = _rows(features).double()
+    x = spread_rows(features).double()
     values = _gram_eigenvalues(x - x.mean(dim=0)) / max(1, len(x) - 1)
     return torch.where(values > _rounding(x) * values[0], values, 0.0)
 
@@ -61,7 +61,7 @@ def alpha_req(features: Tensor) -> Tensor:
 
     Source: Agrawal et al. 2022 (NeurIPS; alpha-ReQ); the weights are those of the code of Ghosh et al. 2024.
     """
-    x = _rows(features)
+    x = spread_rows(features)
     if x.device.type == "cpu" and x.dtype != torch.float64 and 1e-10 < x.abs().max() < 1e10:  # squares in range
         x32 = x.float()  # where everything takes half of the time
         values = _gram_eigenvalues(x32 - x32.mean(dim=0)).double()
@@ -110,7 +110,8 @@ def _rounding(x: Tensor) -> float:
     return max(x.shape) * torch.finfo(x.dtype).eps
 
 
-def _rows(z: Tensor) -> Tensor:
+def spread_rows(z: Tensor) -> Tensor:
+    """The rows of z (N, D) that spectra are computed from: 10,000, evenly spread, at most."""
     if z.ndim != 2 or min(z.shape) == 0:
         raise ValueError(f"features are {tuple(z.shape)}: expected (N, F)")
     if len(z) > MAX_ROWS:
