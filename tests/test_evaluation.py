@@ -320,7 +320,7 @@ def many(n, seed, dim=256):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks that are as small beside these features as they are beside those of ImageNet."""
-    monkeypatch.setattr(sys.modules["msssl.metrics.blocks"], "NUMBERS", 2**15)
+    monkeypatch.setattr(sys.modules["msssl.metrics.blocks"], "NUMBERS", 2**14)
     monkeypatch.setattr(adam, "HIDDEN_DIM", 16)
     monkeypatch.setattr(adam, "MIN_STEPS", 2)
     monkeypatch.setattr(heads, "DEFAULT_ROUNDS", 1)
@@ -340,19 +340,19 @@ def in_folds(x, y):
         lambda x, y: linear_probe(x, y.masked_fill(y == 2, -1), num_classes=3, weight_decay=1.0),
         in_folds,
         lambda x, y: mlp_probe((x, y), num_classes=3, rounds=1, val=(x, y)),
-        lambda x, y: knn(x[:500], x, y, num_classes=3, k=20),
+        lambda x, y: knn(x[:200], x, y, num_classes=3, k=20),
     ],
     ids=["linear", "linear, some without a label", "cross-validation", "MLP", "kNN"],
 )
 def test_a_head_takes_one_copy_of_the_features_at_most(small_blocks, fit):
-    x, y = many(8000, 0)
+    x, y = many(3000, 0)
     with LiveBytes() as live:
         fit(x, y)
     assert live.peak < 1.25 * x.nbytes
 
 
 def test_a_probe_takes_two_copies_of_an_encoders_features(small_blocks):
-    features = {"probe": many(8000, 0), "val": many(1000, 1), "test": many(1000, 2)}
+    features = {"probe": many(3000, 0), "val": many(400, 1), "test": many(400, 2)}
     with LiveBytes() as live:
         features = joined(features)
         n_bytes = live.now
