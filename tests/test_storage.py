@@ -1,5 +1,6 @@
 """Every storage shows the same images in the same order; caches survive kills, changes and company."""
 
+import gc
 import importlib.util
 import logging
 import multiprocessing
@@ -9,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -365,6 +367,29 @@ def test_auto_takes_the_first_that_fits_and_says_why(tmp_path, caplog, monkeypat
     assert "stream" in told
     assert f"nor on the disk of {tmp_path}/.msssl (8 kB free)" in told
     assert "stream, 7.68 kB of 8 x 8 pixels; as asked for" in chosen(tmp_path, caplog, Counted(), storage="stream")
+
+
+def test_all_sets_on_a_gpu_take_a_quarter_of_its_memory_together(tmp_path, caplog, monkeypatch):
+    def place(n, free, total=100_000):
+        monkeypatch.setattr(storage_module, "_free_and_total", lambda device: (free, total))
+        storage = storage_module.Storage("memory", str(tmp_path), parallel=False, skip=False, trainer=None)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="msssl"):
+            return storage.open(Counted(n), "images"), caplog.messages[-1]
+
+    monkeypatch.setattr(storage_module, "_ON_DEVICE", weakref.WeakSet())
+    train, told = place(80, free=90_000)  # 80 images of 192 bytes: 15.4 kB of the 25 kB
+    assert told == "storage of images: on cpu"
+    _, told = place(80, free=74_640)  # less than a quarter of what is free now
+    assert told == "storage of images: on the host; images may take 9.64 kB more on cpu"
+    val, told = place(40, free=74_640)
+    assert told == "storage of images: on cpu"
+    assert set(storage_module._ON_DEVICE) == {train, val}
+    assert "images may take 0 B more" in place(11, free=0)[1]  # other processes have the rest
+    assert "images may take 1.96 kB more" in place(11, free=66_960)[1]
+    del train
+    gc.collect()
+    assert place(80, free=82_320)[1] == "storage of images: on cpu"  # a set that is dropped leaves its room
 
 
 def test_arrays_are_cached_by_their_content(tmp_path):

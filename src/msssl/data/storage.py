@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from msssl.data.images import Decoded, UnreadableImageError, strings_of
 StorageKind = Literal["auto", "memory", "cached", "stream"]
 MEMORY_LIMIT = 8 << 30  # of `auto`, in bytes: what is decoded anew at each start
 SHARE = 0.25  # of the machine's or the GPU's memory that images may take
+_ON_DEVICE: weakref.WeakSet[Decoded] = weakref.WeakSet()  # data sets on a GPU, of all data modules of this process
 log = logging.getLogger(__name__)
 
 
@@ -28,9 +30,9 @@ class Storage:
     """Opens data sets, each once, in the storage that was asked for.
 
     Args:
-        kind: `memory` decodes once, to a tensor on the GPU where it takes no more than a quarter of it, else on the
-            host; `cached` maps a file that is kept between runs; `stream` reads and decodes each time; `auto` is the
-            first of these that fits. A data set whose pixels change is never kept.
+        kind: `memory` decodes once, to a tensor on the GPU as long as all data sets there take no more than a quarter
+            of its memory, else on the host; `cached` maps a file that is kept between runs; `stream` reads and decodes
+            each time; `auto` is the first of these that fits. A data set whose pixels change is never kept.
         cache_dir: folder of the caches.
         parallel: whether to decode on all cores.
         skip: whether unreadable images are left out.
@@ -147,10 +149,26 @@ class Storage:
             images[start:end], targets[start:end] = chunk.images, chunk.targets
             unreadable.update(chunk.unreadable)
             start = end
-        if self.device.type == "cuda" and images.nbytes <= SHARE * torch.cuda.mem_get_info(self.device)[0]:
-            log.info("storage of %s: on %s", name, self.device)
-            images, targets = images.to(self.device), targets.to(self.device)
-        return Decoded(images, targets, unreadable)
+        decoded = Decoded(images, targets, unreadable)
+        if (memory := _free_and_total(self.device)) is not None:
+            self._move_to_device(decoded, name, *memory)
+        return decoded
+
+    def _move_to_device(self, decoded: Decoded, name: str, free: int, total: int) -> None:
+        """Move a data set to the GPU if it fits into what the others have left of their share."""
+        others = sum(each.images.nbytes for each in _ON_DEVICE if each.images.device == self.device)
+        left = max(0, min(free, int(SHARE * total) - others))
+        if decoded.images.nbytes > left:
+            log.info("storage of %s: on the host; images may take %s more on %s", name, readable(left), self.device)
+            return
+        log.info("storage of %s: on %s", name, self.device)
+        decoded.images, decoded.targets = decoded.images.to(self.device), decoded.targets.to(self.device)
+        _ON_DEVICE.add(decoded)
+
+
+def _free_and_total(device: torch.device) -> tuple[int, int] | None:
+    """Bytes of memory that a GPU has free, and that it has; None for a CPU."""
+    return torch.cuda.mem_get_info(device) if device.type == "cuda" else None
 
 
 def _memory() -> int:
