@@ -1,12 +1,14 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-all docs docs-serve docs-test check format golden notebooks clean
+.PHONY: help demo bench test test-all test-oldest docs docs-serve docs-test check format golden notebooks clean
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS := .venv/.docs
-PYTEST := $(BIN)/pytest -n auto --dist loadfile
+OLDEST := torch==2.11.0 torchvision==0.26.0
+IN_PARALLEL := -n auto --dist loadfile
+PYTEST := $(BIN)/pytest $(IN_PARALLEL)
 
 help: ## Print this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || python3 -m venv .venv
@@ -15,6 +17,11 @@ $(READY): pyproject.toml
 
 $(DOCS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+.venv-oldest/.ready: pyproject.toml Makefile
+	test -x .venv-oldest/bin/python || python3 -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(OLDEST)
 	touch $@
 
 demo: $(READY) ## Pretrain on drawn shapes, then probe: about 4 minutes on 2 CPU cores
@@ -29,6 +36,9 @@ test: $(READY) ## Run the tests and doctests: about 6 minutes on 2 cores
 
 test-all: $(READY) ## Run the slow tests too
 	$(PYTEST) -m ''
+
+test-oldest: .venv-oldest/.ready ## Run all tests with the oldest PyTorch that is allowed, in .venv-oldest
+	.venv-oldest/bin/pytest $(IN_PARALLEL) -m ''
 
 docs: $(DOCS) ## Build the documentation into site/: a warning, or a dead link, is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -57,5 +67,5 @@ notebooks: $(READY) ## Run the notebooks in full and rewrite their outputs: abou
 	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
 	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
-clean: ## Remove the environment and what the tools left
-	rm -rf .venv dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+clean: ## Remove the environments and what the tools left
+	rm -rf .venv .venv-oldest dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

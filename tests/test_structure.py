@@ -1,3 +1,5 @@
+import re
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -22,3 +24,11 @@ def test_a_citation_is_of_this_version():
 
     citation = yaml.safe_load((SOURCE.parents[1] / "CITATION.cff").read_text())
     assert (citation["title"], citation["version"]) == ("msssl", __version__)
+
+
+def test_the_oldest_pytorch_that_is_tested_is_the_oldest_that_is_allowed():
+    root = SOURCE.parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    (allowed,) = (each.removeprefix("torch>=") for each in project["dependencies"] if each.startswith("torch>="))
+    (tested,) = re.findall(r"^OLDEST := torch==(\S+)", (root / "Makefile").read_text(), flags=re.MULTILINE)
+    assert tested == f"{allowed}.0"
