@@ -15,7 +15,8 @@ from conftest import NARROW, TINY_IMAGES
 from lightning.pytorch.callbacks import ProgressBar
 from PIL import Image
 
-from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, __version__
+from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, Shapes, __version__
+from msssl.checkpoint.files import NotWrittenError
 from msssl.cli import help
 from msssl.cli.arguments import expand
 from msssl.cli.epoch_lines import EpochLines
@@ -23,6 +24,7 @@ from msssl.cli.loggers import ShortEpochs
 from msssl.cli.parser import Parser
 from msssl.cli.run_folder import leave
 from msssl.cli.summary import print_summary
+from msssl.evaluation.inspect import inspect
 
 SHAPES = [
     "fit",
@@ -334,6 +336,24 @@ def test_inspect_draws_what_the_first_step_sees(msssl, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"seen.png"}
     assert msssl("fit", *args, "--trainer.max_steps=1")[0] == 0
     assert (tmp_path / "seen.png").read_bytes() == next(tmp_path.glob("runs/*/views.png")).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("file/seen.png", "file is not a directory"),
+        ("folder.png", "it is a folder"),
+        ("/proc/nope/seen.png", "No such file or directory"),
+    ],
+)
+def test_inspect_says_that_its_picture_cannot_be_written_before_it_reads_an_image(tmp_path, monkeypatch, out, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    data = Shapes(train_images=20, test_images=10, num_workers=0)
+    monkeypatch.setattr(data, "setup", lambda: pytest.fail("images were read"))
+    with pytest.raises(NotWrittenError, match=f"^{out} cannot be written: {reason}$"):
+        inspect(data, out)
 
 
 def test_inspect_of_unlabelled_images_and_of_several_sizes(msssl, tmp_path):

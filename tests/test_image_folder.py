@@ -381,7 +381,7 @@ def test_a_folder_of_photographs_is_a_training_set_without_labels(tmp_path, capl
         data = read(tmp_path / "photos")
     assert len(data.splits["train"]) == 2
     assert data.num_classes is None
-    assert "holds no folder train" in caplog.text
+    assert "photos holds no folder train, so that all of its images are one set, named train" in caplog.text
 
 
 def save(path, value=0):

@@ -1,13 +1,11 @@
 """The file that `msssl predict` writes."""
 
-import errno
 import json
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.checkpoint import read_head, whole, writing
+from msssl.checkpoint import check_file_writable, read_head, whole
 from msssl.distributed import gather_rows
 
 log = logging.getLogger(__name__)
@@ -70,12 +68,7 @@ class FeaturesWriter(BasePredictionWriter):
         if self.head is not None and self._head is None:
             width: Any = module.feature_dim
             self._head = read_head(self.head, width, ckpt_path)
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            with TemporaryFile(dir=self.path.parent):
-                pass
+        check_file_writable(self.path)
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

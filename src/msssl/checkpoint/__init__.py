@@ -3,6 +3,7 @@
 from msssl.checkpoint.checkpoint_io import WholeCheckpointIO as WholeCheckpointIO
 from msssl.checkpoint.files import LAST as LAST
 from msssl.checkpoint.files import NotWrittenError as NotWrittenError
+from msssl.checkpoint.files import check_file_writable as check_file_writable
 from msssl.checkpoint.files import check_writable as check_writable
 from msssl.checkpoint.files import find as find
 from msssl.checkpoint.files import read as read

@@ -1,5 +1,6 @@
 """Checkpoints on disk: found, read without running code from them, written whole or not at all."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -184,6 +185,16 @@ def check_writable(folder: Path) -> None:
     """Raise NotWrittenError, before the work, if no file can be made in a folder."""
     with writing(folder), TemporaryFile(dir=folder):
         pass
+
+
+def check_file_writable(path: Path) -> None:
+    """Raise NotWrittenError, before the work, if a file cannot be written; its folder is made."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with TemporaryFile(dir=path.parent):
+            pass
 
 
 @contextmanager

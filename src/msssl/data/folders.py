@@ -76,7 +76,7 @@ def _split_folders(data_dir: str) -> dict[Split, Path]:
         else:
             found[split] = entry
     if not found:
-        log.info("images: all of %s is for training, as it holds no folder train", data_dir)
+        log.info("images: %s holds no folder train, so that all of its images are one set, named train", data_dir)
         return {"train": Path(data_dir)}
     if "train" not in found:
         raise FileNotFoundError(f"{Path(data_dir, 'train')} is not a folder; {LAYOUT}")

@@ -10,7 +10,7 @@ from rich.table import Table
 from torchvision.utils import save_image
 
 from msssl.callbacks.view_grid import contact_sheet
-from msssl.checkpoint import whole
+from msssl.checkpoint import check_file_writable, whole
 from msssl.data import MultiViewDataModule
 from msssl.data.images import Images
 from msssl.data.splits import class_counts
@@ -35,11 +35,16 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
 
     Returns:
         What is wrong: images that cannot be read, unless `on_error` is `skip`, and images that are in two splits.
+
+    Raises:
+        NotWrittenError: the picture cannot be written; no image was read then.
+        ValueError: `out` does not name a picture.
     """
     picture = Path(out)
     kind = Image.registered_extensions().get(picture.suffix.lower())
     if kind is None:
         raise ValueError(f"out is {out}: expected the name of a picture, such as views.png")
+    check_file_writable(picture)
     given, data.on_error = data.on_error, "skip"
     data.prepare_data()
     data.setup()
