@@ -291,7 +291,7 @@ def test_the_card_says_what_the_backbone_is(trained, tmp_path):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("# msssl.BarlowTwins on Shapes\n")
-    assert "on Shapes, 50 images of 32 x 32 pixels\n  for 1 epochs (1 steps)." in card
+    assert "on Shapes, 50 images of 32 x 32 pixels\n  for 1 epoch (1 step)." in card
     assert "- 3 views of each image:\n  - `RandomResizedCrop(" in card
     steps = ["RandomResizedCrop", "RandomHorizontalFlip", "ColorJitter", "RandomChannelShuffle", "RandomInvert"]
     listed = [line[5:].partition("(")[0] for line in card.splitlines() if line.startswith("  - `")]
@@ -358,7 +358,7 @@ def test_a_checkpoint_of_the_python_api_is_exported_too(of_python, pixels, tmp_p
 
 def test_the_card_counts_the_epochs_of_the_python_api(of_python, tmp_path):
     exported(of_python, "timm", tmp_path / "out")
-    assert "for 1 epochs (1 steps)" in (tmp_path / "out" / "README.md").read_text()
+    assert "for 1 epoch (1 step)" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -795,7 +795,7 @@ def test_inspect_fails_where_a_split_leaks(msssl, image_folder):
     code, out, _ = inspect(msssl, image_folder)
     assert code == 1
     (line,) = [line for line in out.splitlines() if line.startswith("problem")]
-    assert "1 images of train are also in test" in line
+    assert "1 image of train is also in test" in line
     assert str(source) in line
     assert "copy.tiff" in line
 
@@ -807,7 +807,7 @@ def test_copies_within_train_are_a_note(msssl, image_folder):
             shutil.copy(image_folder / "train" / "dog" / "3.png", path)
     code, out, _ = inspect(msssl, image_folder, "--data.val_fraction=0.4")
     assert "problem" not in out
-    assert "images of train are also in val, which was held out of it" in " ".join(out.split())
+    assert "1 image of train is also in val, which was held out of it" in " ".join(out.split())
     assert code == 0
 
 

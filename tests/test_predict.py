@@ -182,7 +182,7 @@ def test_every_image_of_a_folder_without_splits(msssl, run, flat_folder):
     args = ["--data=msssl.ImageFolder", "--data.data_dir=flat", "--data.fraction=0.5", "--data.val_fraction=0.2"]
     code, _, err = msssl("predict", "--ckpt_path=run", *args)
     assert code == 0, err
-    assert "predict: all 30 images of ImageFolder in flat\n" in err
+    assert "predict: all of ImageFolder in flat, 30 images\n" in err
     written = read(run / "features.npz")
     assert written["path"].tolist() == [f"flat/{i:02}.png" for i in range(30)]
     assert written["label"].tolist() == [-1] * 30
@@ -209,7 +209,7 @@ def test_the_splits_of_a_folder(tmp_path, image_folder, caplog):
         "8 of the 32 images of ImageFolder in images: its test split",
         "6 of the 32 images of ImageFolder in images: its val split",
         "18 of the 32 images of ImageFolder in images: its train split",
-        "all 32 images of ImageFolder in images (24 of train, 8 of test)",
+        "all of ImageFolder in images, 32 images (24 of train, 8 of test)",
     ):
         assert f"predict: {line}" in caplog.messages
 
@@ -254,7 +254,7 @@ def test_unreadable_images_are_counted(tmp_path, flat_folder, caplog):
         (flat_folder / name).write_bytes(b"no image")
     data = ImageFolder(str(flat_folder), num_workers=0, on_error="skip")
     assert predicted(data) == [("train", i) for i in range(30) if i not in (3, 17)]
-    assert f"predict: all 28 images of ImageFolder in {flat_folder}; 2 more cannot be read" in caplog.messages
+    assert f"predict: all of ImageFolder in {flat_folder}, 28 images; 2 more cannot be read" in caplog.messages
     with pytest.raises(ValueError, match=r"03\.png cannot be read"):
         predicted(ImageFolder(str(flat_folder), num_workers=0))
 
@@ -582,5 +582,5 @@ def test_a_limit_on_the_batches_is_said(msssl, run):
     args = ["--data.batch_size=8", "--trainer.limit_predict_batches=1", "--split=all"]
     code, _, err = msssl("predict", "--ckpt_path=run", *args, *QUIET)
     assert code == 0, err
-    assert "53 of the 61 images are left out: limit_predict_batches" in err
+    assert "limit_predict_batches leaves out 53 of the 61 images" in err
     assert read(run / "features.npz")["dataset"].tolist() == ["train"] * 8

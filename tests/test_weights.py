@@ -81,7 +81,7 @@ def test_starting_weights_are_probed_and_trained_on(msssl, tmp_path):
     assert (run / "config.yaml").is_file()
     code, out, err = msssl("fit", "--ckpt_path", "last", "--trainer.max_steps=1")
     assert code == 0, err
-    assert "1 steps" in out
+    assert "1 step\n" in out
     assert "nothing" not in out
     assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 1
 

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from msssl.checkpoint import check_file_writable, read_head, whole
 from msssl.distributed import gather_rows
+from msssl.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +122,11 @@ class FeaturesWriter(BasePredictionWriter):
         n_images = len(features)
         names, counts = np.unique(columns["dataset"], return_counts=True)
         of_each = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True))
-        what = f"{'features' if self._head is None else 'classes'} of {n_images} images"
+        what = f"{'features' if self._head is None else 'classes'} of {counted(n_images, 'image')}"
         what += f" ({of_each})" if len(names) > 1 else ""
         log.info("%s: %s%s", what, self.path, ", in place of an earlier file" if replaced else "")
         if n_images < asked_for:
-            log.warning("%d of the %d images are left out: limit_predict_batches", asked_for - n_images, asked_for)
+            log.warning("limit_predict_batches leaves out %d of the %d images", asked_for - n_images, asked_for)
         if broken := int((~features.isfinite()).any(dim=1).sum()):
             log.warning("features of %d of %d images are not finite: is the run diverged?", broken, n_images)
         shapes = ", ".join(f"{name} {value.shape}" for name, value in columns.items() if value.ndim > 1)

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from msssl.checkpoint import WholeCheckpointIO, writing
 from msssl.distributed import BackgroundMaximum
+from msssl.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._save_unless_saved(trainer)
         received = signal.Signals(self._received or signal.SIGTERM)
         if trainer.is_global_zero:
-            log.warning("stopped by %s after %d steps", received.name, trainer.global_step)
+            log.warning("stopped by %s after %s", received.name, counted(trainer.global_step, "step"))
         exception.code = 128 + received
         if received == self._requeue_signal and trainer.is_global_zero:
             _requeue()

@@ -10,6 +10,8 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from rich.console import Console
 from torch import nn
 
+from msssl.wording import counted
+
 log = logging.getLogger(__name__)
 
 
@@ -22,7 +24,7 @@ def log_start(trainer: Trainer, module: LightningModule, datamodule: LightningDa
     batch = getattr(datamodule, "batch_size", 0)
     views = getattr(getattr(datamodule, "views", None), "n_views", "?")
     images = f"{batch * trainer.world_size} images ({batch} on each of {trainer.world_size} devices)"
-    log.info("global batch: %s, %s views each", images if trainer.world_size > 1 else f"{batch} images", views)
+    log.info("global batch: %s, %s views each", images if trainer.world_size > 1 else counted(batch, "image"), views)
 
 
 def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> None:
@@ -33,7 +35,7 @@ def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> 
         run_dir: the run's folder.
         steps_before: that the checkpoint had taken from which the run went on.
     """
-    lines = {"run": f"{run_dir}: {trainer.current_epoch} epochs, {trainer.global_step} steps"}
+    lines = {"run": f"{run_dir}: {counted(trainer.current_epoch, 'epoch')}, {counted(trainer.global_step, 'step')}"}
     if trainer.global_step == (steps_before or 0):
         name = _limit(trainer)
         if steps_before:

@@ -27,6 +27,7 @@ from msssl.data.statistics import mean_and_std
 from msssl.data.storage import Storage, StorageKind
 from msssl.distributed import rank_and_world_size
 from msssl.views import MultiView, Preprocess
+from msssl.wording import counted
 
 PredictSplit = Literal["test", "val", "train", "all"]
 log = logging.getLogger(__name__)
@@ -260,7 +261,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             raise ValueError(f"{where} has no {split} images that can be read")
         if split == "all":
             of_each = ", ".join(f"{len(images)} of {images.name}" for images in sets)
-            which = f"all {n_images} images of {where}" + (f" ({of_each})" if len(sets) > 1 else "")
+            which = f"all of {where}, {counted(n_images, 'image')}" + (f" ({of_each})" if len(sets) > 1 else "")
         else:
             total = sum(len(dataset) for dataset in self.datasets.values())  # type: ignore[arg-type,misc]  # they have one
             which = f"{n_images} of the {total} images of {where}: its {split} split"

@@ -9,6 +9,7 @@ from msssl.data.files import shown
 from msssl.data.manifest import Row, composed
 from msssl.data.splits import SPLITS, Split, split_of
 from msssl.data.walk import describe, extension_of, images_among, is_ignored, is_run, list_images
+from msssl.wording import counted
 
 LAYOUT = "ImageFolder reads DATA_DIR/train/<class>/* or DATA_DIR/train/*"
 log = logging.getLogger(__name__)
@@ -130,7 +131,9 @@ def _group(path: str, folder: Path, level: int | None) -> str:
         return ""
     folders = Path(path).relative_to(folder).parts[:-1]
     if len(folders) < level:
-        raise ValueError(f"group_level is {level}, but {shown(path)} is only {len(folders)} folders below {folder}")
+        raise ValueError(
+            f"group_level is {level}, but {shown(path)} is only {counted(len(folders), 'folder')} below {folder}"
+        )
     return composed(folders[level - 1])
 
 
@@ -139,16 +142,15 @@ def _log_other_places(folder: Path, rows: list[Row], group_level: int | None) ->
     if not any(row.label for row in rows):
         return
     if beside := images_among(entry.name for entry in folder.iterdir()):
-        log.warning(
-            "%s: %d images beside the class folders are not read, such as %s", folder, len(beside), shown(beside[0])
-        )
+        what = counted(len(beside), "image beside the class folders is", "images beside the class folders are")
+        log.warning("%s: %s not read, such as %s", folder, what, shown(beside[0]))
     depth = len(folder.parts) + 2
     nested = [row.path for row in rows if row.path.count(os.sep) >= depth]
     if nested and group_level is None:
         log.info(
-            "%s: %d images are in folders below a class folder, and of its class, such as %s (if the folders are no "
+            "%s: %s in folders below a class folder, and of its class, such as %s (if the folders are no "
             "classes: labels: none; if they are of one patient or the like: group_level)",
-            *(folder, len(nested), shown(nested[0])),
+            *(folder, counted(len(nested), "image is", "images are"), shown(nested[0])),
         )
 
 

@@ -12,6 +12,7 @@ from msssl.data.beton_file import BetonBatches, BetonFile
 from msssl.data.decode import usable_cores
 from msssl.data.images import Decoded, Images, Rows
 from msssl.seeding import derive_seed
+from msssl.wording import counted
 
 Batches = DataLoader[dict[str, Tensor]] | BetonBatches
 
@@ -58,7 +59,7 @@ class TrainLoader:
         if len(images) < batch_size * world_size:
             devices = f" on each of {world_size} devices" if world_size > 1 else ""
             raise ValueError(
-                f"batch_size is {batch_size}{devices}, but {images.name} has {len(images)} images: lower it"
+                f"batch_size is {batch_size}{devices}, but {images.name} has {counted(len(images), 'image')}: lower it"
             )
         if isinstance(images.dataset, BetonFile) and images.dataset.quasi_random and world_size > 1:
             raise ValueError("order: quasi_random is for one device; the exact order is for any number")
@@ -150,7 +151,8 @@ class EvaluationLoader:
         per_rank = -(-len(images) // world_size)
         n_batches = -(-per_rank // batch_size)
         if len(images) // world_size < n_batches:
-            raise ValueError(f"{images.name} has {len(images)} images for {world_size} devices: too few to share")
+            has = counted(len(images), "image")
+            raise ValueError(f"{images.name} has {has} for {world_size} devices: too few to share")
         self.images = images
         rows = torch.arange(rank, len(images), world_size)
         self._loader = batches_of(images, Rows(rows.tensor_split(n_batches)), num_workers)

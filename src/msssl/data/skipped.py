@@ -13,6 +13,7 @@ from msssl.data.decode import check
 from msssl.data.images import Decoded
 from msssl.data.storage import Storage
 from msssl.distributed import gather_objects
+from msssl.wording import counted
 
 FILE = "skipped.csv"
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def find_skipped(
         skipped[name] = dict(sorted((index, reason) for share in shares for index, reason in share.items()))
     for name, found in skipped.items():
         if found and rank == 0:
-            log.warning("%d images of %s are skipped, such as: %s", len(found), name, next(iter(found.values())))
+            what = counted(len(found), f"image of {name} is", f"images of {name} are")
+            log.warning("%s skipped, such as: %s", what, next(iter(found.values())))
     if storage.folder is not None and any(skipped.values()):
         _write(skipped, storage.folder / FILE)
     return skipped

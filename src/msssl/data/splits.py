@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msssl.data.images import Images, labels_or_minus_one, strings_of
+from msssl.wording import counted
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -153,7 +154,8 @@ def _log_held_out(fraction: float, held_out: Tensor, n_images: int, groups: Sequ
         )
     elif groups is not None:
         n_groups = len({groups[row] for row in held_out.tolist()})
-        log.info("held out for validation: %d of %d groups, with %d images", n_groups, len(set(groups)), len(held_out))
+        images = counted(len(held_out), "image")
+        log.info("held out for validation: %d of %d groups, with %s", n_groups, len(set(groups)), images)
 
 
 def class_counts(images: Images) -> Tensor:

@@ -15,6 +15,7 @@ from msssl.data.datamodule import MultiViewDataModule
 from msssl.data.decode import image_size, usable_cores
 from msssl.data.fixed import why_not_fixed
 from msssl.data.images import UnreadableImageError, labels_of, read, strings_of
+from msssl.wording import counted
 
 PAGE = 1 << 23  # bytes, FFCV's own default
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def write_beton(
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-        log.info("%s: %d images, %.3g MB", path, len(images), path.stat().st_size / 1e6)
+        log.info("%s: %s, %.3g MB", path, counted(len(images), "image"), path.stat().st_size / 1e6)
 
 
 def _files(data: MultiViewDataModule) -> dict[str, tuple[Dataset[Any], list[int]]]:

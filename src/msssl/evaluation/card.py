@@ -9,6 +9,7 @@ from msssl.data import MultiViewDataModule
 from msssl.evaluation.preparation import code, description, normalization
 from msssl.evaluation.subject import data_state, epochs_of
 from msssl.views import Preprocess
+from msssl.wording import counted
 
 ROWS = {
     "test_top1": "test top-1",
@@ -44,7 +45,7 @@ def model_card(
     return f"""# {method} on {data}
 
 - Pretrained without labels on {data}{n_images} of {size[0]} x {size[1]} pixels
-  for {epochs_of(checkpoint)} epochs ({checkpoint["global_step"]:,} steps).
+  for {counted(epochs_of(checkpoint), "epoch")} ({counted(checkpoint["global_step"], "step")}).
 - {preprocess.n_views} views of each image:
 {steps}
 - Input: RGB, float32, (N, 3, {height}, {width}), {normalization(preprocess)}; how an image is prepared stands below.

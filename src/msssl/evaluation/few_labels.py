@@ -10,6 +10,7 @@ from msssl.evaluation.adam import top1
 from msssl.evaluation.features import Split
 from msssl.evaluation.heads import DEFAULT, TEMPERATURE, K
 from msssl.metrics import knn, linear_probe, mean_interval, neighbours_taken
+from msssl.wording import counted
 
 N_SEEDS = 5
 
@@ -64,7 +65,8 @@ def draw(labels: Tensor, count: int, seed: int) -> Tensor:
     for label in labels[labels >= 0].unique().tolist():
         rows = (labels == label).nonzero().flatten().cpu()
         if len(rows) < count:
-            raise ValueError(f"labels_per_class is {count}, but class {label} has {len(rows)} training images")
+            there = counted(len(rows), "training image")
+            raise ValueError(f"labels_per_class is {count}, but class {label} has {there}")
         chosen.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
     return torch.cat(chosen).sort().values
 

@@ -16,6 +16,7 @@ from msssl.data.images import Images
 from msssl.data.splits import class_counts
 from msssl.data.statistics import N_IMAGES, mean_and_std
 from msssl.progress import with_bar
+from msssl.wording import counted
 
 N_ROWS = 8  # of the picture
 N_LISTED = 10  # unreadable images
@@ -92,7 +93,7 @@ def _counts(images: Images) -> tuple[str, str, str, str]:
 def _unreadable(data: MultiViewDataModule) -> list[str]:
     reasons = [f"{name}: {reason}" for name, found in data.skipped.items() for reason in found.values()]
     if len(reasons) > N_LISTED:
-        return [*reasons[:N_LISTED], f"{len(reasons) - N_LISTED} more images cannot be read"]
+        return [*reasons[:N_LISTED], f"{counted(len(reasons) - N_LISTED, 'more image')} cannot be read"]
     return reasons
 
 
@@ -115,7 +116,7 @@ def _duplicates(data: MultiViewDataModule) -> tuple[list[str], list[str]]:
     leaks, copies = [], []
     for (one, of_one), (other, of_other) in combinations(seen.items(), 2):
         if both := sorted(of_one.keys() & of_other.keys(), key=of_one.__getitem__):
-            line = f"{len(both)} images of {one} are also in {other}"
+            line = f"{counted(len(both), f'image of {one} is', f'images of {one} are')} also in {other}"
             such = f"such as {of_one[both[0]]} and {of_other[both[0]]}"
             if {one, other} == {"train", "val"} and held_out:
                 copies.append(f"{line}, which was held out of it, {such}: without such copies choices are safer")
