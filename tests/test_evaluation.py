@@ -341,8 +341,9 @@ def in_folds(x, y):
         in_folds,
         lambda x, y: mlp_probe((x, y), num_classes=3, rounds=1, val=(x, y)),
         lambda x, y: knn(x[:200], x, y, num_classes=3, k=20),
+        lambda x, y: knn(x[:200], x, y.clone().index_fill(0, torch.arange(9), -1), num_classes=3, k=20),
     ],
-    ids=["linear", "linear, some without a label", "cross-validation", "MLP", "kNN"],
+    ids=["linear", "linear, some without a label", "cross-validation", "MLP", "kNN", "kNN, some without a label"],
 )
 def test_a_head_takes_one_copy_of_the_features_at_most(small_blocks, fit):
     x, y = many(3000, 0)

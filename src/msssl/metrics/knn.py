@@ -37,11 +37,14 @@ def knn(
         shapes = ", ".join(str(tuple(each.shape)) for each in (features, bank, bank_labels))
         raise ValueError(f"features, bank and bank_labels are {shapes}: expected (N, F), (M, F) and (M,)")
     labelled = bank_labels >= 0
-    if not labelled.all():  # else there is nothing to copy
-        bank, bank_labels = bank[labelled], bank_labels[labelled]
-    if len(bank) == 0:
+    if not labelled.any():
         raise ValueError("the bank has no labelled rows")
-    similarity, nearest = neighbours(features, bank, neighbours_taken(bank_labels, k))
+    if labelled.all():
+        bank = F.normalize(bank, dim=1)
+    else:  # into the copy that is made anyway
+        bank, bank_labels = bank[labelled], bank_labels[labelled]
+        F.normalize(bank, dim=1, out=bank)
+    similarity, nearest = _neighbours(features, bank, neighbours_taken(bank_labels, k))
     votes = torch.softmax(similarity / temperature, dim=1)  # exp, normalised without overflow
     return votes.new_zeros(len(features), num_classes).scatter_add_(1, bank_labels[nearest], votes)
 
@@ -62,7 +65,11 @@ def neighbours(features: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     >>> neighbours(torch.tensor([[2.0, 1.0]]), torch.eye(2), k=2)[1]
     tensor([[0, 1]])
     """
-    bank = F.normalize(bank, dim=1)
+    return _neighbours(features, F.normalize(bank, dim=1), k)
+
+
+def _neighbours(features: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`neighbours` in a bank whose rows have length 1."""
     of_similarities = blocks(len(features), max(bank.shape))
     found = [(F.normalize(features[block], dim=1) @ bank.T).topk(k, dim=1) for block in of_similarities]
     similarity, nearest = zip(*found, strict=True)
