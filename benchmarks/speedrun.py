@@ -44,6 +44,7 @@ def main(
     seeds: Sequence[int] = (0,),
     device: str = "cuda",
     flags: Sequence[str] = (),
+    n_steps: int | None = None,
     root: str = "runs/speedrun",
     out: str = "benchmarks/results/speedrun",
 ) -> None:
@@ -56,6 +57,7 @@ def main(
         seeds: one run for each.
         device: cuda or cpu.
         flags: more flags of `msssl fit`.
+        n_steps: of each run, instead of as many as the minutes have time for; nothing is measured before then.
         root: folder of the runs.
         out: of the files, without device and ending.
     """
@@ -63,18 +65,22 @@ def main(
     folder = ["--data=msssl.ImageFolder", f"--data.data_dir={Path(data).resolve()}", "--data.image_size=32"]
     fit = [f"--config={fit_config}", *folder, f"--trainer.accelerator={accelerator}", *flags]
     fit += ["--trainer.limit_val_batches=0"]  # nothing is chosen in a run
-    first, fixed, step = measure(fit, device, 60 * minutes * MEASURED)
-    n_steps = max(1, int((60 * minutes * SLACK - fixed) / step))
-    print(  # noqa: T201
-        f"first run, with compilation: {first:.0f} s; start and end of a run: {fixed:.0f} s; "
-        f"a step: {1e3 * step:.1f} ms; so {n_steps} steps",
-        flush=True,
-    )
+    if n_steps is None:
+        first, fixed, step = measure(fit, device, 60 * minutes * MEASURED)
+        n_steps = max(1, int((60 * minutes * SLACK - fixed) / step))
+        print(  # noqa: T201
+            f"first run, with compilation: {first:.0f} s; start and end of a run: {fixed:.0f} s; "
+            f"a step: {1e3 * step:.1f} ms; so {n_steps} steps",
+            flush=True,
+        )
+        compilation = f"; a first run with compilation took {first:.0f} s and is not counted"
+    else:
+        compilation = "; compilation may be part of it"
     settings = " ".join([fit_config, *flags, f"for {minutes:g} minutes"])
     for seed in seeds:
         row = {"seed": seed, **run([*fit, *steps(n_steps), f"--seed_everything={seed}"], Path(root), device)}
         print(f"seed {seed}: {row['linear']:.4f} in {row['minutes']:.2f} minutes", flush=True)  # noqa: T201
-        write(row, settings, first, device, out)
+        write(row, settings, compilation, device, out)
 
 
 def steps(n_steps: int) -> list[str]:
@@ -146,7 +152,7 @@ def seconds_now(of_processor: bool) -> float:
     return (used.ru_utime + used.ru_stime) / CORES
 
 
-def write(row: dict[str, Any], settings: str, first: float, device: str, out: str) -> None:
+def write(row: dict[str, Any], settings: str, compilation: str, device: str, out: str) -> None:
     """The table, in markdown, and all numbers as JSON; seeds that were written there with these settings stay."""
     path = Path(f"{out}-{device}.json")
     before = json.loads(path.read_text()) if path.is_file() else {}
@@ -163,8 +169,8 @@ def write(row: dict[str, Any], settings: str, first: float, device: str, out: st
     clock = f", in processor time of {CORES} cores" if device == "cpu" else ""
     about = (
         f"Mean {mean:.4f}{interval}. `{settings}`; {machine(device, 1)}; torch {torch.__version__}; {date.today()}; "
-        f"`benchmarks/speedrun.py`. The clock is that of the whole `msssl fit`{clock}; a first run with compilation "
-        f"took {first:.0f} s and is not counted. {row['n']:,} test images, copy {row['data']}: {row['protocol']}."
+        f"`benchmarks/speedrun.py`. The clock is that of the whole `msssl fit`{clock}{compilation}. "
+        f"{row['n']:,} test images, copy {row['data']}: {row['protocol']}."
     )
     print(*lines, "", about, sep="\n")  # noqa: T201
     path.parent.mkdir(parents=True, exist_ok=True)
