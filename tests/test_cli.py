@@ -50,6 +50,7 @@ OVERLAYS = {
 BASES = {"multicrop.yaml": "demo.yaml"}  # its views are larger than CIFAR's images
 STAND_INS = {
     "cifar.yaml": "cifar10_folder",
+    "speedrun.yaml": "cifar10_folder",
     "cifar100.yaml": "cifar100_folder",
     "stl10.yaml": "stl10_folder",
     "imagefolder.yaml": "image_folder",
