@@ -567,7 +567,11 @@ BAD_SETS = [
     Case("one image", lambda root: flat(root, "train", 1), ("batch_size is 2", "1 image")),
     Case("two folders of a split", two_validation_folders, ("{root}/val ", "{root}/Validation", "both")),
     Case("images of another kind", of_another_kind, ("{root}/train holds no images, but 3 .dcm, 1 without",)),
-    Case("group_level: too deep", with_arguments(group_level=2), ("group_level is 2", "train/ape/0.png", "1 folder below")),
+    Case(
+        "group_level: too deep",
+        with_arguments(group_level=2),
+        ("group_level is 2", "train/ape/0.png", "1 folder below"),
+    ),
     Case("group_level: in two splits", with_arguments(group_level=1), ("'ape'", "{root}/train/ape", "{root}/val/ape")),
     Case("no images", no_images, ("{root}/train holds no images",)),
     Case("no data_dir", lambda root: {"data_dir": f"{root}/gone"}, ("{root}/gone",)),
