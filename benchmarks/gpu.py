@@ -211,13 +211,16 @@ def brief(call: Call) -> list[str]:
     return ["--smoke=true"] if call.smoke else []
 
 
-def step(*flags: str, name: str, seconds: float = 45.0, whole: bool = False) -> Stage:
-    """A step of the recipe with some flags, by `step.py`; `whole`: with all of its parts."""
+def step(flag: str = "", *, name: str, seconds: float = 45.0, whole: bool = False, small_flag: str = "") -> Stage:
+    """A step of the recipe with a flag, by `step.py`; `whole`: with all of its parts; `small_flag`: in miniature."""
 
     def command(call: Call) -> list[str]:
         measured = "1" if call.smoke else "6"
         out = f"--out={call.out / name}"
-        return call.script("step.py", *call.fit(*flags), f"--device={call.device}", f"--seconds={measured}", out)
+        given = (small_flag or flag) if call.smoke else flag
+        return call.script(
+            "step.py", *call.fit(*filter(None, [given])), f"--device={call.device}", f"--seconds={measured}", out
+        )
 
     def rows(call: Call) -> Rows:
         found = load(call, name)
@@ -348,7 +351,9 @@ STAGES = {
     "boundary": Stage(60, boundary_command, boundary_rows),
     "step-k2": step("--data.views.n_views=2", name="step-k2"),
     "step-k8": step("--data.views.n_views=8", name="step-k8"),
-    "step-resnet50": step("--model.backbone=resnet50", name="step-resnet50", seconds=75),
+    "step-resnet50": step(
+        "--model.backbone=resnet50", name="step-resnet50", seconds=75, small_flag="--model.backbone.depth=50"
+    ),
     "switches": Stage(200, switches_command, switches_rows),
     "beside": Stage(90, beside_command, beside_rows),
     "memory": Stage(60, memory_command, memory_rows),
