@@ -63,16 +63,7 @@ def main(
         for K in sorted(n_views):
             fraction = min(n_views) / K if share else 1.0
             fewer = ["--data.fraction", str(fraction)] if share else fewer_epochs(epochs, K, n_views)
-            args = [
-                "--config",
-                fit_config,
-                *flags,
-                "--data.views.n_views",
-                str(K),
-                "--seed_everything",
-                str(seed),
-                *fewer,
-            ]
+            args = [f"--config={fit_config}", *flags, f"--data.views.n_views={K}", f"--seed_everything={seed}", *fewer]
             folder = trained(args, Path(root), f"{Path(fit_config).stem}-K{K}-seed{seed}")
             runs.append({"K": K, "seed": seed, "fraction": fraction, **read(folder, reach)})
             epochs = epochs or runs[-1]["epochs"]

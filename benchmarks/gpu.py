@@ -26,6 +26,7 @@ from typing import Any
 BENCHMARKS = Path(__file__).parent
 RESERVE = 3.0  # seconds that are kept for writing the last results
 MAX_ROWS = 40
+FIT_CONFIG = "cifar.yaml"
 SMALL = [  # flags that make a network and a batch small enough for a CPU
     "--model.backbone.class_path=msssl.ResNet",
     "--model.backbone.width=4",
@@ -49,9 +50,13 @@ class Call:
 
     def fit(self, *flags: str) -> list[str]:
         """Flags of `msssl fit` for the shipped recipe of CIFAR-10 on the images of the folder."""
+        return [f"--config={FIT_CONFIG}", *self.beside_config(*flags)]
+
+    def beside_config(self, *flags: str) -> list[str]:
+        """Those of `fit` without the config, for benchmarks that take it by an option of its own."""
         images = ["--data=msssl.ImageFolder", f"--data.data_dir={self.data}", "--data.image_size=32"]
         accelerator = f"--trainer.accelerator={'gpu' if self.device == 'cuda' else self.device}"
-        return ["--config=cifar.yaml", *images, *(SMALL if self.smoke else []), accelerator, *flags]
+        return [*images, *(SMALL if self.smoke else []), accelerator, *flags]
 
     def script(self, name: str, *flags: str) -> list[str]:
         """Command line of one of the other benchmarks."""
@@ -281,9 +286,9 @@ def run_rows(call: Call) -> Rows:
 def switches_command(call: Call) -> list[str]:
     """One switch of the fast path after the other."""
     few = ["--seconds=0.5", '--switches=["eager, 32 bit"]'] if call.smoke else ["--seconds=3"]
-    more = json.dumps(call.fit())
+    given = [f"--fit_config={FIT_CONFIG}", f"--flags={json.dumps(call.beside_config())}"]
     out = f"--out={call.out / 'switches'}"
-    return call.script("fast_path.py", f"--flags={more}", f"--device={call.device}", "--repeats=1", *few, out)
+    return call.script("fast_path.py", *given, f"--device={call.device}", "--repeats=1", *few, out)
 
 
 def switches_rows(call: Call) -> Rows:
@@ -323,8 +328,8 @@ def memory_rows(call: Call) -> Rows:
 def views_command(call: Call) -> list[str]:
     """Runs with 2, 4 and 8 views of all images that see equally many views."""
     epochs = ["--trainer.max_epochs=4", "--data.fraction=0.2"] if call.smoke else ["--trainer.max_epochs=16"]
-    flags = json.dumps(call.fit(*epochs)[1:])
-    given = ["--fit_config=cifar.yaml", "--share=false", f"--flags={flags}", f"--root={call.out / 'runs'}"]
+    flags = json.dumps(call.beside_config(*epochs))
+    given = [f"--fit_config={FIT_CONFIG}", "--share=false", f"--flags={flags}", f"--root={call.out / 'runs'}"]
     given += ["--n_views=[2]"] if call.smoke else []
     return call.script("accuracy.py", *given, f"--out={call.out / 'views'}")
 
