@@ -20,7 +20,7 @@ from msssl.evaluation.picture import draw_report, nearest_images
 from msssl.evaluation.protocol import Protocol
 from msssl.evaluation.subject import Subject, open_subject
 from msssl.evaluation.table import print_report
-from msssl.metrics import alpha_req, eigenspectrum, rankme, spread_rows
+from msssl.metrics import alpha_of, eigenspectrum, rankme, spread_rows
 from msssl.modules import MultiViewModule
 
 PIXEL_SIZE = 32
@@ -76,8 +76,9 @@ def probe(
         measured, head = fit(features, subject.num_classes)
         row = {"features": name, "dim": features["probe"][0].shape[1], **measured}
         if isinstance(encoder, MultiViewModule):
-            row |= _spectral(encoder, features["probe"][0])
-            spectra["pretrained" if name == PRETRAINED else "random weights"] = eigenspectrum(features["probe"][0])
+            spectrum = eigenspectrum(features["probe"][0])
+            row |= _spectral(encoder, features["probe"][0], spectrum)
+            spectra["pretrained" if name == PRETRAINED else "random weights"] = spectrum
         if labels_per_class:
             row["few_labels"] = evaluate_few_labels(features, subject.num_classes, labels_per_class)
         rows.insert(0, row)
@@ -156,8 +157,8 @@ def _stem(subject: Subject, kind: Protocol, data_id: str | None) -> str:
 
 
 @torch.no_grad()
-def _spectral(module: MultiViewModule, features: Tensor) -> dict[str, float | None]:
-    alpha = float(alpha_req(features))  # NaN, which JSON has no word for, where there are too few eigenvalues
+def _spectral(module: MultiViewModule, features: Tensor, spectrum: Tensor) -> dict[str, float | None]:
+    alpha = float(alpha_of(spectrum))  # NaN, which JSON has no word for, where there are too few eigenvalues
     z = module.projector(spread_rows(features))  # whose layers are wide: only for the rows that count
     return {"alpha": None if isnan(alpha) else alpha, "rankme": float(rankme(z))}
 
