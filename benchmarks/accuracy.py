@@ -26,7 +26,7 @@ from jsonargparse import auto_cli
 from machine import machine
 from matplotlib.figure import Figure
 
-from msssl.evaluation.over_seeds import ACCURACY, over_seeds
+from msssl.evaluation.compare.over_seeds import ACCURACY, over_seeds
 from msssl.studies.measures import ONLINE, curve_of
 
 PATCHES = 16

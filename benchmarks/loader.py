@@ -34,11 +34,11 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.transforms import v2
 
 from msssl.data import ImageFolder
-from msssl.data.decode import usable_cores
-from msssl.data.images import Decoded, Images
 from msssl.data.loaders import TrainLoader
-from msssl.data.storage import StorageKind
-from msssl.data.walk import list_images
+from msssl.data.pixels.decode import usable_cores
+from msssl.data.pixels.images import Decoded, Images
+from msssl.data.pixels.storage import StorageKind
+from msssl.data.sets.walk import list_images
 
 try:
     import ffcv

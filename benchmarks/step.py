@@ -33,7 +33,7 @@ from torch.utils.flop_counter import flop_registry
 
 from msssl import MultiViewDataModule, MultiViewModule
 from msssl.cli.arguments import expand
-from msssl.modules.recompute import features_of
+from msssl.methods.encoder import features_of
 
 KNOBS = {
     "data": "data.storage memory, or more data.num_workers",

@@ -170,7 +170,8 @@ def arm(what, which):
 
 
 def child(folder, args, what, which, environment):
-    from msssl.cli import main, run_folder
+    from msssl.cli import main
+    from msssl.run import run_folder
 
     torch.set_num_threads(1)  # makes the pool that a fork leaves behind again, before threads race to do so
     os.chdir(folder)

@@ -23,11 +23,11 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from msssl import ImageFolder, MultiView, MultiViewDataModule
-from msssl.checkpoint import NotWrittenError, whole, write_text
 from msssl.cli.errors import failure, user_message
-from msssl.cli.run_folder import new_run_folder
-from msssl.data.files import is_of_the_machine
-from msssl.data.images import ReadFailedError
+from msssl.data.pixels.files import is_of_the_machine
+from msssl.data.pixels.images import ReadFailedError
+from msssl.run.files import NotWrittenError, atomic_write, write_text
+from msssl.run.run_folder import new_run_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 STORAGES = ("memory", "cached", "stream")
@@ -827,7 +827,7 @@ def test_a_result_that_cannot_be_written_is_one_line(place, tmp_path):
 
 
 def write_half_of(path):
-    with whole(path) as growing:
+    with atomic_write(path) as growing:
         growing.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` does, which does not know the name
 

@@ -16,9 +16,11 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, OnlineProbe
-from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineKNN, Pace, ViewGrid, pace
+from msssl.callbacks import BestCheckpoint, FeaturesWriter, OnlineKNN, ViewGrid
 from msssl.callbacks.view_grid import add_caption, contact_sheet, draw_views
-from msssl.cli.last_validation import LastValidation
+from msssl.run import pace
+from msssl.run.last_validation import LastValidation
+from msssl.run.pace import Pace
 
 COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]], dtype=torch.uint8)
 

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from torch.utils.data import DataLoader
 
 import msssl
 from msssl import MultiViewDataModule, MultiViewModule
-from msssl.checkpoint import MissingArgumentsError, find, read
 from msssl.cli.arguments import expand
 from msssl.evaluation.subject import data_of, preprocess_of
 from msssl.recorded import build, describe
+from msssl.run.files import read
+from msssl.run.find import find
+from msssl.run.reloadable import MissingArgumentsError
 from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, Preprocess, RandomResizedCropFlip
 
 CLI = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "_class_path": "msssl.BarlowTwins", "proj_dim": 8}
@@ -226,7 +229,7 @@ def test_a_subclass_or_a_changed_object_is_not_taken_for_what_it_was():
             describe(made)
 
 
-@pytest.mark.parametrize("path", ["os.system", "msssl.BarlowTwins", "msssl.checkpoint.read", "msssl.views.Preprocess"])
+@pytest.mark.parametrize("path", ["os.system", "msssl.BarlowTwins", "msssl.run.files.read", "msssl.views.Preprocess"])
 def test_only_recorded_classes_are_built_from_a_checkpoint(path):
     hyperparameters = {
         "views": {"class_path": path, "init_args": {}},
@@ -557,3 +560,24 @@ def test_the_default_folder_of_images_is_found_too(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert data_of(tmp_path / "x.ckpt", checkpoint).data_dir == str(tmp_path / "data")
+
+
+VERSION_0_1 = Path(__file__).with_name("version-0.1")
+
+
+def test_a_checkpoint_of_version_0_1_that_was_built_in_python_loads():
+    module = MultiViewModule.load_from_checkpoint(VERSION_0_1 / "python.ckpt")
+    assert type(module) is msssl.BarlowTwins
+    assert module.proj_dim == 4
+    assert_close(module.state_dict(), read(VERSION_0_1 / "python.ckpt")["state_dict"], rtol=0, atol=0)
+    data = MultiViewDataModule.load_from_checkpoint(VERSION_0_1 / "python.ckpt")
+    assert (type(data), data.image_size, data.views.n_views) == (msssl.Shapes, 16, 2)
+
+
+def test_a_run_of_version_0_1_goes_on(msssl, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(VERSION_0_1 / "run", run)
+    code, _, err = msssl("fit", "--ckpt_path", run, "--trainer.max_epochs=2")
+    assert code == 0, err
+    assert read(run / "last.ckpt")["epoch"] == 1
+    assert "epoch 2 of 2" in err

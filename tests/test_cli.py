@@ -16,15 +16,15 @@ from lightning.pytorch.callbacks import ProgressBar
 from PIL import Image
 
 from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, Shapes, __version__
-from msssl.checkpoint.files import NotWrittenError
 from msssl.cli import help
 from msssl.cli.arguments import expand
 from msssl.cli.epoch_lines import EpochLines
-from msssl.cli.loggers import ShortEpochs
 from msssl.cli.parser import Parser
-from msssl.cli.run_folder import leave
 from msssl.cli.summary import print_summary
-from msssl.evaluation.inspect import inspect
+from msssl.data.inspect import inspect
+from msssl.run.files import NotWrittenError
+from msssl.run.loggers import ShortEpochs
+from msssl.run.run_folder import clean_up_failed_run
 
 SHAPES = [
     "fit",
@@ -609,7 +609,7 @@ def test_commands_to_type_name_their_files_to_a_shell(root, tmp_path, monkeypatc
     assert shlex.split(lines["next"]) == ["msssl", "predict", "--ckpt_path", f"{run}/last.ckpt"]
     assert shlex.split(lines["watch"]) == ["tensorboard", "--logdir", root]
     with caplog.at_level("INFO", "msssl"):
-        leave(run, RuntimeError(), ran=True, keep=False)
+        clean_up_failed_run(run, RuntimeError(), ran=True, keep=False)
     command = caplog.messages[-1].removeprefix("go on with: ")
     assert shlex.split(command) == ["msssl", "fit", "--ckpt_path", str(run)]
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from msssl import CIFAR10, CIFAR100, STL10, ImageFolder, MultiView, MultiViewDataModule, Shapes
-from msssl.data.images import Images, class_names_of
 from msssl.data.loaders import EvaluationLoader, TrainLoader
+from msssl.data.pixels.images import Images, class_names_of
 from msssl.data.splits import choose, hold_out
 
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 import msssl
 from msssl.callbacks import LastCheckpoint
-from msssl.cli.loggers import run_loggers
+from msssl.run.loggers import run_loggers
 
 SECONDS = 300
 

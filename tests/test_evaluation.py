@@ -16,13 +16,13 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
 from msssl import MultiView, MultiViewDataModule
-from msssl.evaluation import adam, heads
-from msssl.evaluation.adam import mlp_probe
-from msssl.evaluation.cross_validation import cross_validate, make_folds
-from msssl.evaluation.features import extract, joined
-from msssl.evaluation.few_labels import evaluate_few_labels
-from msssl.evaluation.heads import WEIGHT_DECAYS, evaluate, measures
-from msssl.evaluation.protocol import Protocol
+from msssl.evaluation.probe import adam, heads
+from msssl.evaluation.probe.adam import mlp_probe
+from msssl.evaluation.probe.cross_validation import cross_validate, make_folds
+from msssl.evaluation.probe.features import extract, joined
+from msssl.evaluation.probe.few_labels import evaluate_few_labels
+from msssl.evaluation.probe.heads import WEIGHT_DECAYS, evaluate, measures
+from msssl.evaluation.probe.protocol import Protocol
 from msssl.metrics import accuracy_interval, knn, linear_probe, mean_interval
 
 CLASSES = 7

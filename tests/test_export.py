@@ -26,9 +26,10 @@ from torch.utils.data import TensorDataset
 from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes, VICReg
 from msssl.backbones import build_backbone
 from msssl.cli.errors import user_message
-from msssl.evaluation import export, formats
-from msssl.evaluation.card import model_card
-from msssl.modules.weights import load_weights
+from msssl.evaluation import export
+from msssl.evaluation.export import formats
+from msssl.evaluation.export.card import model_card
+from msssl.methods.weights import load_weights
 from msssl.views import RandomResizedCropFlip
 
 LOOPS = {  # of a run of one epoch of one step

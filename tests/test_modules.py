@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes, VICReg, WarmupCosine
 from msssl.losses import barlow_twins_loss, vicreg_loss
-from msssl.modules.non_finite_guard import NonFiniteGuard
+from msssl.run.non_finite_guard import NonFiniteGuard
 
 
 class Small(nn.Module):

@@ -23,21 +23,23 @@ from torch.utils.data import Dataset, TensorDataset
 
 import msssl as package
 from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, ResNet, Shapes
-from msssl.checkpoint import files, read_head
 from msssl.cli import main
 from msssl.cli.errors import user_message
-from msssl.data.shapes import FORMS, draw
-from msssl.evaluation import adam, few_labels, heads, probe, protocol
-from msssl.evaluation.adam import mlp_probe, paper_probe
-from msssl.evaluation.features import extract, joined, stored
-from msssl.evaluation.few_labels import evaluate_few_labels
-from msssl.evaluation.heads import evaluate_as_the_paper
-from msssl.evaluation.picture import draw_report
+from msssl.data.sets.shapes import FORMS, draw
+from msssl.evaluation import probe
+from msssl.evaluation.probe import adam, few_labels, heads, protocol
+from msssl.evaluation.probe.adam import mlp_probe, paper_probe
+from msssl.evaluation.probe.features import extract, joined, load_or_extract
+from msssl.evaluation.probe.few_labels import evaluate_few_labels
+from msssl.evaluation.probe.heads import evaluate_as_the_paper
+from msssl.evaluation.probe.picture import draw_report
 from msssl.evaluation.subject import data_of, open_subject
 from msssl.metrics import accuracy_interval, linear_probe
+from msssl.run import files
+from msssl.run.head import read_head
 from msssl.views import RandomResizedCropFlip
 
-probing = importlib.import_module("msssl.evaluation.probe")  # its name in the package is the function's
+probing = importlib.import_module("msssl.evaluation.probe.probe")  # its name in the package is the function's
 IMAGES = {"train_images": 60, "test_images": 40, "val_fraction": 0.4, "batch_size": 16, "num_workers": 0}
 FIT = [
     *("fit", "--config", "demo.yaml", *NARROW, "--model.proj_dim=16", "--trainer.max_epochs=2", "--seed_everything=3"),
@@ -321,7 +323,7 @@ def test_one_encoders_features_are_in_memory_at_a_time(kept, monkeypatch):
 
     def make(*args):
         assert not any(reference() is not None for reference in before)
-        found = stored(*args)
+        found = load_or_extract(*args)
         made.append(weakref.ref(found[0].untyped_storage()))
         return found
 
@@ -332,7 +334,7 @@ def test_one_encoders_features_are_in_memory_at_a_time(kept, monkeypatch):
         return found
 
     made = []
-    monkeypatch.setattr(probing, "stored", make)
+    monkeypatch.setattr(probing, "load_or_extract", make)
     monkeypatch.setattr(probing, "joined", join)
     probe(str(kept))
     assert (len(made), len(before)) == (9, 12)  # three splits of three encoders, and each joined
@@ -343,11 +345,11 @@ def test_one_encoders_features_are_in_memory_at_a_time(kept, monkeypatch):
 )
 def test_a_file_that_holds_no_features_is_written_anew(tmp_path, caplog, content):
     made = torch.rand(3, 2), torch.arange(3)
-    stored(tmp_path / "features", "key", lambda: made)
+    load_or_extract(tmp_path / "features", "key", lambda: made)
     (path,) = (tmp_path / "features").iterdir()
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     for _ in range(2):
-        found = stored(tmp_path / "features", "key", lambda: made)
+        found = load_or_extract(tmp_path / "features", "key", lambda: made)
         assert all(torch.equal(one, two) for one, two in zip(found, made, strict=True))
         assert [record.getMessage() for record in caplog.records] == [
             f"{path} is damaged: its features are extracted anew"  # once
@@ -362,7 +364,7 @@ def test_features_are_kept_by_their_key(tmp_path):
         return torch.full((2, 3), float(made[-1])), torch.arange(2)
 
     keys = ["a", "b", "a", "b", None, None]
-    values = [float(stored(tmp_path / "features", key, make)[0][0, 0]) for key in keys]
+    values = [float(load_or_extract(tmp_path / "features", key, make)[0][0, 0]) for key in keys]
     assert values == [0, 1, 0, 1, 2, 3]
     assert len(list(tmp_path.glob("features/*"))) == 2
 

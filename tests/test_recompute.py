@@ -11,8 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import msssl
-from msssl.modules import module as module_file
-from msssl.modules.optimization import take_memory_layout
+from msssl.methods import module as module_file
+from msssl.methods.optimizer import take_memory_layout
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -68,11 +68,11 @@ def test_gradients_and_statistics_are_those_of_the_same_parts_kept(K, chunk_view
 def test_statistics_seen_twice_would_be_found_out(monkeypatch):
     from contextlib import nullcontext
 
-    from msssl.modules import recompute
+    from msssl.methods import encoder
 
     views = torch.randn(4, 6, 3, 16, 16)
     expected = step(make(), views)[2]["backbone.1.running_mean"]
-    monkeypatch.setattr(recompute, "_buffers_kept", lambda backbone: nullcontext())
+    monkeypatch.setattr(encoder, "_buffers_kept", lambda backbone: nullcontext())
     assert not torch.allclose(step(make(), views)[2]["backbone.1.running_mean"], expected)
 
 
@@ -197,7 +197,7 @@ def test_without_a_compiler_it_trains_eagerly_and_that_is_said_once(monkeypatch,
         for _ in range(2):
             found, expected = step(other, views), step(module, views)
     assert_close(found[0], expected[0], rtol=1e-5, atol=0)  # channels last sums in another order
-    messages = [record.getMessage() for record in caplog.records if record.name == "msssl.modules.compiled"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "msssl.methods.encoder"]
     assert messages == ["backbone: not compiled, slower but the same: no C++ compiler"]
 
 

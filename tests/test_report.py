@@ -15,7 +15,7 @@ from scipy import stats
 from msssl.cli.errors import user_message
 from msssl.studies import report
 
-reporting = importlib.import_module("msssl.evaluation.side_by_side")
+reporting = importlib.import_module("msssl.evaluation.compare.side_by_side")
 draw = reporting._draw
 FEATURES = ["raw pixels", "untrained encoder", "pretrained encoder"]
 BATCH = "data.batch_size"

@@ -458,7 +458,7 @@ def test_out_of_memory_in_a_script_has_its_advice_in_the_traceback(script):
 
 
 def test_parameters_spread_over_devices_are_refused():
-    from msssl.modules.exact_resume import ExactResume
+    from msssl.run.exact_resume import ExactResume
 
     trainer = SimpleNamespace(strategy=FSDPStrategy(), precision="32-true")
     with pytest.raises(ValueError, match="FSDPStrategy: msssl trains on one device, or on several by strategy ddp"):
@@ -467,7 +467,7 @@ def test_parameters_spread_over_devices_are_refused():
 
 def test_only_the_first_rank_touches_what_was_logged(tmp_path, monkeypatch):
     """All ranks of a job that SLURM or torchrun starts are here at once."""
-    from msssl.cli.loggers import run_loggers
+    from msssl.run.loggers import run_loggers
 
     path = tmp_path / "metrics.csv"
     path.write_text("step,a\n1,1.0\n2,2.0\n")
@@ -481,7 +481,7 @@ def test_only_the_first_rank_touches_what_was_logged(tmp_path, monkeypatch):
 
 
 def test_a_strange_line_in_metrics_is_dropped(tmp_path, caplog):
-    from msssl.cli.loggers import run_loggers
+    from msssl.run.loggers import run_loggers
 
     path = tmp_path / "metrics.csv"
     for text in ("", "step,a\n", "step,a\n1,1.0\n1", "step,a\n1,1.0\n\x00\x00\x00\n"):

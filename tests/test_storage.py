@@ -23,12 +23,14 @@ from torchvision import transforms as T
 from torchvision.transforms import v2
 
 from msssl import Beton, ImageFolder, MultiView, MultiViewDataModule
-from msssl.data import cache, decode, fixed, listing
-from msssl.data import storage as storage_module
-from msssl.data.images import Decoded, Images
+from msssl.data import fixed
+from msssl.data.ffcv.write_beton import write_beton
 from msssl.data.loaders import EvaluationLoader, TrainLoader
-from msssl.data.write_beton import write_beton
-from msssl.modules import BarlowTwins
+from msssl.data.pixels import cache, decode
+from msssl.data.pixels import storage as storage_module
+from msssl.data.pixels.images import Decoded, Images
+from msssl.data.sets import listing
+from msssl.methods import BarlowTwins
 
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
 STORAGES = ["memory", "cached", "stream", pytest.param("ffcv", marks=needs_ffcv)]

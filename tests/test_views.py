@@ -24,8 +24,8 @@ from torchvision.transforms import v2
 
 from msssl import MultiView
 from msssl.views import BlurSolarize, ColorJitterGrayscale, MultiCrop, Preprocess, RandomResizedCropFlip
-from msssl.views._drawn import constant
-from msssl.views._steps import CompiledRun
+from msssl.views.apply import CompiledRun
+from msssl.views.keyed import constant
 from msssl.views.presets import PRESETS
 
 FRESH_PROCESS = """

@@ -13,7 +13,7 @@ from lightning import Trainer
 
 from msssl import BarlowTwins, ResNet, Shapes
 from msssl.callbacks import LastCheckpoint
-from msssl.modules.weights import load_weights
+from msssl.methods.weights import load_weights
 
 IMAGENET = "torchvision:ResNet18_Weights.IMAGENET1K_V1"
 SHAPES = [

@@ -7,13 +7,13 @@ __version__ = "0.1.0"
 
 # Names load on first use: `import msssl` imports neither torch nor lightning.
 _HOME = {
-    "MultiViewModule": "modules",
-    "BarlowTwins": "modules",
-    "VICReg": "modules",
-    "SimCLR": "modules",
-    "SpectralContrastive": "modules",
-    "MMCR": "modules",
-    "WarmupCosine": "modules",
+    "MultiViewModule": "methods",
+    "BarlowTwins": "methods",
+    "VICReg": "methods",
+    "SimCLR": "methods",
+    "SpectralContrastive": "methods",
+    "MMCR": "methods",
+    "WarmupCosine": "methods",
     "MultiViewDataModule": "data",
     "CIFAR10": "data",
     "CIFAR100": "data",
@@ -64,11 +64,11 @@ if TYPE_CHECKING:
     from msssl.data import Shapes as Shapes
     from msssl.evaluation import export as export
     from msssl.evaluation import probe as probe
-    from msssl.modules import MMCR as MMCR
-    from msssl.modules import BarlowTwins as BarlowTwins
-    from msssl.modules import MultiViewModule as MultiViewModule
-    from msssl.modules import SimCLR as SimCLR
-    from msssl.modules import SpectralContrastive as SpectralContrastive
-    from msssl.modules import VICReg as VICReg
-    from msssl.modules import WarmupCosine as WarmupCosine
+    from msssl.methods import MMCR as MMCR
+    from msssl.methods import BarlowTwins as BarlowTwins
+    from msssl.methods import MultiViewModule as MultiViewModule
+    from msssl.methods import SimCLR as SimCLR
+    from msssl.methods import SpectralContrastive as SpectralContrastive
+    from msssl.methods import VICReg as VICReg
+    from msssl.methods import WarmupCosine as WarmupCosine
     from msssl.views import MultiView as MultiView

@@ -40,11 +40,18 @@ def describe(value: Any) -> Any:
         return type(value)(map(describe, value))
     if not (isinstance(value, Recorded) and type(value).__module__.startswith("msssl.")):
         raise TypeError(f"it is a {type(value).__name__}: expected plain data, or an object of msssl")
-    package = ".".join(type(value).__module__.split(".")[:2])  # its public home: files within it may move
-    description = {"class_path": f"{package}.{type(value).__name__}", "init_args": _arguments(value)}
+    description = {"class_path": public_path(type(value)), "init_args": _arguments(value)}
     if _shown(value) != _shown(description):
         raise TypeError(f"the {type(value).__name__} was changed: expected it as it was built")
     return description
+
+
+def public_path(kind: type) -> str:
+    """The path that a checkpoint names a class by: for one of msssl its package, as the files within it may move."""
+    package = kind.__module__
+    if package.startswith("msssl."):
+        package = ".".join(package.split(".")[:2])
+    return f"{package}.{kind.__qualname__}"
 
 
 def build(description: Any) -> Any:

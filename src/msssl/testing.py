@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.data import DataLoader
 
-from msssl.modules import MultiViewModule
+from msssl.methods import MultiViewModule
 
 
 def check_method(method: type[MultiViewModule], **kwargs: Any) -> None:

@@ -15,8 +15,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.checkpoint import check_file_writable, read_head, whole
 from msssl.distributed import gather_rows
+from msssl.run.files import atomic_write, check_file_writable
+from msssl.run.head import read_head
 from msssl.wording import counted
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class FeaturesWriter(BasePredictionWriter):
             "index": torch.cat([index for _, index, _, _ in parts]).numpy(),
         }
         replaced = self.path.exists()
-        with whole(self.path) as growing, growing.open("wb") as file:
+        with atomic_write(self.path) as growing, growing.open("wb") as file:
             _WRITERS[self.path.suffix](file, columns)
         asked_for = sum(len(loader.images) for loader in loaders if loader)
         self._log_summary(columns, features, asked_for, replaced)

@@ -15,7 +15,7 @@ from typing_extensions import override
 from msssl.backbones import evaluating
 from msssl.callbacks.labelled import UNLABELLED_VALIDATION, validation_is_labelled, why_nothing_is_learnt
 from msssl.distributed import gather
-from msssl.logging_steps import is_logging_step
+from msssl.run.steps import is_logging_step
 
 log = logging.getLogger(__name__)
 

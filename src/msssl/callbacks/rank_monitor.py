@@ -14,7 +14,7 @@ from msssl.callbacks.pictures import log_picture, picture_of, takes_pictures
 from msssl.distributed import gather_rows
 from msssl.drawing import draw_neighbours, draw_spectrum
 from msssl.metrics import alpha_of, alpha_req, eigenspectrum, neighbours, rankme
-from msssl.run_length import run_length
+from msssl.run.steps import run_length
 
 MIN_RANK, MIN_SPREAD = 2.0, 0.1  # below either the embeddings are called collapsed
 MAX_ROWS, MAX_WORK = 10_000, 4e10  # images looked at, and multiplications of a Gram matrix: a second or two

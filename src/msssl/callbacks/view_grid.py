@@ -14,7 +14,7 @@ from torchvision.utils import make_grid, save_image
 from typing_extensions import override
 
 from msssl.callbacks.pictures import log_picture
-from msssl.checkpoint import whole
+from msssl.run.files import atomic_write
 from msssl.views import MultiCrop, MultiView
 
 
@@ -40,7 +40,7 @@ class ViewGrid(Callback):
         if not trainer.is_global_zero:
             return
         grid = contact_sheet(views_of, batch["views"], self.n_images)
-        with whole(Path(trainer.default_root_dir, "views.png")) as growing:
+        with atomic_write(Path(trainer.default_root_dir, "views.png")) as growing:
             save_image(grid, growing, format="png")
         log_picture(trainer, "views", grid, step=0)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from msssl.checkpoint import find, read
-from msssl.checkpoint.files import CONFIG
 from msssl.cli.parser import PLATEAU, load, plateau_path
-from msssl.cli.run_folder import is_requeued, requeued_run
 from msssl.evaluation.subject import paths_where_it_began
+from msssl.run.files import CONFIG, read
+from msssl.run.find import find
+from msssl.run.run_folder import is_requeued, requeued_run
 
 _ROOT = "--trainer.default_root_dir"
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")

@@ -10,7 +10,7 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 from typing_extensions import override
 
-from msssl.callbacks import Pace
+from msssl.run.pace import Pace
 
 
 class Bar(RichProgressBar):

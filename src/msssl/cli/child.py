@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from msssl.checkpoint import writing
+from msssl.run.files import writing
 
 log = logging.getLogger(__name__)
 

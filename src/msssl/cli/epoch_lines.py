@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from typing_extensions import override
 
-from msssl.callbacks import Pace
+from msssl.run.pace import Pace
 
 SECONDS = 10.0  # between two lines at least
 SHOWN = {"loss": "train/loss", "probe": "val/probe_top1", "RankMe": "val/rankme"}

@@ -14,8 +14,8 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from msssl.checkpoint import NotWrittenError
-from msssl.data.images import ReadFailedError
+from msssl.data.pixels.images import ReadFailedError
+from msssl.run.files import NotWrittenError
 
 _PURPOSEFUL = (str(Path(__file__).parents[1]), str(Path(lightning.__file__).parent))
 

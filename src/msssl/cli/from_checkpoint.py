@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from msssl.checkpoint import first_difference
 from msssl.data import MultiViewDataModule
 from msssl.evaluation.subject import build_module, data_of, preprocess_of
-from msssl.modules import MultiViewModule
+from msssl.methods import MultiViewModule
+from msssl.run.reloadable import first_difference
 
 log = logging.getLogger(__name__)
 

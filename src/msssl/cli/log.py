@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-from msssl.cli.run_folder import rank
+from msssl.run.run_folder import rank
 
 
 def set_up_logging() -> None:

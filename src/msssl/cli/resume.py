@@ -11,8 +11,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.checkpoint import first_difference, read, write_text
-from msssl.checkpoint.files import CONFIG
+from msssl.run.files import CONFIG, read, write_text
+from msssl.run.reloadable import first_difference
 
 log = logging.getLogger(__name__)
 

@@ -18,29 +18,29 @@ from msssl.callbacks import (
     LastCheckpoint,
     OnlineKNN,
     OnlineProbe,
-    Pace,
     ProgressiveResolution,
     RankMonitor,
     ViewGrid,
 )
-from msssl.checkpoint import check_writable, read
 from msssl.cli.arguments import TRAINER_COMMANDS, expand
 from msssl.cli.bar import Bar
 from msssl.cli.epoch_lines import EpochLines, has_terminal
 from msssl.cli.from_checkpoint import check_weights, module_of, own_data_of, prepare_alike
-from msssl.cli.last_validation import LastValidation
 from msssl.cli.log import set_up_logging
-from msssl.cli.loggers import ShortEpochs, run_loggers
 from msssl.cli.parser import Parser
 from msssl.cli.precision import choose_precision
 from msssl.cli.predict import add_predict_arguments, features_writer
 from msssl.cli.resume import SaveConfig, go_on
-from msssl.cli.run_folder import leave, mark, new_run_folder
 from msssl.cli.summary import log_start, print_summary
 from msssl.data import MultiViewDataModule
-from msssl.data.write_beton import write_beton
+from msssl.data.ffcv.write_beton import write_beton
 from msssl.evaluation import inspect
-from msssl.modules import MultiViewModule
+from msssl.methods import MultiViewModule
+from msssl.run.files import check_writable, read
+from msssl.run.last_validation import LastValidation
+from msssl.run.loggers import ShortEpochs, run_loggers
+from msssl.run.pace import Pace
+from msssl.run.run_folder import clean_up_failed_run, new_run_folder, tag_with_slurm_job
 
 DATA_COMMANDS: dict[str, Callable[..., Any]] = {"inspect": inspect, "write-beton": write_beton}
 LOG_EVERY_N_STEPS = 50  # Lightning's default
@@ -84,7 +84,7 @@ class MultiViewCLI(LightningCLI):
         except BaseException as error:
             if self.run_dir is not None:
                 steps = self.trainer.global_step if hasattr(self, "trainer") else 0
-                leave(self.run_dir, error, ran=steps > (self.steps_before or 0), keep=self.goes_on)
+                clean_up_failed_run(self.run_dir, error, ran=steps > (self.steps_before or 0), keep=self.goes_on)
             raise
 
     @staticmethod
@@ -213,7 +213,7 @@ class MultiViewCLI(LightningCLI):
         if self.goes_on:
             self.run_dir = Path(ckpt_path).parent
             check_writable(self.run_dir)
-            mark(self.run_dir)
+            tag_with_slurm_job(self.run_dir)
         else:
             self.run_dir = new_run_folder(Path(config["default_root_dir"] or "runs"))
         config["default_root_dir"] = self.run_dir

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msssl.checkpoint import write_text
-from msssl.checkpoint.files import LAST, PREVIOUS
 from msssl.cli.child import alone, command
+from msssl.run.files import LAST, PREVIOUS, write_text
 from msssl.studies.measures import ONLINE, Result, curve_of
 from msssl.studies.study import Cell, Settings, Study, plain, short_hash
 from msssl.studies.trials import CELL, REASON, enqueue, fail_dead, is_double, keep, states

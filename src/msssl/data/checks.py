@@ -4,8 +4,8 @@ from typing import Any, get_args
 
 from torch.utils.data import Dataset
 
-from msssl.data.deep import Window
-from msssl.data.storage import StorageKind
+from msssl.data.pixels.deep import Window
+from msssl.data.pixels.storage import StorageKind
 
 
 def check_arguments(

@@ -12,20 +12,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from typing_extensions import override
 
-from msssl.checkpoint import Reloadable
-from msssl.data.beton_file import BetonFile
 from msssl.data.checks import check_arguments, check_datasets, check_pixel_arguments
-from msssl.data.deep import Window
-from msssl.data.images import Images, labels_of, labels_or_minus_one
-from msssl.data.listing import ImageFiles
+from msssl.data.ffcv.beton_file import BetonFile
 from msssl.data.loaders import EvaluationLoader, PredictLoader, TrainLoader
-from msssl.data.skipped import find_skipped
+from msssl.data.pixels.deep import Window
+from msssl.data.pixels.images import Images, labels_of, labels_or_minus_one
+from msssl.data.pixels.skipped import find_skipped
+from msssl.data.pixels.squares import Squares
+from msssl.data.pixels.storage import Storage, StorageKind
+from msssl.data.sets.listing import ImageFiles
 from msssl.data.splits import SPLITS, make_splits, readable_rows
 from msssl.data.splits import Split as Split
-from msssl.data.squares import Squares
 from msssl.data.statistics import mean_and_std
-from msssl.data.storage import Storage, StorageKind
 from msssl.distributed import rank_and_world_size
+from msssl.run.reloadable import Reloadable
 from msssl.views import MultiView, Preprocess
 from msssl.wording import counted
 
@@ -137,8 +137,6 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         **kwargs: Any,
     ) -> "MultiViewDataModule":
         """A data module on data sets of one's own, which are as `dataset` describes them."""
-        from msssl.data.from_datasets import FromDatasets  # a subclass of this one
-
         return FromDatasets(train_dataset, val_dataset, test_dataset, image_size, **kwargs)
 
     @property
@@ -379,3 +377,22 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
                 before / now,
                 now / before,
             )
+
+
+class FromDatasets(MultiViewDataModule):
+    """Data sets of one's own; made by `MultiViewDataModule.from_datasets`."""
+
+    def __init__(
+        self,
+        train_dataset: Dataset[Any],
+        val_dataset: Dataset[Any] | None = None,
+        test_dataset: Dataset[Any] | None = None,
+        image_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_size=image_size, **kwargs)
+        self._given = {"train": train_dataset, "val": val_dataset, "test": test_dataset}
+
+    @override
+    def dataset(self, split: Split) -> Dataset[Any] | None:
+        return self._given[split]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from msssl.data.images import UnreadableImageError, read
-from msssl.data.listing import ImageFiles
+from msssl.data.pixels.images import UnreadableImageError, read
+from msssl.data.sets.listing import ImageFiles
 
 N_COMPARED = 8  # images that are read twice
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from msssl.data.beton_file import BetonBatches, BetonFile
-from msssl.data.decode import usable_cores
-from msssl.data.images import Decoded, Images, Rows
+from msssl.data.ffcv.beton_file import BetonBatches, BetonFile
+from msssl.data.pixels.decode import usable_cores
+from msssl.data.pixels.images import BatchRows, Decoded, Images
 from msssl.seeding import derive_seed
 from msssl.wording import counted
 
@@ -73,7 +73,7 @@ class TrainLoader:
         self._resume_at: dict[str, int] | None = None
         self.probe = probe
         self.same_order = same_order
-        self._batches, self._probe_batches = Rows(), Rows()
+        self._batches, self._probe_batches = BatchRows(), BatchRows()
         self._loader = batches_of(images, self._batches, num_workers)
         self._probe_loader = probe and batches_of(probe, self._probe_batches, num_workers)
 
@@ -86,8 +86,8 @@ class TrainLoader:
         # Lightning also loads a position saved at an epoch's end: it belongs to another epoch.
         start = resume_at["batch"] if resume_at and resume_at["epoch"] == epoch else 0
         self._position = {"epoch": epoch, "batch": start}
-        self._batches.of = self.order(epoch)[start:]
-        self._probe_batches.of = self.probe_order(epoch)[start:]
+        self._batches.batches = self.order(epoch)[start:]
+        self._probe_batches.batches = self.probe_order(epoch)[start:]
         probe_batches = self._probe_loader or repeat(None)
         for batch_index, (batch, probe) in enumerate(zip(self._loader, probe_batches, strict=False), start):
             self._position = {"epoch": epoch, "batch": batch_index + 1}
@@ -155,7 +155,7 @@ class EvaluationLoader:
             raise ValueError(f"{images.name} has {has} for {world_size} devices: too few to share")
         self.images = images
         rows = torch.arange(rank, len(images), world_size)
-        self._loader = batches_of(images, Rows(rows.tensor_split(n_batches)), num_workers)
+        self._loader = batches_of(images, BatchRows(rows.tensor_split(n_batches)), num_workers)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -165,7 +165,7 @@ class EvaluationLoader:
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Images (n, 3, H, W), uint8, of some rows (n,) of the split."""
-        (batch,) = batches_of(self.images, Rows([rows]), num_workers=0)
+        (batch,) = batches_of(self.images, BatchRows([rows]), num_workers=0)
         return batch["image"]
 
 
@@ -191,7 +191,7 @@ def _permutation(purpose: str, seed: int, epoch: int, length: int) -> Tensor:
     return torch.randperm(length, generator=generator)
 
 
-def batches_of(images: Images, batches: Rows, num_workers: int) -> Batches:
+def batches_of(images: Images, batches: BatchRows, num_workers: int) -> Batches:
     """Batches of images, by their rows, read ahead by as many processes (threads, for FFCV)."""
     num_workers = min(num_workers, usable_cores())
     if isinstance(images.dataset, BetonFile):

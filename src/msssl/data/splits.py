@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msssl.data.images import Images, labels_or_minus_one, strings_of
+from msssl.data.pixels.images import Images, labels_or_minus_one, strings_of
 from msssl.wording import counted
 
 Split = Literal["train", "val", "test"]

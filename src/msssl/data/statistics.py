@@ -4,8 +4,8 @@ import logging
 
 import torch
 
-from msssl.data.images import Images, Rows
 from msssl.data.loaders import batches_of
+from msssl.data.pixels.images import BatchRows, Images
 from msssl.progress import with_bar
 
 N_IMAGES = 5000  # that they are computed from, spread evenly over the set
@@ -19,7 +19,7 @@ def mean_and_std(images: Images, num_workers: int) -> tuple[list[float], list[fl
     Warns where the images are almost black, white or of one colour.
     """
     some = images.spread(N_IMAGES)
-    batches = batches_of(some, Rows(torch.arange(len(some)).split(64)), num_workers)
+    batches = batches_of(some, BatchRows(torch.arange(len(some)).split(64)), num_workers)
     total, total_of_squares, n_pixels = torch.zeros(3).double(), torch.zeros(3).double(), 0
     for batch in with_bar(batches, "Mean and std", len(batches)):
         pixels = batch["image"].double() / 255

@@ -15,14 +15,16 @@ import torchvision
 from torch import Tensor
 
 import msssl
-from msssl.checkpoint import MissingArgumentsError, find, load_state, read, sha256_of
 from msssl.data import MultiViewDataModule
-from msssl.data.cache import fingerprint
-from msssl.data.images import class_names_of, strings_of
-from msssl.evaluation.cross_validation import Folds, make_folds
-from msssl.evaluation.features import content_of
-from msssl.evaluation.heads import MIN_VAL
-from msssl.modules import MultiViewModule
+from msssl.data.pixels.cache import fingerprint
+from msssl.data.pixels.images import class_names_of, strings_of
+from msssl.evaluation.probe.cross_validation import Folds, make_folds
+from msssl.evaluation.probe.features import content_of
+from msssl.evaluation.probe.heads import MIN_VAL
+from msssl.methods import MultiViewModule
+from msssl.run.files import read, sha256_of
+from msssl.run.find import find
+from msssl.run.reloadable import MissingArgumentsError, load_state
 from msssl.views import MultiView, Preprocess
 
 SPLITS = ("probe", "val", "test")

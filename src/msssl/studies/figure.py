@@ -4,8 +4,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from msssl.checkpoint import whole
-from msssl.evaluation.over_seeds import draw as draw_over_seeds
+from msssl.evaluation.compare.over_seeds import draw as draw_over_seeds
+from msssl.run.files import atomic_write
 from msssl.studies.measures import ONLINE
 from msssl.studies.study import CURVES, FRONT, Study
 from msssl.studies.table import Line
@@ -31,7 +31,7 @@ def draw(study: Study, lines: list[Line], path: Path) -> None:
     if panels[0].get_legend_handles_labels()[0]:
         panels[0].legend(frameon=False, fontsize=7)
     figure.suptitle(study.title, fontsize=9, wrap=True)
-    with whole(path) as growing:
+    with atomic_write(path) as growing:
         figure.savefig(growing, format="png")
 
 

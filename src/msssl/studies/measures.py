@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msssl.evaluation.comparison import images_interval
-from msssl.evaluation.over_seeds import ACCURACY, SPREAD
+from msssl.evaluation.compare.comparison import images_interval
+from msssl.evaluation.compare.over_seeds import ACCURACY, SPREAD
 
 HEADS = {"linear": "top1", "mlp": "mlp", "knn": "knn"}
 FLAGS = {"protocol": ("standard", "paper"), "test_patches": (), "config": ()}  # of `msssl probe`, and their values

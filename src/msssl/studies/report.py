@@ -7,10 +7,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from msssl.checkpoint import write_text
 from msssl.evaluation import compare
-from msssl.evaluation.over_seeds import HOW, Difference
+from msssl.evaluation.compare.over_seeds import HOW, Difference
 from msssl.evaluation.table import markdown
+from msssl.run.files import write_text
 from msssl.studies.figure import draw
 from msssl.studies.read import read_study
 from msssl.studies.study import Study

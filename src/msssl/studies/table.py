@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msssl.evaluation.over_seeds import SPREAD, Difference, OverSeeds, number, over_seeds, paired_difference
+from msssl.evaluation.compare.over_seeds import SPREAD, Difference, OverSeeds, number, over_seeds, paired_difference
 from msssl.studies.measures import Result, bounds_of, target
 from msssl.studies.study import Row, Study, plain
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from msssl.checkpoint import writing
+from msssl.run.files import writing
 from msssl.studies.measures import Result
 from msssl.studies.study import Settings, Study
 

@@ -7,10 +7,10 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.views._drawn import Drawn, Probability, check_probability, happens, separable
+from msssl.views.keyed import KeyedAugmentation, Probability, check_probability, happens, separable
 
 
-class BlurSolarize(Drawn, IntensityAugmentationBase2D):
+class BlurSolarize(KeyedAugmentation, IntensityAugmentationBase2D):
     """Blurs by a Gaussian, then inverts the pixels above a threshold, each by chance.
 
     The operations are those of torchvision's `gaussian_blur` (edges reflected) and `solarize`. The blur is two

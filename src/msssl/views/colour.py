@@ -9,12 +9,12 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.views._drawn import Drawn, Probability, check_probability, constant, happens
+from msssl.views.keyed import KeyedAugmentation, Probability, check_probability, constant, happens
 
 _ORDERS = tuple(permutations((0.0, 1.0, 2.0)))  # of brightness, contrast, saturation
 
 
-class ColorJitterGrayscale(Drawn, IntensityAugmentationBase2D):
+class ColorJitterGrayscale(KeyedAugmentation, IntensityAugmentationBase2D):
     """Jitters brightness, contrast and saturation, then hue, then takes the colour away, each by chance.
 
     The operations and the factors' distributions are those of torchvision's `ColorJitter` and `rgb_to_grayscale`.

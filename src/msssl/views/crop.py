@@ -10,12 +10,12 @@ from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.views._drawn import Drawn, Probability, check_probability, happens, separable
+from msssl.views.keyed import KeyedAugmentation, Probability, check_probability, happens, separable
 
 _TRIES = 10  # torchvision's
 
 
-class RandomResizedCropFlip(Drawn, GeometricAugmentationBase2D):
+class RandomResizedCropFlip(KeyedAugmentation, GeometricAugmentationBase2D):
     """Crops a random box, resizes it and flips it by chance, as two batched matrix products.
 
     Boxes are distributed as torchvision's `RandomResizedCrop`; pixels are those of its `resized_crop` with

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from msssl.views._drawn import Drawn
+from msssl.views.keyed import KeyedAugmentation
 
 _DRAWN_BY_TORCHVISION = (  # beside those whose name begins with Random
     *("AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianBlur"),
@@ -72,7 +72,7 @@ def check_draws(
     """
     image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     for step in steps:
-        if isinstance(step, Drawn):
+        if isinstance(step, KeyedAugmentation):
             with seeded(0):
                 image = step(image)
             continue

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from msssl.recorded import Recorded
 from msssl.seeding import derive_seed
-from msssl.views._drawn import Drawn
-from msssl.views._steps import CompiledRun, Normalize, Repeat, run
+from msssl.views.apply import CompiledRun, Normalize, Repeat, run
 from msssl.views.crop import RandomResizedCropFlip
 from msssl.views.draws import check_draws, check_recipe
+from msssl.views.keyed import KeyedAugmentation
 from msssl.views.preprocess import Preprocess
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 
@@ -124,7 +124,7 @@ class MultiView(Recorded, nn.Module):
         ]
         uniforms = self._draw(steps, images, key, rank, world_size)
         views = images
-        stock = not all(isinstance(step, Drawn) for step in steps)
+        stock = not all(isinstance(step, KeyedAugmentation) for step in steps)
         if stock and not self._draws_checked:  # once: it waits for the device
             with torch.autocast(images.device.type, enabled=False):
                 check_draws(
@@ -137,8 +137,9 @@ class MultiView(Recorded, nn.Module):
             self._draws_checked = True
         seeded = _seeded((*key, rank), images.device) if stock else nullcontext()
         with torch.autocast(images.device.type, enabled=False), seeded:
-            for place, (drawn, group) in enumerate(groupby(steps, key=lambda step: isinstance(step, Drawn))):
-                if drawn:
+            groups = groupby(steps, key=lambda step: isinstance(step, KeyedAugmentation))
+            for place, (keyed, group) in enumerate(groups):
+                if keyed:
                     views = self._apply_drawn(list(group), views, uniforms, place)
                 else:
                     views = functools.reduce(lambda images, module: module(images), group, views)
@@ -206,7 +207,7 @@ class MultiView(Recorded, nn.Module):
         self, steps: list[Any], images: Tensor, key: tuple[int, ...], rank: int, world_size: int
     ) -> Iterator[Tensor]:
         """Uniforms (K, N, n) for each drawn step: rows rank*N to (rank+1)*N of those of the global batch."""
-        widths = [step.n_uniforms for step in steps if isinstance(step, Drawn)]
+        widths = [step.n_uniforms for step in steps if isinstance(step, KeyedAugmentation)]
         generator = torch.Generator(images.device).manual_seed(derive_seed("views", *key))
         n = len(images)
         uniforms = torch.rand(self.n_views, world_size * n, sum(widths), generator=generator, device=images.device)

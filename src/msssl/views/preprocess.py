@@ -6,8 +6,8 @@ from typing import Any, Self
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from msssl.views._drawn import constant
-from msssl.views._steps import Normalize
+from msssl.views.apply import Normalize
+from msssl.views.keyed import constant
 
 
 @dataclass(frozen=True)

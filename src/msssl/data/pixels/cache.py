@@ -1,0 +1,182 @@
+"""Decoded images in a file that is mapped into memory, shared by all processes and kept between runs."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from msssl.data.pixels.decode import Chunk
+from msssl.data.pixels.images import Decoded, ReadFailedError, labels_or_minus_one
+
+VERSION = 2  # of the files below and of how images are decoded
+log = logging.getLogger(__name__)
+
+
+def fingerprint(dataset: Dataset[Any]) -> str | None:
+    """A name for the content of a data set, found without decoding it; None where there is no way to tell.
+
+    It is the data set's own `fingerprint`, or a hash of its labels and arrays (those of torchvision's CIFAR and STL-10,
+    and of a `TensorDataset`), unless it transforms them.
+    """
+    own = getattr(dataset, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    arrays: Sequence[Any] = dataset.tensors if isinstance(dataset, TensorDataset) else [getattr(dataset, "data", None)]
+    transformed = any(getattr(dataset, name, None) for name in ("transform", "target_transform", "transforms"))
+    if transformed or not all(isinstance(array, np.ndarray | Tensor) for array in arrays):
+        return None
+    content = hashlib.sha256(labels_or_minus_one(dataset).numpy().data)
+    for array in arrays:
+        content.update(f"{array.dtype} {tuple(array.shape)}".encode())
+        content.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return content.hexdigest()
+
+
+def path_in(cache_dir: Path, content: str, size: tuple[int, int]) -> Path:
+    """Folder of the cache of a data set with this fingerprint, decoded at a size (H, W)."""
+    key = hashlib.sha256(f"{VERSION} {content} {size}".encode()).hexdigest()[:16]
+    return cache_dir / key
+
+
+class Mapped(Decoded):
+    """A data set in a file that is mapped into memory; processes that are not forked map it anew."""
+
+    mapped = True
+
+    def __init__(self, folder: Path) -> None:
+        images = np.load(folder / "images.npy", mmap_mode="c")  # read only; "r" makes torch warn
+        targets = torch.from_numpy(np.load(folder / "targets.npy"))
+        super().__init__(torch.from_numpy(images), targets, _unreadable(folder))
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[type["Mapped"], tuple[Path]]:
+        return Mapped, (self.folder,)
+
+
+def load_or_build(
+    folder: Path,
+    n_images: int,
+    size: tuple[int, int],
+    chunks: Iterable[Chunk],
+    still_unreadable: Callable[[int], bool],
+) -> Decoded:
+    """Map a cache, after building it where there is none.
+
+    One process builds while the others wait; it writes beside and renames, so that what has the final name is whole.
+
+    Args:
+        folder: of the cache.
+        n_images: n.
+        size: (H, W).
+        chunks: all images in order; only consumed to build.
+        still_unreadable: whether an image that could not be read when the cache was built still cannot; else it is
+            built anew.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full (nothing is left behind), or what is there is
+            damaged.
+    """
+    found = _find(folder, still_unreadable)
+    if found is not None:
+        return found
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.parent / "lock", folder):
+            if _find(folder, still_unreadable) is None:
+                _build(folder, n_images, size, chunks)
+    except (DamagedCacheError, ReadFailedError):
+        raise
+    except OSError as error:
+        raise OSError(
+            f"the cache {folder} cannot be written: {error.strerror or error}; "
+            "say where with cache_dir, or read without one: storage: stream"
+        ) from error
+    return _load(folder)
+
+
+class DamagedCacheError(OSError):
+    """A cache that is not what was written."""
+
+
+def _find(folder: Path, still_unreadable: Callable[[int], bool]) -> Mapped | None:
+    """The cache, unless there is none or one of its unreadable images can be read by now."""
+    if not folder.is_dir():
+        return None
+    found = _load(folder)
+    return found if all(map(still_unreadable, found.unreadable)) else None
+
+
+def _load(folder: Path) -> Mapped:
+    try:
+        return Mapped(folder)
+    except (OSError, ValueError) as error:
+        raise DamagedCacheError(f"the cache {folder} is damaged ({error}): delete it") from error
+
+
+def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[Chunk]) -> None:
+    growing = folder.with_suffix(".tmp")
+    shutil.rmtree(growing, ignore_errors=True)  # of a process that was killed
+    growing.mkdir()
+    try:
+        targets = np.empty(n_images, dtype="<i8")
+        unreadable: dict[int, str] = {}
+        with _durably(growing / "images.npy") as file:
+            _write_header(file, "|u1", (n_images, 3, *size))
+            start = 0
+            for chunk in chunks:
+                file.write(chunk.images.numpy().data)
+                targets[start : start + len(chunk.targets)] = chunk.targets
+                start += len(chunk.targets)
+                unreadable.update(chunk.unreadable)
+        with _durably(growing / "targets.npy") as file:
+            _write_header(file, "<i8", targets.shape)
+            file.write(targets.data)
+        with _durably(growing / "unreadable.json") as file:
+            file.write(json.dumps(unreadable).encode())
+        shutil.rmtree(folder, ignore_errors=True)  # one that had images that can be read now
+        growing.rename(folder)
+    except BaseException:
+        shutil.rmtree(growing, ignore_errors=True)
+        raise
+
+
+def _unreadable(folder: Path) -> dict[int, str]:
+    return {int(index): reason for index, reason in json.loads((folder / "unreadable.json").read_text()).items()}
+
+
+@contextmanager
+def _durably(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to. It is not mapped: a full disk must raise, not kill."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_header(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+
+
+@contextmanager
+def _locked(path: Path, folder: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("cache: waiting for the process that builds in %s", folder.parent)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

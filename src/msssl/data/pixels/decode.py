@@ -1,0 +1,134 @@
+"""A pass over every image of a data set, by all cores."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from msssl.data.pixels.images import UnreadableImageError, check_size, labels_of, read
+from msssl.progress import with_bar
+
+CHUNK_BYTES = 1 << 20  # handed over at a time
+
+
+class Chunk(NamedTuple):
+    """Some images: (k, 3, H, W) uint8, labels (k,), and why some could not be read, by position in the data set."""
+
+    images: Tensor
+    targets: Tensor
+    unreadable: dict[int, str]
+
+
+def decode(dataset: Dataset[Any], name: str, size: tuple[int, int], num_workers: int, skip: bool) -> Iterator[Chunk]:
+    """All images in order, in chunks, with a progress bar.
+
+    Args:
+        dataset: of (PIL image or uint8 tensor, label).
+        name: how messages call it.
+        size: (H, W) of the images.
+        num_workers: processes; 0 for this one.
+        skip: whether an unreadable image becomes a black one; else it raises.
+
+    Raises:
+        UnreadableImageError: with its path or position.
+        ReadFailedError: the machine could not read an image.
+        ValueError: an item that is no (image, label), another label than that of the data set's list, or an image of
+            another size.
+    """
+    length = max(1, CHUNK_BYTES // (3 * size[0] * size[1]))
+    starts = range(0, _length(dataset), length)
+    rows = [range(start, min(start + length, _length(dataset))) for start in starts]
+    yield from _in_parallel(_Chunks(dataset, name, size, skip), rows, f"Decoding {name}", num_workers)
+
+
+def check(dataset: Dataset[Any], name: str, rows: range, num_workers: int) -> dict[int, str]:
+    """Why images could not be read, by their position; reads those of `rows`, with a progress bar."""
+    chunks = [rows[start : start + 64] for start in range(0, len(rows), 64)]
+    found: dict[int, str] = {}
+    for unreadable in _in_parallel(_Check(dataset, name), chunks, f"Checking {name}", num_workers):
+        found.update(unreadable)
+    return found
+
+
+def image_size(dataset: Dataset[Any], name: str, skip: bool) -> tuple[int, int]:
+    """(H, W) of the first image, or with `skip` of the first one that can be read."""
+    for index in range(_length(dataset)):
+        try:
+            image, _ = read(dataset, index, name)
+        except UnreadableImageError as error:
+            if not skip:
+                raise
+            reason = str(error)
+            continue
+        return image.shape[1], image.shape[2]
+    raise ValueError(f"none of the {_length(dataset)} images of {name} can be read, such as: {reason}")
+
+
+def is_readable(dataset: Dataset[Any], index: int, name: str) -> bool:
+    """Whether an image can be read now."""
+    try:
+        read(dataset, index, name)
+    except UnreadableImageError:
+        return False
+    return True
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Chunks(Dataset[Chunk]):
+    def __init__(self, dataset: Dataset[Any], name: str, size: tuple[int, int], skip: bool) -> None:
+        self.dataset, self.name, self.size, self.skip = dataset, name, size, skip
+        self.labels = labels_of(dataset)
+        self.targets = torch.full((_length(dataset),), -1) if self.labels is None else self.labels
+
+    def __getitem__(self, rows: range) -> Chunk:
+        images = torch.zeros(len(rows), 3, *self.size, dtype=torch.uint8)
+        targets = self.targets[rows.start : rows.stop].clone()
+        pixels, labels = images.numpy(), targets.numpy()  # the same memory, filled in half the time
+        unreadable = {}
+        for position, index in enumerate(rows):
+            try:
+                image, label = read(self.dataset, index, self.name, self.labels)
+            except UnreadableImageError as error:
+                if not self.skip:
+                    raise
+                unreadable[index] = str(error)
+                continue
+            check_size(image, self.size, index, self.name)
+            pixels[position], labels[position] = image.numpy(), label
+        return Chunk(images, targets, unreadable)
+
+
+class _Check(Dataset[dict[int, str]]):
+    def __init__(self, dataset: Dataset[Any], name: str) -> None:
+        self.dataset, self.name, self.labels = dataset, name, labels_of(dataset)
+
+    def __getitem__(self, rows: range) -> dict[int, str]:
+        unreadable = {}
+        for index in rows:
+            try:
+                read(self.dataset, index, self.name, self.labels)
+            except UnreadableImageError as error:
+                unreadable[index] = str(error)
+        return unreadable
+
+
+def _in_parallel(dataset: Dataset[Any], chunks: list[range], what: str, num_workers: int) -> Iterator[Any]:
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=chunks,
+        num_workers=min(num_workers, len(chunks) - 1),
+        generator=torch.Generator(),  # its base seed must not come from the global state
+    )
+    yield from with_bar(loader, what, len(chunks))
+
+
+def _length(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type]  # a map-style data set has one

@@ -1,0 +1,193 @@
+"""Where decoded images are kept: in memory, in a mapped file, or nowhere."""
+
+import functools
+import logging
+import os
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import Trainer
+from torch.utils.data import Dataset
+
+from msssl.data.ffcv.beton_file import BetonFile
+from msssl.data.fixed import why_not_fixed
+from msssl.data.pixels import cache
+from msssl.data.pixels.decode import decode, image_size, is_readable, usable_cores
+from msssl.data.pixels.images import Decoded, UnreadableImageError, strings_of
+
+StorageKind = Literal["auto", "memory", "cached", "stream"]
+MEMORY_LIMIT = 8 << 30  # of `auto`, in bytes: what is decoded anew at each start
+SHARE = 0.25  # of the machine's or the GPU's memory that images may take
+_ON_DEVICE: weakref.WeakSet[Decoded] = weakref.WeakSet()  # data sets on a GPU, of all data modules of this process
+log = logging.getLogger(__name__)
+
+
+class Storage:
+    """Opens data sets, each once, in the storage that was asked for.
+
+    Args:
+        kind: `memory` decodes once, to a tensor on the GPU as long as all data sets there take no more than a quarter
+            of its memory, else on the host; `cached` maps a file that is kept between runs; `stream` reads and decodes
+            each time; `auto` is the first of these that fits. A data set whose pixels change is never kept.
+        cache_dir: folder of the caches.
+        parallel: whether to decode on all cores.
+        skip: whether unreadable images are left out.
+        trainer: of the run, for its device.
+
+    Attributes:
+        folder: of the run, where this process writes there.
+        told: what was chosen and why, by data set.
+    """
+
+    def __init__(
+        self, kind: StorageKind, cache_dir: str, *, parallel: bool, skip: bool, trainer: Trainer | None
+    ) -> None:
+        self.kind = kind
+        self.cache_dir = Path(cache_dir)
+        self.parallel = parallel
+        self.skip = skip
+        self.device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        self.n_devices = trainer.num_devices if trainer else 1
+        self.folder = Path(trainer.default_root_dir) if trainer and trainer.is_global_zero else None
+        self.told: dict[str, str] = {}
+        self._trainer = trainer
+        self._taken = 0
+        self._opened: dict[int, tuple[Dataset[Any], Dataset[Any]]] = {}
+
+    def open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
+        """The data set itself, or `Decoded`; logs which and why."""
+        if id(dataset) not in self._opened:
+            self._opened[id(dataset)] = dataset, self._open(dataset, name)  # both, so that no other gets its id
+        return self._opened[id(dataset)][1]
+
+    def _open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
+        if isinstance(dataset, BetonFile):
+            self._tell(name, f"FFCV, {dataset.path}")
+            return dataset
+        size = image_size(dataset, name, self.skip)
+        n_bytes = len(dataset) * 3 * size[0] * size[1]  # type: ignore[arg-type]
+
+        @functools.cache  # it may read all of a set that fits into memory
+        def folder() -> Path | None:
+            content = cache.fingerprint(dataset)
+            return cache.path_in(self.cache_dir, content, size) if content else None
+
+        changing = why_not_fixed(dataset, name)
+        kind, reason = ("stream", changing) if changing else self.choose(n_bytes, folder)
+        if self._trainer is not None:  # memory and disks may differ between ranks
+            kind, reason, changing = self._trainer.strategy.broadcast((kind, reason, changing))
+        if changing and self.kind not in ("auto", "stream"):
+            raise ValueError(
+                f"storage: {self.kind} would keep the first pixels of each image for the whole run, but {changing}: "
+                "take storage: stream, or transforms that are not random"
+            )
+        self._tell(name, f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}")
+        if kind == "stream":
+            return dataset
+        if kind == "cached":
+            opened: Decoded = self._cached(dataset, name, size, folder())
+        else:
+            opened = self._in_memory(dataset, name, size)
+            self._taken += n_bytes
+        opened.paths = strings_of(dataset, "paths")
+        if opened.unreadable and not self.skip:
+            raise UnreadableImageError(next(iter(opened.unreadable.values())))
+        return opened
+
+    def _tell(self, name: str, told: str) -> None:
+        self.told[name] = told
+        log.info("storage of %s: %s", name, told)
+
+    def choose(self, n_bytes: int, find_folder: Callable[[], Path | None]) -> tuple[StorageKind, str]:
+        """The kind, and why.
+
+        Args:
+            n_bytes: of the decoded images.
+            find_folder: the folder of their cache; None where they cannot be cached.
+        """
+        if self.kind != "auto":
+            return self.kind, "as asked for"
+        limit = (min(MEMORY_LIMIT, int(SHARE * _memory())) - self._taken) // self.n_devices
+        if n_bytes <= limit:
+            return "memory", f"it fits into {readable(limit)}"
+        too_large = f"it does not fit into {readable(max(0, limit))} of memory"
+        folder = find_folder()
+        if folder is None:
+            return "stream", f"{too_large}, and a data set without a fingerprint cannot be cached"
+        if folder.is_dir():
+            return "cached", f"{too_large}; found in {self.cache_dir}"
+        place = _existing(self.cache_dir)
+        if not os.access(place, os.W_OK):
+            return "stream", f"{too_large}, and {self.cache_dir} cannot be written (cache_dir says where else)"
+        free = shutil.disk_usage(place).free
+        if n_bytes > 0.9 * free:
+            return "stream", f"{too_large} nor on the disk of {self.cache_dir} ({readable(free)} free)"
+        return "cached", f"{too_large}; in {self.cache_dir}"
+
+    def _cached(self, dataset: Dataset[Any], name: str, size: tuple[int, int], folder: Path | None) -> Decoded:
+        if folder is None:
+            raise ValueError(
+                f"storage: cached needs to tell whether {name} is what was cached: give {type(dataset).__name__} an "
+                "attribute `fingerprint`, a string that names its content, or take storage: memory or stream"
+            )
+        chunks = decode(dataset, name, size, usable_cores() if self.parallel else 0, self.skip)
+        n_images = len(dataset)  # type: ignore[arg-type]
+        return cache.load_or_build(folder, n_images, size, chunks, lambda index: not is_readable(dataset, index, name))
+
+    def _in_memory(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Decoded:
+        images = torch.empty(len(dataset), 3, *size, dtype=torch.uint8)  # type: ignore[arg-type]
+        targets = torch.empty(len(images), dtype=torch.long)
+        unreadable: dict[int, str] = {}
+        start = 0
+        num_workers = max(1, usable_cores() // self.n_devices) if self.parallel else 0  # every rank decodes
+        for chunk in decode(dataset, name, size, num_workers, self.skip):
+            end = start + len(chunk.images)
+            images[start:end], targets[start:end] = chunk.images, chunk.targets
+            unreadable.update(chunk.unreadable)
+            start = end
+        decoded = Decoded(images, targets, unreadable)
+        if (memory := _free_and_total(self.device)) is not None:
+            self._move_to_device(decoded, name, *memory)
+        return decoded
+
+    def _move_to_device(self, decoded: Decoded, name: str, free: int, total: int) -> None:
+        """Move a data set to the GPU if it fits into what the others have left of their share."""
+        others = sum(each.images.nbytes for each in _ON_DEVICE if each.images.device == self.device)
+        left = max(0, min(free, int(SHARE * total) - others))
+        if decoded.images.nbytes > left:
+            log.info("storage of %s: on the host; images may take %s more on %s", name, readable(left), self.device)
+            return
+        log.info("storage of %s: on %s", name, self.device)
+        decoded.images, decoded.targets = decoded.images.to(self.device), decoded.targets.to(self.device)
+        _ON_DEVICE.add(decoded)
+
+
+def _free_and_total(device: torch.device) -> tuple[int, int] | None:
+    """Bytes of memory that a GPU has free, and that it has; None for a CPU."""
+    return torch.cuda.mem_get_info(device) if device.type == "cuda" else None
+
+
+def _memory() -> int:
+    """Bytes that the machine has, or that this job may use."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.is_file() else "max"
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(physical, int(allowed)) if allowed.isdecimal() else physical
+
+
+def _existing(folder: Path) -> Path:
+    return next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+
+
+def readable(n_bytes: int) -> str:
+    """Bytes in the nearest unit.
+
+    >>> readable(184_320_000)
+    '184 MB'
+    """
+    power = min(3, (len(str(n_bytes)) - 1) // 3)
+    return f"{n_bytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"

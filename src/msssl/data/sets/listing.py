@@ -1,0 +1,134 @@
+"""A user's image files, as a data set with labels."""
+
+import hashlib
+import logging
+import os
+import statistics
+from collections import Counter
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from msssl.data.pixels.deep import Window
+from msssl.data.pixels.files import open_square, short_side, shown
+from msssl.data.pixels.images import UnreadableImageError, stop_for_the_machine
+from msssl.data.sets.manifest import Row
+
+MAX_DEFAULT_SIZE = 64
+N_NAMED = 5  # classes that the log names
+N_MEASURED = 100  # images that the default size is taken from
+log = logging.getLogger(__name__)
+
+
+class ImageFiles(Dataset[tuple[Image.Image, int]]):
+    """Squares of image files, with labels.
+
+    Args:
+        rows: the files.
+        classes: names of the classes, in the order of their labels.
+        image_size: side in pixels; by default the median short side of 100 of the files, at most 64.
+        window: values that become black and white in images of more than 8 bits.
+
+    Attributes:
+        classes: as given.
+        groups: what each image must not be separated from, where the rows say so.
+    """
+
+    def __init__(self, rows: list[Row], classes: list[str], image_size: int | None, window: Window | None) -> None:
+        self.classes = classes
+        numbers = {name: label for label, name in enumerate(classes)}
+        self.paths = [row.path for row in rows]
+        self.targets = [numbers.get(row.label, -1) for row in rows]
+        self.groups = [row.group or row.path for row in rows] if any(row.group for row in rows) else None
+        self.window = window
+        self.image_size = image_size or self._default_size()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path = self.paths[index]
+        try:
+            return open_square(path, self.image_size, self.window), self.targets[index]
+        except Exception as error:  # Pillow's formats raise many kinds
+            stop_for_the_machine(error, shown(path))
+            raise UnreadableImageError(f"{shown(path)} cannot be read as an image: {shown(str(error))}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the files' names, sizes and times, labels, window and size; the same where the folder has moved."""
+        root = len(os.path.commonpath([min(self.paths), max(self.paths)]))
+        content = hashlib.sha256(repr((self.window, self.image_size)).encode())
+        for path, label in zip(self.paths, self.targets, strict=True):
+            try:
+                stat = os.stat(path)  # noqa: PTH116  # half the time of pathlib's
+                told = f"{stat.st_size} {stat.st_mtime_ns}"
+            except OSError:  # a link that leads nowhere
+                told = ""
+            content.update(f"{path[root:]} {told} {label}\n".encode(errors="surrogateescape"))
+        return content.hexdigest()
+
+    def _default_size(self) -> int:
+        sides = []
+        for path in self.paths[:: -(-len(self) // N_MEASURED)]:
+            try:
+                sides.append(short_side(path))
+            except Exception as error:  # reported where the image is read
+                log.debug("%s: %s", path, error)
+        size = min(int(statistics.median(sides or [MAX_DEFAULT_SIZE])), MAX_DEFAULT_SIZE)
+        log.info("image_size: %d px; short sides are %s px", size, f"{min(sides)} to {max(sides)}" if sides else "?")
+        return size
+
+
+def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: str) -> list[str]:
+    """Names of the classes in the order of their labels: by number where all are numbers, else by name.
+
+    Args:
+        listed: the images of each split.
+        wanted: names that must be there.
+        source: how messages call where they come from.
+
+    >>> class_names({"train": [Row("a", "10"), Row("b", "9")]}, None, "a.csv")
+    ['9', '10']
+
+    Raises:
+        ValueError: there is one class, or a wanted class or one of another split has no training images.
+    """
+    of_split = {split: {row.label for row in rows} - {""} for split, rows in listed.items()}
+    names = set().union(*of_split.values())
+    if len(names) == 1:
+        raise ValueError(f"{source} has one class, {names.pop()!r}: labels need two; without labels leave them empty")
+    if missing := sorted(set(wanted or []) - names):
+        raise ValueError(f"{source} has no images of the class {missing[0]!r}, which `classes` lists")
+    for split, found in of_split.items():
+        lacking = sorted(names - found)
+        if not lacking or not of_split["train"]:
+            continue
+        if split == "train":
+            raise ValueError(f"{source}: train has no images of the class {lacking[0]!r}, which other splits have")
+        if found:
+            log.warning(
+                "%s: %s has no images of %d of the classes, such as %r", source, split, len(lacking), lacking[0]
+            )
+        else:
+            log.warning("%s: the images of %s have no labels", source, split)
+    numbers = all(name.isdecimal() for name in names)
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+
+
+def log_classes(names: list[str], rows: list[Row], origin: str) -> None:
+    """Say which classes there are, and how large the smallest and the largest are.
+
+    Args:
+        names: of the classes.
+        rows: the training images.
+        origin: what names them.
+    """
+    if not names:
+        return
+    first = ", ".join(map(shown, names[:N_NAMED])) + (", ..." if len(names) > N_NAMED else "")
+    counts = Counter(row.label for row in rows if row.label)
+    sizes = sorted((counts[name], shown(name)) for name in names)
+    (least, smallest), (most, largest) = sizes[0], sizes[-1]
+    spread = f"{least} ({smallest}) to {most} ({largest}) training images each" if counts else "none of them in train"
+    log.info("classes: %d, by %s: %s; %s", len(names), origin, first, spread)

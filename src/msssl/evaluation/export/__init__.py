@@ -1,0 +1,1 @@
+"""`msssl export`: an encoder in the formats of other libraries."""

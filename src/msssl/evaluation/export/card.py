@@ -1,0 +1,94 @@
+"""A page that says what a backbone was trained on, and how good it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from msssl.data import MultiViewDataModule
+from msssl.evaluation.export.preparation import code, description, normalization
+from msssl.evaluation.subject import data_state, epochs_of
+from msssl.run.files import sha256_of
+from msssl.views import Preprocess
+from msssl.wording import counted
+
+ROWS = {
+    "test_top1": "test top-1",
+    "val_top1": "val top-1",
+    "cv_top1": "cross-validated top-1",
+    "test_mlp": "test, MLP",
+    "test_knn": "test, kNN",
+}
+
+
+def model_card(
+    path: Path, checkpoint: dict[str, Any], preprocess: Preprocess, config: dict[str, Any], lines: list[str]
+) -> str:
+    """Markdown.
+
+    Args:
+        path: of the checkpoint; the reports of `msssl probe` beside it are quoted.
+        checkpoint: its content.
+        preprocess: what evaluation does to an image; with the size of the images.
+        config: of the export.
+        lines: of code that load it.
+    """
+    seen = data_state(checkpoint).get("pretrained_on")
+    n_images = "" if seen is None else f", {len(seen):,} images"
+    size = preprocess.image_size or ("?", "?")
+    method = checkpoint["hyper_parameters"].get("_class_path", "a MultiViewModule")
+    data = _name_of_data(checkpoint)
+    steps = "\n".join(f"  - `{step}`" for step in preprocess.recipe)
+    to_do = "\n".join(f"- {line}" for line in description(preprocess))
+    height, width = config["image_size"]
+    load, prepare = "\n".join(lines), "\n".join(code(preprocess, as_tensor=config["format"] != "onnx"))
+    output = f"logits of {', '.join(config['classes'])}" if config["classes"] else f"{config['feature_dim']} features"
+    return f"""# {method} on {data}
+
+- Pretrained without labels on {data}{n_images} of {size[0]} x {size[1]} pixels
+  for {counted(epochs_of(checkpoint), "epoch")} ({counted(checkpoint["global_step"], "step")}).
+- {preprocess.n_views} views of each image:
+{steps}
+- Input: RGB, float32, (N, 3, {height}, {width}), {normalization(preprocess)}; how an image is prepared stands below.
+- Output: {output}.
+
+## Load it
+
+```python
+{load}
+```
+
+## Prepare an image
+
+{to_do}
+
+```python
+{prepare}
+```
+
+## Accuracy
+
+{_accuracy(path)}
+"""
+
+
+def _name_of_data(checkpoint: dict[str, Any]) -> str:
+    given = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    name: str = given.get("_class_path", "").rpartition(".")[2]
+    return "data sets given in Python" if name in ("", "FromDatasets") else name
+
+
+def _accuracy(path: Path) -> str:
+    parts, sha256 = [], sha256_of(path)
+    for file in sorted(path.parent.glob("probe*.json")):
+        try:
+            report = json.loads(file.read_text())
+        except ValueError:  # damaged, or of another program
+            continue
+        if not isinstance(report, dict) or report.get("sha256") != sha256:
+            continue
+        lines = [f"| features | {' | '.join(ROWS.values())} |", "|---" * (len(ROWS) + 1) + "|"]
+        for row in report["rows"]:
+            cells = [f"{row[key]:.3f}" if isinstance(row.get(key), float) else "-" for key in ROWS]
+            lines.append(f"| {row['features']} | {' | '.join(cells)} |")
+        parts.append(f"On {report['data_class']}: {report['protocol']}.\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) or "Not measured: `msssl probe` was not run on this checkpoint."

@@ -1,0 +1,69 @@
+"""The report of a probe as a picture."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from msssl.data import MultiViewDataModule
+from msssl.drawing import draw_confusion, draw_neighbours, draw_spectrum
+from msssl.evaluation.probe.features import Split
+from msssl.metrics import neighbours
+from msssl.run.files import atomic_write
+
+N_IMAGES, N_NEIGHBOURS = 6, 6
+
+
+class Nearest(NamedTuple):
+    """Some images of a split, and the training images that are nearest to each.
+
+    Attributes:
+        split: `test`, `val` or `probe`.
+        rows: of the images in it, shape (n,).
+        similarity: cosine similarity of the neighbours, nearest first, shape (n, k).
+        neighbours: their rows in `probe`, shape (n, k).
+    """
+
+    split: str
+    rows: Tensor
+    similarity: Tensor
+    neighbours: Tensor
+
+
+def nearest_images(features: dict[str, Split], split: str) -> Nearest:
+    """Neighbours, by features of each split, of a few images of this one (of `probe` where there are none of it)."""
+    split = split if split in features else "probe"  # a cross-validation has no split of its own
+    n_self = int(split == "probe")  # the nearest of these is the image itself
+    (x, _), (bank, _) = features[split], features["probe"]
+    rows = torch.linspace(0, len(x) - 1, min(N_IMAGES, len(x))).long()
+    similarity, nearest = neighbours(x[rows.to(x.device)], bank, min(N_NEIGHBOURS + n_self, len(bank)))
+    return Nearest(split, rows, similarity[:, n_self:].cpu(), nearest[:, n_self:].cpu())
+
+
+def draw_report(
+    report: dict[str, Any], data: MultiViewDataModule, spectra: dict[str, Tensor], nearest: Nearest, path: Path
+) -> None:
+    """Write the confusion matrix, the spectra and the training images nearest to images not seen.
+
+    Args:
+        report: with its rows, the pretrained encoder's last.
+        data: of the images.
+        spectra: eigenvalues of the covariance of the features of encoders, by their names.
+        nearest: by the pretrained encoder.
+        path: of the picture.
+    """
+    from matplotlib.figure import Figure  # half a second, for this only
+
+    split, row = report["reported_on"], report["rows"][-1]
+    figure = Figure(figsize=(15, 5), dpi=150, layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    if f"{split}_confusion" in row:
+        draw_confusion(left, torch.tensor(row[f"{split}_confusion"]), report["classes"])
+    draw_spectrum(middle, spectra)
+    shown = data.evaluation_dataloader("probe").pixels(nearest.neighbours.flatten())
+    shown = shown.unflatten(0, nearest.neighbours.shape)
+    draw_neighbours(right, data.evaluation_dataloader(nearest.split).pixels(nearest.rows), shown, nearest.similarity)
+    figure.suptitle(f"{row['features']}: {report['protocol']}", fontsize=8, wrap=True)
+    with atomic_write(path) as growing:
+        figure.savefig(growing, format="png")

@@ -1,0 +1,168 @@
+"""`msssl probe`: what frozen features are worth, beside raw pixels and the same encoder with random weights."""
+
+import functools
+import json
+import logging
+from math import isnan
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from msssl.data import MultiViewDataModule
+from msssl.evaluation.probe.features import Encoder, Split, extract, joined, load_or_extract
+from msssl.evaluation.probe.few_labels import draw, evaluate_few_labels
+from msssl.evaluation.probe.heads import MIN_VAL, evaluate, evaluate_as_the_paper
+from msssl.evaluation.probe.picture import draw_report, nearest_images
+from msssl.evaluation.probe.protocol import Protocol
+from msssl.evaluation.subject import Subject, open_subject
+from msssl.evaluation.table import print_report
+from msssl.methods import MultiViewModule
+from msssl.metrics import alpha_of, eigenspectrum, rankme, spread_rows
+from msssl.run.files import check_writable, write_text
+from msssl.run.head import write_head
+
+PIXEL_SIZE = 32
+SEED = 0  # of the views that features are averaged over
+RAW, UNTRAINED, PRETRAINED = "raw pixels", "untrained encoder", "pretrained encoder"
+RANDOM = "random encoder"  # instead of `UNTRAINED` where the run began from `weights`: it is not what it began from
+log = logging.getLogger(__name__)
+
+
+def probe(
+    ckpt_path: str,
+    data: MultiViewDataModule | None = None,
+    protocol: Literal["standard", "paper"] = "standard",
+    test_patches: int | None = None,
+    labels_per_class: list[int] | None = None,
+    baselines: bool = True,
+    model: MultiViewModule | None = None,
+) -> None:
+    """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on random features.
+
+    Everything comes from the checkpoint, its data included. Beside it are written `probe.json`, a picture and the
+    fitted linear head; another checkpoint, set, protocol or number of patches has file names of its own. What was
+    measured before with fewer labels stays in the report.
+
+    Args:
+        ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
+        data: another set (transfer); its images are resized to those of the pretraining, and normalised alike.
+        protocol: `standard`: linear head by L-BFGS, MLP and kNN; `paper`: the linear head of Ghosh et al.
+        test_patches: V: features are averaged over the clean image and V - 1 random views of it; by default 1, and
+            16 for the paper's protocol, as it has it.
+        labels_per_class: also fit heads on so many images of each class, over 5 seeds.
+        baselines: whether raw pixels and the same encoder with random weights stand beside it.
+        model: the module, built again as for the run, where the checkpoint cannot name all that it was built with.
+    """
+    kind = Protocol(protocol, test_patches)
+    subject = open_subject(ckpt_path, data, model, random_views=kind.test_patches > 1)
+    check_writable(subject.path.parent)
+    folds = None if kind.of_paper else subject.folds
+    if folds is not None:
+        log.warning("fewer than %d labelled validation images: cross-validation chooses the weight decay", MIN_VAL)
+    _check_labels(subject, kind, labels_per_class or [])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    untrained = _name_of_random_weights(subject)
+    encoders: dict[str, Encoder] = (
+        {RAW: _pixels, untrained: subject.with_random_weights().to(device)} if baselines else {}
+    )
+    encoders[PRETRAINED] = subject.module.to(device)
+    fit = evaluate_as_the_paper if kind.of_paper else functools.partial(evaluate, folds=folds)
+    rows: list[dict[str, Any]] = []
+    spectra: dict[str, Tensor] = {}
+    for name, encoder in reversed(encoders.items()):  # the pretrained one first: a diverged run stops the probe at once
+        features = joined(_features(subject, kind, name, encoder, device), device)
+        measured, head = fit(features, subject.num_classes)
+        row = {"features": name, "dim": features["probe"][0].shape[1], **measured}
+        if isinstance(encoder, MultiViewModule):
+            spectrum = eigenspectrum(features["probe"][0])
+            row |= _spectral(encoder, features["probe"][0], spectrum)
+            spectra["pretrained" if name == PRETRAINED else "random weights"] = spectrum
+        if labels_per_class:
+            row["few_labels"] = evaluate_few_labels(features, subject.num_classes, labels_per_class)
+        rows.insert(0, row)
+        if name == PRETRAINED:
+            told, pretrained_head = kind.told(features, folds), head
+            nearest = nearest_images(features, told["reported_on"])
+        del features  # before those of the next encoder are made
+    report = {
+        **subject.provenance(),
+        **told,
+        "seeds": {"run": subject.state.get("seed"), "split": subject.data.split_seed, "views": SEED, "heads": 0},
+        "data_dir": str(subject.data.data_dir),
+        "rows": rows,
+    }
+    if folds is not None:
+        report["images"]["cv"] = int((folds.of_image >= 0).sum())
+    target = subject.path.with_name(f"{_stem(subject, kind, report['data_id'])}.json")
+    _keep_few_labels(target, report)
+    of_head = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
+    write_head(target.with_suffix(".head.pt"), pretrained_head, **of_head)
+    draw_report(report, subject.data, dict(reversed(spectra.items())), nearest, target.with_suffix(".png"))
+    write_text(target, json.dumps(report, indent=2, default=vars) + "\n")
+    print_report(report, target)
+
+
+def _check_labels(subject: Subject, kind: Protocol, labels_per_class: list[int]) -> None:
+    """Raise now, and not after the work, where there are too few labels."""
+    if kind.of_paper or labels_per_class:
+        subject.check_measurable("protocol paper" if kind.of_paper else "labels_per_class")
+    for count in labels_per_class:
+        draw(subject.labels("probe"), count, seed=0)
+
+
+def _name_of_random_weights(subject: Subject) -> str:
+    return RANDOM if subject.began_from_weights else UNTRAINED
+
+
+def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, device: str) -> dict[str, Split]:
+    """Features of each split, from the run's folder where they have been extracted before."""
+    size, found = subject.preprocess.image_size, {}
+    for split in subject.splits:
+        content = None if name == RAW else subject.contents[split]  # pixels are large, and soon made
+        drawn = f"{kind.test_patches} {SEED} {subject.data.batch_size}" if kind.test_patches > 1 else ""
+        key = content and f"{subject.sha256} {name} {content} {size} {device} {drawn}"
+
+        def make(split: str = split) -> Split:
+            return extract(encoder, subject.data, split, device, kind.test_patches, SEED)
+
+        found[split] = load_or_extract(subject.path.with_name("features"), key, make)
+    return found
+
+
+def _keep_few_labels(path: Path, report: dict[str, Any]) -> None:
+    """Add to the rows what an earlier report, of the same checkpoint and images, holds of few labels."""
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):  # there is none, or a damaged one
+        return
+    same = ("sha256", "data_id", "protocol_name", "test_patches", "reported_on")
+    if any(before.get(name) != report[name] for name in same):
+        return
+    if report["data_id"] is None and report["transfer"]:  # the images may be others
+        return
+    kept = {row["features"]: row.get("few_labels", {}) for row in before["rows"]}
+    for row in report["rows"]:
+        if found := {**kept.get(row["features"], {}), **row.get("few_labels", {})}:
+            row["few_labels"] = found
+
+
+def _stem(subject: Subject, kind: Protocol, data_id: str | None) -> str:
+    """Name of what is written: `probe` for the last checkpoint, its own data and the standard protocol."""
+    parts = ["probe", *([] if subject.path.stem == "last" else [subject.path.stem])]
+    if subject.transferred:
+        parts += [type(subject.data).__name__, *([data_id[:8]] if data_id else [])]
+    return "-".join([*parts, *kind.suffixes()])
+
+
+@torch.no_grad()
+def _spectral(module: MultiViewModule, features: Tensor, spectrum: Tensor) -> dict[str, float | None]:
+    alpha = float(alpha_of(spectrum))  # NaN, which JSON has no word for, where there are too few eigenvalues
+    z = module.projector(spread_rows(features))  # whose layers are wide: only for the rows that count
+    return {"alpha": None if isnan(alpha) else alpha, "rankme": float(rankme(z))}
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(images, min(images.shape[-1], PIXEL_SIZE)).flatten(1)

@@ -1,0 +1,122 @@
+"""How accuracies were made."""
+
+from typing import Any, Literal
+
+import torch
+
+from msssl.evaluation.probe.adam import (
+    HIDDEN_DIM,
+    PAPER_BATCH_SIZE,
+    PAPER_EPOCHS,
+    PAPER_LR,
+    PAPER_SMOOTHING,
+    PAPER_WEIGHT_DECAY,
+)
+from msssl.evaluation.probe.cross_validation import Folds
+from msssl.evaluation.probe.features import Split
+from msssl.evaluation.probe.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, WEIGHT_DECAYS, K, can_choose
+from msssl.metrics import neighbours_taken
+
+PAPER_PATCHES = 16
+_REPORTED = {  # by the split and whether anything was chosen
+    ("test", True): ", test read once, 95 % Wilson interval",
+    ("test", False): ", test read once, 95 % Wilson interval",
+    ("val", True): "; there is no test split, and val chose: read it as an upper bound",
+    ("val", False): "; there is no test split, and val was read once",
+    (
+        "cv",
+        True,
+    ): "; there is no test split, and the accuracy is that of the cross-validation: read it as an upper bound",
+}
+
+
+class Protocol:
+    """The kind of heads, and what they see.
+
+    Args:
+        name: `standard` or `paper`.
+        test_patches: V, or None for that of the name.
+    """
+
+    def __init__(self, name: Literal["standard", "paper"], test_patches: int | None) -> None:
+        if name not in ("standard", "paper"):
+            raise ValueError(f"protocol is {name!r}: expected standard or paper")
+        self.name = name
+        self.of_paper = name == "paper"
+        default = PAPER_PATCHES if self.of_paper else 1
+        self.test_patches = default if test_patches is None else test_patches
+        if self.test_patches < 1:
+            raise ValueError(f"test_patches is {test_patches}: expected the clean image at least, 1")
+        self._is_default = self.test_patches == default
+
+    def suffixes(self) -> list[str]:
+        """What tells its files from those of the standard one."""
+        parts = ["paper"] if self.of_paper else []
+        return parts if self._is_default else [*parts, f"{self.test_patches}-patches"]
+
+    def told(self, features: dict[str, Split], folds: Folds | None = None) -> dict[str, Any]:
+        """The protocol as plain data and in a sentence, for these splits, and folds if `val` cannot choose."""
+        chosen_on = None
+        if not self.of_paper and "val" in features and can_choose(features["val"][1]):
+            chosen_on = "val"
+        elif folds is not None:
+            chosen_on = "cv"
+        on_val = "val" if chosen_on != "cv" else "cv"
+        reported_on = "test" if "test" in features else on_val
+        return {
+            "protocol": self._sentence(features, folds, chosen_on, reported_on),
+            "protocol_name": self.name,
+            "test_patches": self.test_patches,
+            "chosen_on": chosen_on,
+            "reported_on": reported_on,
+        }
+
+    def _sentence(
+        self, features: dict[str, Split], folds: Folds | None, chosen_on: str | None, reported_on: str
+    ) -> str:
+        patches = self.test_patches
+        seen = "clean images" if patches == 1 else f"mean features of the clean image and {patches - 1} views"
+        reported = _REPORTED[reported_on, chosen_on is not None]
+        if self.of_paper:
+            how = (
+                f"the paper's linear probe, {seen}, Adam {PAPER_LR:g}, weight decay {PAPER_WEIGHT_DECAY:g}, "
+                f"{PAPER_EPOCHS} epochs, batch {PAPER_BATCH_SIZE}, label smoothing {PAPER_SMOOTHING}, "
+                "last epoch; nothing chosen"
+            )
+            fitted = ", fitted on train + val" if {"val", "test"} <= features.keys() else ", fitted on train"
+            return how + fitted + reported
+        how = f"offline linear probe, {seen}, L-BFGS (200 iterations at most)"
+        if chosen_on is None:
+            how += f", weight decay {DEFAULT}, nothing chosen"
+        else:
+            how += f", weight decay of {', '.join(map(str, WEIGHT_DECAYS))} chosen {_by(features, folds)}"
+        if "val" in features and reported_on != "val":
+            how += ", refitted on train + val"
+        epochs = "epochs chosen likewise" if chosen_on == "val" else f"{DEFAULT_ROUNDS} epochs"
+        heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, averaged weights, {epochs}; kNN: {_neighbours(features)}"
+        if reported_on == "cv" and folds is not None and folds.n_groups is not None:
+            reported += f", 95 % interval of {folds.n_groups} groups"
+        return how + reported + (heads if {"val", "test"} & features.keys() else "")
+
+
+def _by(features: dict[str, Split], folds: Folds | None) -> str:
+    """What chose."""
+    if folds is None:
+        return "on val"
+    images = "train + val" if "val" in features else "train"
+    together = "" if folds.n_groups is None else ", no group in two folds"
+    return f"by cross-validation ({folds.n} folds of the labelled images of {images}{together})"
+
+
+def _neighbours(features: dict[str, Split]) -> str:
+    """The numbers of neighbours that voted, which are half of a small bank, and differ with the bank."""
+    taken = {}
+    if "val" in features:
+        taken["val"] = neighbours_taken(features["probe"][1], K)
+    if "test" in features:
+        labels = torch.cat([features[split][1] for split in ("probe", "val") if split in features])
+        taken["test"] = neighbours_taken(labels, K)
+    if set(taken.values()) == {K}:
+        return f"k = {K}, T = {TEMPERATURE}"
+    told = ", ".join(f"{k} on {split}" for split, k in taken.items())
+    return f"k = {told} (at most half of the labelled images it compares with), T = {TEMPERATURE}"

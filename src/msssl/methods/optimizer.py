@@ -1,0 +1,169 @@
+"""The optimizer and its learning-rate schedule, in a fresh run and in one that is resumed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
+
+# The learning rate is scaled; the last two say on which device the state is.
+_KEPT_FROM_CHECKPOINT = ("params", "lr", "initial_lr", "fused", "capturable")
+
+
+def refuse_finders(trainer: Trainer) -> None:
+    """Raise ValueError for callbacks of Lightning that set arguments which are not theirs to set here."""
+    for callback in getattr(trainer, "callbacks", []):
+        if isinstance(callback, LearningRateFinder):
+            raise ValueError(
+                "LearningRateFinder is not supported: a loss without labels does not tell which rate is good. Compare "
+                "runs with several --model.optimizer.lr by their probe"
+            )
+        if isinstance(callback, BatchSizeFinder):
+            raise ValueError(
+                "BatchSizeFinder is not supported: what a batch holds changes the loss. Choose --data.batch_size; "
+                "where memory ends, --model.chunk_views 1 takes less"
+            )
+
+
+def parameter_groups(module: nn.Module, decay_bias_and_norm: bool) -> list[dict[str, Any]]:
+    """The parameters that learn: one group, or one without weight decay for biases and normalisation."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if decay_bias_and_norm:
+        return [{"params": parameters}]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def with_schedule(optimizer: Optimizer, make_lr_scheduler: Callable[[Optimizer], Any] | None) -> Any:
+    """What `configure_optimizers` returns."""
+    if make_lr_scheduler is None:
+        return optimizer
+    scheduler = make_lr_scheduler(optimizer)
+    interval = "step" if isinstance(scheduler, WarmupCosine) else "epoch"
+    monitor = getattr(scheduler, "monitor", None)  # Lightning's own ReduceLROnPlateau has one
+    if monitor is None and isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        monitor = "train/loss"  # which each run has, also without validation
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": monitor}}
+
+
+def let_clip(optimizer: Optimizer, trainer: Trainer | None) -> None:
+    """Let Lightning clip gradients for a fused optimizer under bf16, which has no scaler that would be in the way.
+
+    Lightning refuses whatever says that it can undo the scaling of float16, and asks nothing else.
+    """
+    if trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is None:
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+
+
+def arguments_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The hyperparameters of each group of a fresh optimizer."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def take_memory_layout(optimizer: Optimizer) -> None:
+    """Lay the averages that an optimizer has loaded out in memory as its parameters are.
+
+    They differ where a run goes on with channels last that began without. PyTorch's fused kernels go through both in
+    the order of the memory: on a CPU they would pair a weight with the average of another one, without an error.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def take_arguments(optimizer: Optimizer, arguments: list[dict[str, Any]], scheduler: Any) -> None:
+    """Give an optimizer that was loaded from a checkpoint the hyperparameters of a fresh one.
+
+    A learning rate under a schedule stays where the schedule has it, in proportion.
+    """
+    for i, (group, given) in enumerate(zip(optimizer.param_groups, arguments, strict=True)):
+        group.update({name: value for name, value in given.items() if name not in _KEPT_FROM_CHECKPOINT})
+        if scheduler is None:
+            group["lr"] = given["lr"]
+        elif "initial_lr" in group and group["initial_lr"] != given["lr"]:
+            group["lr"] *= given["lr"] / group["initial_lr"]
+            group["initial_lr"] = scheduler.base_lrs[i] = given["lr"]
+
+
+class WarmupCosine(LambdaLR):
+    """Learning rates that rise linearly to those of the optimizer, then fall along half a cosine, step by step.
+
+    Args:
+        optimizer: whose learning rates are the highest.
+        warmup: share of the steps in which they rise, in [0, 1).
+        final: share of the learning rate that is left at the end, in [0, 1].
+        total_steps: of the run; `MultiViewModule` fills it in from its trainer.
+
+    The rate is a function of how much of the run is behind it. So a run that goes on with another number of steps an
+    epoch (another `batch_size`, say) goes on at the same rate, and one that has been made longer is where a run that
+    had been so long from the start would be. Either ends at `final`.
+
+    Raises:
+        ValueError: a share outside its range.
+
+    Source: Loshchilov and Hutter 2017 (arXiv:1608.03983) without restarts; the warm-up of Goyal et al. 2017.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> schedule = WarmupCosine(optimizer, warmup=0.4, total_steps=5)
+    >>> rates = []
+    >>> for _ in range(5):
+    ...     rates += schedule.get_last_lr()
+    ...     optimizer.step()
+    ...     schedule.step()
+    >>> [round(rate, 2) for rate in rates]
+    [0.5, 1.0, 1.0, 0.75, 0.25]
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, warmup: float = 0.1, final: float = 0.0, total_steps: int | None = None
+    ) -> None:
+        if not (0 <= warmup < 1 and 0 <= final <= 1):
+            raise ValueError(
+                f"warmup is {warmup} and final {final}: expected shares of the steps and the learning rate"
+            )
+        self.warmup = warmup
+        self.final = final
+        self.total_steps = total_steps
+        super().__init__(optimizer, self._factor)
+
+    def fill_in(self, total_steps: float, step: int | None = None) -> None:
+        """Set the number of steps, and with it the learning rate of the next.
+
+        Args:
+            total_steps: of the whole run.
+            step: how many of these are behind it; by default those that the schedule has counted.
+
+        Raises:
+            ValueError: an endless run.
+        """
+        if total_steps == math.inf:
+            raise ValueError("WarmupCosine needs an end: give trainer.max_epochs or trainer.max_steps")
+        self.total_steps = int(total_steps)
+        self.last_epoch = self.last_epoch if step is None else step  # torch's name for the steps taken
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * self._factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _factor(self, step: int) -> float:
+        if self.total_steps is None:  # until it is filled in
+            return 1.0
+        rising = round(self.warmup * self.total_steps)
+        if step < rising:
+            return (step + 1) / rising
+        done = min(1.0, (step - rising) / max(1, self.total_steps - rising))
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        kept = super().state_dict()
+        return {name: value for name, value in kept.items() if name not in ("warmup", "final", "total_steps")}

@@ -1,0 +1,101 @@
+"""Weights that a backbone starts from."""
+
+import difflib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from msssl.run.files import read_file
+
+HEADS = ("fc.", "head.", "classifier.")  # of models that were trained to classify
+log = logging.getLogger(__name__)
+
+
+def load_weights(backbone: nn.Module, weights: str) -> None:
+    """Load a backbone's parameters and buffers; classification heads in the file are left out.
+
+    Args:
+        backbone: of the same architecture.
+        weights: a checkpoint of msssl (its backbone is taken), a file of a `state_dict` (`.safetensors` too), or
+            `torchvision:ResNet50_Weights.IMAGENET1K_V2` or `timm:resnet50.a1_in1k` and the like, downloaded by them.
+
+    Raises:
+        FileNotFoundError: no such file, or no network; the message says where to put the file.
+        ValueError: unknown weights, or parameters that are missing or of another shape, by name.
+    """
+    source, colon, name = weights.partition(":")
+    sources = {"torchvision": _from_torchvision, "timm": _from_timm}
+    found = sources[source](name) if colon and source in sources else _from_file(weights)
+    wanted = backbone.state_dict()
+    for name, value in wanted.items():
+        if name not in found:
+            raise ValueError(f"weights {weights} lack {name} of the backbone {type(backbone).__name__}")
+        if found[name].shape != value.shape:
+            shapes = f"{tuple(found[name].shape)} in weights {weights}, {tuple(value.shape)}"
+            raise ValueError(f"{name} is {shapes} in the backbone {type(backbone).__name__}")
+    other = [name for name in found if name not in wanted and not name.startswith(HEADS)]
+    if other:
+        raise ValueError(f"weights {weights} have {other[0]}, which the backbone {type(backbone).__name__} has not")
+    backbone.load_state_dict({name: found[name] for name in wanted})
+    log.info("weights: the backbone starts from %s", weights)
+
+
+def _from_file(weights: str) -> dict[str, Tensor]:
+    if not Path(weights).is_file():
+        raise FileNotFoundError(f"weights {weights} is not a file")
+    content = _read_safetensors(weights) if weights.endswith(".safetensors") else read_file(weights)
+    state: dict[str, Tensor] = content.get("state_dict", content)
+    of_backbone = {name.removeprefix("backbone."): value for name, value in state.items() if name[:9] == "backbone."}
+    return of_backbone or state
+
+
+def _read_safetensors(path: str) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"weights {path} need safetensors: pip install 'msssl[export]'") from error
+    try:
+        return load_file(path)
+    except Exception as error:  # a kind of its own, of the Rust library
+        raise ValueError(f"weights {path} cannot be read as safetensors: {error}") from error
+
+
+def _from_torchvision(name: str) -> dict[str, Tensor]:
+    try:
+        entry: Any = models.get_weight(name)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"torchvision has no weights {name} ({error})") from error
+    try:
+        state: dict[str, Tensor] = entry.get_state_dict(progress=True)
+    except (OSError, RuntimeError) as error:  # no network; a download that is not the file
+        place = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
+        raise FileNotFoundError(
+            f"weights torchvision:{name} cannot be downloaded ({error}): fetch {entry.url} elsewhere and put it "
+            f"there: {place}"
+        ) from error
+    return state
+
+
+def _from_timm(name: str) -> dict[str, Tensor]:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"weights timm:{name} need timm: pip install 'msssl[timm]'") from error
+    known = timm.list_pretrained()
+    if name not in known and name not in {each.partition(".")[0] for each in known}:  # with its tag, or without
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise ValueError(f"timm has no weights {name!r}; did you mean timm:{near}?")
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
+    except OSError as error:
+        repository = getattr(timm.models.get_pretrained_cfg(name), "hf_hub_id", name)
+        page = f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
+        reason = str(error).partition(". ")[0]
+        raise FileNotFoundError(
+            f"weights timm:{name} cannot be downloaded ({reason}): fetch {page} elsewhere and name the file instead"
+        ) from error
+    return model.state_dict()

@@ -1,0 +1,50 @@
+"""A linear head on disk, as `msssl probe` fits it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msssl.run.files import read_file, sha256_of, write_file
+
+
+def write_head(path: Path, head: nn.Module, classes: list[str], **told: Any) -> None:
+    """Write a linear head with the names of its classes, and plain data about it."""
+    write_file(path, {**{name: value.cpu() for name, value in head.state_dict().items()}, "classes": classes, **told})
+
+
+def read_head(path: str | Path, feature_dim: int, ckpt_path: str | Path | None = None) -> tuple[nn.Linear, list[str]]:
+    """A head from features of this width to logits, on the CPU, and the names of its classes.
+
+    Args:
+        path: of the head.
+        feature_dim: F.
+        ckpt_path: whose features it must have been fitted on, if given.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, or a head for other features.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"head {path} is not a file: msssl probe writes one and says its name")
+    content = read_file(path)
+    if not _is_head(content):
+        raise ValueError(f"head {path} is not one that msssl probe wrote")
+    num_classes, width = content["weight"].shape
+    if width != feature_dim:
+        raise ValueError(f"head {path} is for {width} features, and the backbone has {feature_dim}")
+    if ckpt_path is not None and content.get("sha256") not in (None, sha256_of(ckpt_path)):
+        raise ValueError(f"head {path} was fitted on features of another checkpoint than {ckpt_path}")
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, width, num_classes)
+    with torch.no_grad():
+        head.weight.copy_(content["weight"])
+        head.bias.copy_(content["bias"])
+    return head.requires_grad_(False), content["classes"]
+
+
+def _is_head(content: dict[str, Any]) -> bool:
+    weight, bias = content.get("weight"), content.get("bias")
+    if not (isinstance(weight, Tensor) and isinstance(bias, Tensor) and weight.ndim == 2):
+        return False
+    return bias.shape == weight.shape[:1] and len(content.get("classes", [])) == len(weight)

@@ -1,0 +1,211 @@
+"""Hyperparameters that load again, from classes that are trusted."""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import yaml
+from lightning import LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin, _given_hyperparameters
+from lightning.pytorch.utilities.parsing import collect_init_args
+from torch import Tensor
+
+from msssl.recorded import build, describe, is_plain, public_path
+from msssl.run.files import read
+
+TRUSTED = ("msssl", "torch", "torchvision", "timm", "kornia")
+_LEFT_OUT, _RECORDED = "_left_out", "_recorded"  # names of arguments: not in the checkpoint, and as `recorded` has them
+_REQUIRED = inspect.Parameter.empty
+_RENAMED = {"modules": "methods"}  # packages of msssl, as checkpoints of version 0.1 name them
+
+
+class MissingArgumentsError(ValueError):
+    """A checkpoint does not hold all that its object was built with; `names` says what is missing."""
+
+    def __init__(self, owner: str, names: list[str]) -> None:
+        super().__init__(f"{owner} was built in Python with {', '.join(names)}: give the same again, by keyword")
+        self.owner = owner
+        self.names = names
+
+
+class Reloadable(HyperparametersMixin):
+    """A class whose checkpoints hold its arguments as plain data, its class and the names of the other arguments.
+
+    Plain data are strings, numbers, booleans and None, lists and dictionaries of them, and paths; objects of msssl,
+    such as a `ResNet`, are kept as their class and arguments.
+    """
+
+    CHECKPOINT_HYPER_PARAMS_KEY: str
+
+    def save_plain_hyperparameters(self) -> None:
+        """Call it in the base class's `__init__`: records the arguments of the class that is being built."""
+        frame = inspect.stack(context=0)[1].frame
+        if _given_hyperparameters.get():  # built by the CLI, which gives plain data
+            self.save_hyperparameters(frame=frame)
+            return
+        levels = collect_init_args(frame, [], classes=(HyperparametersMixin,))
+        arguments = levels[-1]  # of the class that is being built: what it gives its bases is its own affair
+        other = [name for name, value in arguments.items() if not is_plain(value)]
+        inner = {name for level in levels for name in level} - arguments.keys()
+        self.save_hyperparameters(ignore=[*other, *inner], frame=frame)
+        defaults = _defaults(type(self))
+        self.hparams["_class_path"] = public_path(type(self))
+        given = [name for name in other if arguments[name] is not defaults.get(name)]
+        recorded = {}
+        for name in given:
+            with suppress(TypeError):
+                recorded[name] = describe(arguments[name])
+        self.hparams.update(recorded)
+        self.hparams[_RECORDED] = list(recorded)
+        self.hparams[_LEFT_OUT] = [name for name in given if name not in recorded]
+
+    @classmethod
+    def load_from_checkpoint(
+        cls, checkpoint_path: str | Path, map_location: str | torch.device = "cpu", strict: bool = True, **kwargs: Any
+    ) -> Self:
+        """Rebuild the object that a checkpoint holds, of this class or the subclass that it names.
+
+        Args:
+            checkpoint_path: a file written during training.
+            map_location: device of the rebuilt module.
+            strict: whether the names of its parameters must be those of the checkpoint.
+            **kwargs: arguments that replace those in the checkpoint.
+
+        Raises:
+            ValueError: an unreadable file, a class that is not trusted, weights that do not fit, or arguments that the
+                checkpoint cannot hold (a function, or an object of another library) and that are not given again; the
+                message names them.
+        """
+        loaded: Any = cls.from_checkpoint(read(checkpoint_path), strict, **kwargs)
+        if isinstance(loaded, LightningModule):
+            loaded.to(torch.device(map_location))
+        return loaded  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: dict[str, Any], strict: bool = True, without: Sequence[str] = (), **kwargs: Any
+    ) -> Self:
+        """Build the object that a checkpoint's content names, with its state, on the CPU.
+
+        Arguments named in `without` are not taken from the checkpoint where they have a default, which they keep.
+        """
+        loaded: Any = cls.from_hyperparameters(checkpoint, without, **kwargs)
+        if isinstance(loaded, LightningModule):
+            load_state(loaded, checkpoint, strict)
+        elif type(loaded).__qualname__ in checkpoint:  # where Lightning keeps the state of a data module
+            loaded.load_state_dict(checkpoint[type(loaded).__qualname__])
+        return loaded  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_hyperparameters(cls, checkpoint: dict[str, Any], without: Sequence[str] = (), **kwargs: Any) -> Self:
+        """Build the object that a checkpoint names, without its state; arguments as in `from_checkpoint`."""
+        given = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+        class_path = given.pop("_class_path", None)
+        from_cli = given.pop("_instantiator", None) is not None
+        left_out, recorded = given.pop(_LEFT_OUT, []), given.pop(_RECORDED, [])
+        if class_path is not None:
+            _check_trusted(class_path)
+        target = cls if class_path is None else _resolve(class_path)
+        if not (isinstance(target, type) and issubclass(target, cls)):
+            raise ValueError(f"the checkpoint holds a {class_path}, not a {cls.__name__}")
+        if inspect.isabstract(target):
+            raise ValueError(f"the checkpoint does not say which {cls.__name__} it was made with")
+        defaults = _defaults(target)
+        optional = [name for name in without if defaults.get(name, _REQUIRED) is not _REQUIRED]
+        given = {name: value for name, value in given.items() if name not in (*kwargs, *optional)}
+        for path in _class_paths(given):
+            _check_trusted(path)
+        if missing := [name for name in left_out if name not in (*kwargs, *optional)]:
+            raise MissingArgumentsError(target.__name__, missing)
+        given.update({name: build(given[name]) for name in recorded if name in given})
+        given.update(kwargs)
+        if from_cli:
+            from lightning.pytorch.cli import instantiate_module  # a second of imports, for this only
+
+            built: Self = instantiate_module(target, {"_class_path": class_path, **given})
+            return built
+        return target(**given)
+
+
+def load_state(module: LightningModule, checkpoint: dict[str, Any], strict: bool = True) -> None:
+    """Load a checkpoint's weights into a module; ValueError naming the first parameter that does not fit."""
+    module.on_load_checkpoint(checkpoint)
+    saved, built = checkpoint["state_dict"], module.state_dict()
+    try:
+        module.load_state_dict(saved, strict=strict)
+    except RuntimeError as error:
+        name = type(module).__name__
+        if (difference := first_difference(saved, built)) is None:
+            raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())}") from error
+        parameter, of_checkpoint, of_network = difference
+        raise ValueError(
+            f"the weights do not fit {name}: {parameter} is {of_checkpoint or 'not'} in the checkpoint, and "
+            f"{of_network or 'not'} in the network"
+        ) from error
+
+
+def first_difference(
+    saved: Mapping[str, Tensor], built: Mapping[str, Tensor]
+) -> tuple[str, tuple[int, ...] | None, tuple[int, ...] | None] | None:
+    """The first parameter whose shapes differ, with those in the checkpoint and in the network; None if none does."""
+    for name in [*built, *saved]:
+        shapes = [tuple(each[name].shape) if name in each else None for each in (saved, built)]
+        if shapes[0] != shapes[1]:
+            return name, shapes[0], shapes[1]
+    return None
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            defaults.update({each.name: each.default for each in parameters})
+    return defaults
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    """Every string that jsonargparse could take for a class: dotted names, also inside YAML in a string."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _class_paths(item)
+    elif isinstance(value, str):
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return
+        if not isinstance(parsed, str):
+            yield from _class_paths(parsed)
+        elif re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", parsed) and _exists(parsed.partition(".")[0]):
+            yield parsed
+
+
+def _exists(package: str) -> bool:
+    return package in sys.modules or find_spec(package) is not None
+
+
+def _check_trusted(class_path: str) -> None:
+    """A checkpoint from elsewhere must not import, hence run, whatever it names."""
+    module = class_path.rpartition(".")[0]
+    top = module.partition(".")[0]
+    if top not in TRUSTED and module not in sys.modules and not Path(f"{top}.py").is_file():
+        raise ValueError(f"the checkpoint names {class_path}, which is not imported: import it first if you trust it")
+
+
+def _resolve(class_path: str) -> Any:
+    """The class of this path; one of msssl is found in the package that exports it, wherever its file is today."""
+    module, _, name = class_path.rpartition(".")
+    if module.startswith("msssl."):
+        package = module.split(".")[1]
+        module = f"msssl.{_RENAMED.get(package, package)}"
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the checkpoint names {class_path}, which cannot be imported: {error}") from error

@@ -1,0 +1,87 @@
+"""A folder for each run, and nothing of a run that never started."""
+
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import sys
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from msssl.run.files import LAST, PREVIOUS
+
+log = logging.getLogger(__name__)
+_CHOSEN = "MSSSL_RUN_FOLDER"
+_COMMAND = sys.argv[1:]  # as it was given: names of configs in it are replaced by paths
+
+
+def new_run_folder(root: Path) -> Path:
+    """A folder of its own for this run, named after the time or SLURM's job; made on rank 0, the one that writes."""
+    name = _slurm_name() or datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
+        folder = root / (name + suffix)
+        if rank() > 0:  # processes that rank 0 started know its choice
+            return Path(os.environ.get(_CHOSEN, folder))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"trainer.default_root_dir is {root}, in which no folder can be made: {reason}") from error
+        os.environ[_CHOSEN] = str(folder)
+        return folder
+    raise FileExistsError(f"{root / name}: too many runs in one second")
+
+
+def is_requeued() -> bool:
+    """Whether this is a SLURM job that has run before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
+def requeued_run(root: str) -> Path | None:
+    """The folder in which this command of a requeued job left a checkpoint, or None."""
+    name = _slurm_name()
+    folders = [*Path(root).glob(f"{name}*"), *(path.parent for path in Path(root).glob(f"*/.{name}"))]
+    found = [path for path in folders if (path / LAST).is_file() or (path / PREVIOUS).is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def tag_with_slurm_job(folder: Path) -> None:
+    """Leave the name of a SLURM job in the folder of an older run that goes on in it, for when it is requeued."""
+    name = _slurm_name()
+    if name is not None and rank() == 0:
+        (folder / f".{name}").touch()
+
+
+def _slurm_name() -> str | None:
+    """One name for a command of a job, however often it is requeued."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return None
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    command = hashlib.sha256(" ".join(_COMMAND).encode()).hexdigest()[:6]
+    return "-".join(["slurm", job, *([task] if task else []), command])
+
+
+def clean_up_failed_run(folder: Path, error: BaseException, *, ran: bool, keep: bool) -> None:
+    """What remains of a run that failed: how it goes on, if it took a step; else nothing, unless it is to be kept."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error.code = 130  # Lightning's is 1
+    if rank() > 0:
+        return
+    if not ran and not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # other runs are in it
+            folder.parent.rmdir()
+    elif ran and (folder / LAST).is_file() and not isinstance(error, FloatingPointError):  # which would come again
+        log.info("go on with: %s", shlex.join(["msssl", "fit", "--ckpt_path", str(folder)]))
+
+
+def rank() -> int:
+    """Rank of this process, known before there is a trainer."""
+    return getattr(rank_zero_only, "rank", 0)
