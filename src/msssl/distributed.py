@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from msssl.errors import UserError
+
 CHUNK_BYTES = 1 << 25  # that a rank sends of its rows at a time: a GPU holds this much for each rank, not all rows
 
 
@@ -165,7 +167,7 @@ def check_equal_shapes(z: Tensor) -> None:
     shapes = gather_objects(tuple(z.shape))
     if len(set(shapes)) > 1:
         listed = ", ".join(f"{shape} on rank {rank}" for rank, shape in enumerate(shapes))
-        raise ValueError(f"embeddings have shape {listed}: every rank needs the same number of images and views")
+        raise UserError(f"embeddings have shape {listed}: every rank needs the same number of images and views")
 
 
 def _alone() -> bool:

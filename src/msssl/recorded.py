@@ -8,6 +8,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from msssl.errors import UserError
+
 _PLAIN = (str, int, float, bool, type(None))
 _KEYS = {"class_path", "init_args"}
 
@@ -63,7 +65,7 @@ def build(description: Any) -> Any:
     module, _, name = description["class_path"].rpartition(".")
     kind = getattr(importlib.import_module(module), name, None) if module.startswith("msssl.") else None
     if not (isinstance(kind, type) and issubclass(kind, Recorded)):
-        raise ValueError(f"the checkpoint names {description['class_path']}, which is no class that msssl records")
+        raise UserError(f"the checkpoint names {description['class_path']}, which is no class that msssl records")
     return kind(**{key: build(value) for key, value in description["init_args"].items()})
 
 

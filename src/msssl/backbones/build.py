@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from msssl.backbones.resnet import ResNet
+from msssl.errors import MissingPackageError, UserError
 
 _NAMES = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 
@@ -23,7 +24,7 @@ def build_backbone(backbone: str | nn.Module) -> nn.Module:
     if backbone.startswith("timm:"):
         return _build_timm(backbone.removeprefix("timm:"))
     if backbone not in _NAMES:
-        raise ValueError(
+        raise UserError(
             f"backbone {backbone!r} is not one of {', '.join(_NAMES)}, timm:<name>; give a module by class_path instead"
         )
     return ResNet(_NAMES[backbone])
@@ -33,10 +34,10 @@ def _build_timm(name: str) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"backbone timm:{name} needs timm: pip install 'msssl[timm]'") from error
+        raise MissingPackageError(f"backbone timm:{name} needs timm: pip install 'msssl[timm]'") from error
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
-        raise ValueError(f"timm has no model {name!r}; did you mean timm:{near}?")
+        raise UserError(f"timm has no model {name!r}; did you mean timm:{near}?")
     try:
         model: nn.Module = timm.create_model(name, num_classes=0, dynamic_img_size=True)
     except TypeError:  # what is no transformer takes no such argument
@@ -57,7 +58,7 @@ class _OfOneSize:
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         height, width = inputs[0].shape[-2:]
         if (height, width) != (self.side, self.side):
-            raise ValueError(
+            raise UserError(
                 f"backbone timm:{self.name} takes images of {self.side} x {self.side} pixels only, and these have "
                 f"{height} x {width}: --data.image_size {self.side} with views of that size, or another backbone"
             )
@@ -72,7 +73,7 @@ def find_feature_dim(backbone: nn.Module) -> int:
         with torch.no_grad(), evaluating(backbone):  # BatchNorm must not learn from the dry run
             features = backbone(torch.zeros(1, 3, 32, 32))
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"{type(backbone).__name__} failed on one 3x32x32 image ({error}): "
             "give feature_dim, the width of its features"
         ) from error
@@ -95,5 +96,5 @@ def check_features(features: Tensor, backbone: nn.Module) -> Tensor:
     """Return features (N, F), or raise ValueError naming what the backbone returned."""
     if not isinstance(features, Tensor) or features.ndim != 2:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(f"backbone {type(backbone).__name__} returned {found}: expected features of shape (N, F)")
+        raise UserError(f"backbone {type(backbone).__name__} returned {found}: expected features of shape (N, F)")
     return features

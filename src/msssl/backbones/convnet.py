@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from msssl.errors import UserError
 from msssl.recorded import Recorded
 
 
@@ -29,7 +30,7 @@ class ConvNet(Recorded, nn.Module):
     def __init__(self, channels: Sequence[int] = (32, 64, 128, 1024)) -> None:
         super().__init__()
         if len(channels) < 2 or min(channels) < 1:
-            raise ValueError(f"channels is {list(channels)}: expected two numbers or more, each at least 1")
+            raise UserError(f"channels is {list(channels)}: expected two numbers or more, each at least 1")
         self.num_features = channels[-1]
         layers = _layer(3, channels[0], kernel=4, stride=4, padding=0)
         for number, (before, after) in enumerate(pairwise(channels)):

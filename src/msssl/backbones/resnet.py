@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from msssl.errors import UserError
 from msssl.recorded import Recorded
 
 _STAGES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
@@ -34,7 +35,7 @@ class ResNet(Recorded, nn.Module):
     def __init__(self, depth: int = 18, width: int = 64, low_resolution: bool = True) -> None:
         super().__init__()
         if depth not in _STAGES:
-            raise ValueError(f"depth is {depth}: a ResNet has depth {', '.join(map(str, _STAGES))}")
+            raise UserError(f"depth is {depth}: a ResNet has depth {', '.join(map(str, _STAGES))}")
         block, lengths = _STAGES[depth]
         self.depth, self.width, self.low_resolution = depth, width, low_resolution
         self.num_features = 8 * width * block.expansion

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from msssl.distributed import gather_rows
+from msssl.errors import MissingPackageError, UserError
 from msssl.run.files import atomic_write, check_file_writable
 from msssl.run.head import read_head
 from msssl.wording import counted
@@ -51,9 +52,9 @@ class FeaturesWriter(BasePredictionWriter):
         self.head = head
         self._head: tuple[nn.Linear, list[str]] | None = None
         if self.path.suffix not in _WRITERS:
-            raise ValueError(f"out {path}: expected the name of a file that ends in .npz or .parquet")
+            raise UserError(f"out {path}: expected the name of a file that ends in .npz or .parquet")
         if self.path.suffix == ".parquet" and find_spec("pyarrow") is None:
-            raise ImportError("format parquet needs pyarrow: pip install 'msssl[parquet]'")
+            raise MissingPackageError("format parquet needs pyarrow: pip install 'msssl[parquet]'")
 
     def prepare(self, module: LightningModule, ckpt_path: str | Path | None) -> None:
         """Read the head and try whether the file can be written, so that an error comes before the work.

@@ -15,6 +15,7 @@ from typing_extensions import override
 from msssl.backbones import evaluating
 from msssl.callbacks.labelled import UNLABELLED_VALIDATION, validation_is_labelled, why_nothing_is_learnt
 from msssl.distributed import gather
+from msssl.errors import UserError
 from msssl.run.steps import is_logging_step
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class OnlineProbe(Callback):
     ) -> None:
         found = re.fullmatch(r"backbone|projector\.(\d+)", on)
         if found is None:
-            raise ValueError(f"on is {on!r}: expected backbone, or projector.0 for the projector's first layer")
+            raise UserError(f"on is {on!r}: expected backbone, or projector.0 for the projector's first layer")
         self.lr = lr
         self.hidden_dims = list(hidden_dims)
         self.name = name
@@ -138,7 +139,7 @@ class OnlineProbe(Callback):
         if self._n_layers:
             projector: Any = pl_module.projector
             if self._n_layers > len(projector):
-                raise ValueError(f"on is projector.{self._n_layers - 1}, but the projector has {len(projector)} layers")
+                raise UserError(f"on is projector.{self._n_layers - 1}, but the projector has {len(projector)} layers")
             width = self._layer(pl_module, torch.zeros(1, width, device=pl_module.device)).shape[-1]
         layers: list[nn.Module] = [nn.BatchNorm1d(width, affine=False)]
         for hidden_dim in self.hidden_dims:
@@ -172,7 +173,7 @@ class OnlineProbe(Callback):
         if self.head is not None and self._saved:
             wanted, saved = (list(each.values())[-2].shape for each in (self.head.state_dict(), self._saved["head"]))
             if wanted != saved:
-                raise ValueError(
+                raise UserError(
                     f"online {self.name}: its head in the checkpoint has {saved[0]} classes and {saved[1]} features, "
                     f"but the run has {wanted[0]} and {wanted[1]}"
                 )

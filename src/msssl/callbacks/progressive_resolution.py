@@ -7,6 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from msssl.errors import UserError
 from msssl.views import MultiCrop, MultiView, RandomResizedCropFlip
 
 log = logging.getLogger(__name__)
@@ -32,9 +33,9 @@ class ProgressiveResolution(Callback):
 
     def __init__(self, sides: Sequence[int] = (24, 28), until: float = 0.75) -> None:
         if not sides or min(sides) < 1:
-            raise ValueError(f"sides is {list(sides)}: expected one or more, in pixels")
+            raise UserError(f"sides is {list(sides)}: expected one or more, in pixels")
         if not 0 < until <= 1:
-            raise ValueError(f"until is {until}: expected a share of the run, above 0 and at most 1")
+            raise UserError(f"until is {until}: expected a share of the run, above 0 and at most 1")
         self.sides = list(sides)
         self.until = until
         self._views: Any = None
@@ -46,10 +47,10 @@ class ProgressiveResolution(Callback):
             return
         self._views = getattr(getattr(trainer, "datamodule", None), "views", None)
         if not isinstance(self._views, MultiView) or isinstance(self._views, MultiCrop):
-            raise ValueError(f"ProgressiveResolution is for views of MultiView, not {type(self._views).__name__}")
+            raise UserError(f"ProgressiveResolution is for views of MultiView, not {type(self._views).__name__}")
         own: Any = self._views.augmentations
         if self._views.preset is None and not any(isinstance(step, RandomResizedCropFlip) for step in own):
-            raise ValueError("ProgressiveResolution needs a preset or msssl.views.RandomResizedCropFlip to resize")
+            raise UserError("ProgressiveResolution needs a preset or msssl.views.RandomResizedCropFlip to resize")
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,5 +96,5 @@ def _share_behind(trainer: Trainer) -> float:
     ends = [(trainer.current_epoch, trainer.max_epochs or -1), (trainer.global_step, trainer.max_steps)]
     shares = [done / whole for done, whole in ends if whole != -1]
     if not shares:
-        raise ValueError("ProgressiveResolution needs an end: give trainer.max_epochs or trainer.max_steps")
+        raise UserError("ProgressiveResolution needs an end: give trainer.max_epochs or trainer.max_steps")
     return max(shares)

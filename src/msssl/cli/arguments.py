@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from msssl.cli.parser import PLATEAU, load, plateau_path
+from msssl.errors import UserError
 from msssl.evaluation.subject import paths_where_it_began
 from msssl.run.files import CONFIG, read
 from msssl.run.find import find
@@ -84,7 +85,7 @@ def _root(args: list[str]) -> str:
 def _data_of(path: str) -> Any:
     data = _read_yaml(path).get("data")
     if not data:
-        raise ValueError(f"config {path} names no data")
+        raise UserError(f"config {path} names no data")
     return data
 
 
@@ -92,7 +93,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     try:
         config = load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {path} is not YAML: {error}") from error
+        raise UserError(f"config {path} is not YAML: {error}") from error
     return config if isinstance(config, dict) else {}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from msssl.data import MultiViewDataModule
+from msssl.errors import UserError
 from msssl.evaluation.subject import build_module, data_of, preprocess_of
 from msssl.methods import MultiViewModule
 from msssl.run.reloadable import first_difference
@@ -46,7 +47,7 @@ def own_data_of(path: Path, checkpoint: dict[str, Any]) -> MultiViewDataModule:
     try:
         return data_of(path, checkpoint)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{error}; or name other images, such as --data msssl.ImageFolder --data.data_dir FOLDER"
         ) from error
 
@@ -67,7 +68,7 @@ def check_weights(path: Path, checkpoint: dict[str, Any], module: nn.Module) -> 
     """Raise ValueError, which names the first of them, where the weights of a checkpoint do not fit a module."""
     if (difference := first_difference(checkpoint["state_dict"], module.state_dict())) is not None:
         name, in_file, in_module = difference
-        raise ValueError(
+        raise UserError(
             f"{path} holds another network than the {type(module).__name__} that was built: {name} has shape "
             f"{in_file} in the file and {in_module} in the network (None: it is not there)"
         )

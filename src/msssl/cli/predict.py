@@ -7,6 +7,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from msssl.callbacks import FeaturesWriter
 from msssl.data.datamodule import PredictSplit
+from msssl.errors import UserError
 
 
 def add_predict_arguments(parser: LightningArgumentParser) -> None:
@@ -46,7 +47,7 @@ def features_writer(given: Any) -> FeaturesWriter:
     if given["out"] is not None:
         path = Path(given["out"])
         if given["format"] not in (None, path.suffix.removeprefix(".")):
-            raise ValueError(f"out is {path}, but format is {given['format']}: leave one of them")
+            raise UserError(f"out is {path}, but format is {given['format']}: leave one of them")
         return FeaturesWriter(path, given["head"])
     folder = Path(given["ckpt_path"]).parent if given["ckpt_path"] else Path()
     path = folder / f"{'classes' if given['head'] else 'features'}.{given['format'] or 'npz'}"

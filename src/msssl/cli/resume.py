@@ -11,6 +11,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor, nn
 from typing_extensions import override
 
+from msssl.errors import UserError
 from msssl.run.files import CONFIG, read, write_text
 from msssl.run.reloadable import first_difference
 
@@ -57,7 +58,7 @@ def go_on(ckpt_path: str | Path, config: dict[str, Any], module: nn.Module) -> t
     checkpoint = read(ckpt_path)
     missing = [name for name in ("global_step", "loops", "optimizer_states") if name not in checkpoint]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"ckpt_path {ckpt_path} holds no {missing[0]}, only weights: begin a run with them by --model.weights"
         )
     saved = saved_config(ckpt_path)
@@ -113,12 +114,12 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, An
 def _check(changed: dict[str, tuple[Any, Any]], saved: dict[str, Tensor], built: dict[str, Tensor]) -> None:
     for key, (old, new) in sorted(changed.items()):
         if key in _OF_THE_RUN or (key.startswith(_STATE) and key not in _FREE):
-            raise ValueError(f"{_flag(key)} is {new}, but the run that goes on has {old}: leave it, or start a new run")
+            raise UserError(f"{_flag(key)} is {new}, but the run that goes on has {old}: leave it, or start a new run")
     if (difference := first_difference(saved, built)) is not None:
         name, of_checkpoint, of_network = difference
         given = [f"{_flag(key)} {new} (it was {old})" for key, (old, new) in changed.items() if "model." in key]
         reason = f"with {', '.join(sorted(given))}, " if given else ""
-        raise ValueError(
+        raise UserError(
             f"{reason}{name} has shape {of_network}, but {of_checkpoint} in the checkpoint: "
             "leave it, or start a new run"
         )

@@ -34,6 +34,7 @@ from msssl.cli.resume import SaveConfig, go_on
 from msssl.cli.summary import log_start, print_summary
 from msssl.data import MultiViewDataModule
 from msssl.data.ffcv.write_beton import write_beton
+from msssl.errors import UserError
 from msssl.evaluation import inspect
 from msssl.methods import MultiViewModule
 from msssl.run.files import check_writable, read
@@ -157,7 +158,7 @@ class MultiViewCLI(LightningCLI):
         ckpt_path = config.get("ckpt_path")
         if self.subcommand == "fit" or ckpt_path is None:
             if missing := [name for name in ("model", "data") if config[name] is None]:
-                raise ValueError(f"{' and '.join(missing)} missing: name a checkpoint by --ckpt_path, or a config")
+                raise UserError(f"{' and '.join(missing)} missing: name a checkpoint by --ckpt_path, or a config")
             super().instantiate_classes()
             return
         path, checkpoint = Path(ckpt_path), read(ckpt_path)
@@ -200,7 +201,7 @@ class MultiViewCLI(LightningCLI):
         try:
             return super()._instantiate_trainer(config, callbacks)
         except TypeError as error:  # a value of its arguments
-            raise ValueError(f"trainer: {error}") from error
+            raise UserError(f"trainer: {error}") from error
 
     def _prepare_run(self, config: dict[str, Any]) -> list[Callback]:
         """Choose the run's folder, log into it unless `logger` is false, and return the callbacks of a fit."""

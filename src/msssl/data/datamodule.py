@@ -25,6 +25,7 @@ from msssl.data.splits import SPLITS, make_splits, readable_rows
 from msssl.data.splits import Split as Split
 from msssl.data.statistics import mean_and_std
 from msssl.distributed import rank_and_world_size
+from msssl.errors import UserError
 from msssl.run.reloadable import Reloadable
 from msssl.views import MultiView, Preprocess
 from msssl.wording import counted
@@ -202,7 +203,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         if not self.splits:
             raise RuntimeError(f"{type(self).__name__} is not set up: call setup() first")
         if split not in self.splits:
-            raise ValueError(f"{type(self).__name__} in {self.data_dir} has no {split} images")
+            raise UserError(f"{type(self).__name__} in {self.data_dir} has no {split} images")
         part = self.splits[split]
         return Images(self.opened.open(part.dataset, part.name), part.indices, part.name)
 
@@ -256,7 +257,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         sets = [images for images in self._images_to_predict(split) if len(images)]
         where, n_images = f"{type(self).__name__} in {self.data_dir}", sum(len(images) for images in sets)
         if not n_images:
-            raise ValueError(f"{where} has no {split} images that can be read")
+            raise UserError(f"{where} has no {split} images that can be read")
         if split == "all":
             of_each = ", ".join(f"{len(images)} of {images.name}" for images in sets)
             which = f"all of {where}, {counted(n_images, 'image')}" + (f" ({of_each})" if len(sets) > 1 else "")
@@ -274,7 +275,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             if split == "val" or "probe" not in self.datasets:
                 return [self.images("val" if split == "val" else "probe")]
         elif split == "test" and "test" not in self.datasets:
-            raise ValueError(f"{type(self).__name__} in {self.data_dir} has no test images")
+            raise UserError(f"{type(self).__name__} in {self.data_dir} has no test images")
         names = list(self.datasets) if split == "all" else [split]
         self._find_skipped(names)
         datasets = [(name, self.datasets[name]) for name in names]

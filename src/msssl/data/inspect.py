@@ -14,6 +14,7 @@ from msssl.data import MultiViewDataModule
 from msssl.data.pixels.images import Images
 from msssl.data.splits import class_counts
 from msssl.data.statistics import N_IMAGES, mean_and_std
+from msssl.errors import UserError
 from msssl.progress import with_bar
 from msssl.run.files import atomic_write, check_file_writable
 from msssl.wording import counted
@@ -44,7 +45,7 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     picture = Path(out)
     kind = Image.registered_extensions().get(picture.suffix.lower())
     if kind is None:
-        raise ValueError(f"out is {out}: expected the name of a picture, such as views.png")
+        raise UserError(f"out is {out}: expected the name of a picture, such as views.png")
     check_file_writable(picture)
     given, data.on_error = data.on_error, "skip"
     data.prepare_data()

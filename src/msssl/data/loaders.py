@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from msssl.data.ffcv.beton_file import BetonBatches, BetonFile
 from msssl.data.pixels.decode import usable_cores
 from msssl.data.pixels.images import BatchRows, Decoded, Images
+from msssl.errors import UserError
 from msssl.seeding import derive_seed
 from msssl.wording import counted
 
@@ -58,11 +59,11 @@ class TrainLoader:
     ) -> None:
         if len(images) < batch_size * world_size:
             devices = f" on each of {world_size} devices" if world_size > 1 else ""
-            raise ValueError(
+            raise UserError(
                 f"batch_size is {batch_size}{devices}, but {images.name} has {counted(len(images), 'image')}: lower it"
             )
         if isinstance(images.dataset, BetonFile) and images.dataset.quasi_random and world_size > 1:
-            raise ValueError("order: quasi_random is for one device; the exact order is for any number")
+            raise UserError("order: quasi_random is for one device; the exact order is for any number")
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
@@ -152,7 +153,7 @@ class EvaluationLoader:
         n_batches = -(-per_rank // batch_size)
         if len(images) // world_size < n_batches:
             has = counted(len(images), "image")
-            raise ValueError(f"{images.name} has {has} for {world_size} devices: too few to share")
+            raise UserError(f"{images.name} has {has} for {world_size} devices: too few to share")
         self.images = images
         rows = torch.arange(rank, len(images), world_size)
         self._loader = batches_of(images, BatchRows(rows.tensor_split(n_batches)), num_workers)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msssl.data.pixels.images import Images, labels_or_minus_one, strings_of
+from msssl.errors import UserError
 from msssl.wording import counted
 
 Split = Literal["train", "val", "test"]
@@ -191,13 +192,13 @@ def _check_labels(labels: dict[str, Tensor], usable: dict[str, Tensor], source: 
         else:
             _check_classes(each, left, f"on_error: skip in {name}")
         if labels[source].max() >= 0 and len(new := each[~torch.isin(each, labels[source]) & (each >= 0)]):
-            raise ValueError(f"{name} has the label {int(new[0])}, which {source} has not")
+            raise UserError(f"{name} has the label {int(new[0])}, which {source} has not")
 
 
 def _check_classes(before: Tensor, after: Tensor, what: str) -> None:
     for label in _missing(before, after):
         name = f"class {label}" if label >= 0 else "the images without a label"
-        raise ValueError(f"{what} leaves none of {name}: there are {int((before == label).sum())}")
+        raise UserError(f"{what} leaves none of {name}: there are {int((before == label).sum())}")
 
 
 def _missing(before: Tensor, after: Tensor) -> list[int]:

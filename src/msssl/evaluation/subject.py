@@ -18,6 +18,7 @@ import msssl
 from msssl.data import MultiViewDataModule
 from msssl.data.pixels.cache import fingerprint
 from msssl.data.pixels.images import class_names_of, strings_of
+from msssl.errors import UserError
 from msssl.evaluation.probe.cross_validation import Folds, make_folds
 from msssl.evaluation.probe.features import content_of
 from msssl.evaluation.probe.heads import MIN_VAL
@@ -116,7 +117,7 @@ class Subject:
             return
         reason = "val_fraction is 0" if self.data.val_fraction == 0 else "there are too few to hold some out"
         data = f"{type(self.data).__name__} in {self.data.data_dir}"
-        raise ValueError(f"{what} needs labelled test or validation images, and {data} has none: {reason}")
+        raise UserError(f"{what} needs labelled test or validation images, and {data} has none: {reason}")
 
     @property
     def began_from_weights(self) -> bool:
@@ -208,7 +209,7 @@ def preprocess_of(path: Path, checkpoint: dict[str, Any]) -> Preprocess:
     if "preprocess" in checkpoint:
         return Preprocess.from_dict(checkpoint["preprocess"])
     if MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY not in checkpoint:
-        raise ValueError(
+        raise UserError(
             f"{path} does not say how images are normalised: its run had no data module of msssl. Build one of them in "
             "Python, with the mean and std of your images, for the run"
         )
@@ -233,8 +234,8 @@ def data_of(path: Path, checkpoint: dict[str, Any], without: Sequence[str] = ("v
         except MissingArgumentsError as error:
             names = error.names
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    raise ValueError(
+            raise UserError(f"{path}: {error}") from error
+    raise UserError(
         f"{path} does not say where its images are, as they were given in Python ({', '.join(names)}): name images by "
         f"--config OTHER.yaml or --data, or in Python by msssl.probe({str(path)!r}, data=...)"
     )
@@ -271,7 +272,7 @@ def views_of(path: Path, checkpoint: dict[str, Any], preprocess: Preprocess) -> 
     views = MultiViewDataModule.from_hyperparameters({key: standing_in}).views
     size = preprocess.image_size
     if size is None or tuple(views.recipe(size)) != preprocess.recipe:  # they were of another library's augmentations
-        raise ValueError(
+        raise UserError(
             f"{path} does not hold the views of its run, which features of test_patches are averaged over: leave out "
             "test_patches, or give it as 1"
         )
@@ -289,12 +290,12 @@ def build_module(path: Path, checkpoint: dict[str, Any]) -> MultiViewModule:
         return MultiViewModule.from_hyperparameters(checkpoint, without=("optimizer", "lr_scheduler"))
     except MissingArgumentsError as error:
         flags = " ".join(f"--model.{name}.class_path FILE.CLASS" for name in error.names)
-        raise ValueError(
+        raise UserError(
             f"{path} does not hold the {', '.join(error.names)} that {error.owner} was built with in Python: build it "
             f"again, by --model {error.owner} {flags}, or in Python by model={error.owner}(...)"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def module_of(path: Path, checkpoint: dict[str, Any], model: MultiViewModule | None = None) -> MultiViewModule:
@@ -303,7 +304,7 @@ def module_of(path: Path, checkpoint: dict[str, Any], model: MultiViewModule | N
     try:
         load_state(module, checkpoint)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     return module
 
 
@@ -353,9 +354,9 @@ def open_subject(
     data.setup()
     where = f"{type(data).__name__} in {data.data_dir}"
     if data.num_classes is None:
-        raise ValueError(f"{path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
+        raise UserError(f"{path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
     if data.num_classes < 2:
-        raise ValueError(f"{path} cannot be probed: {where} has one class")
+        raise UserError(f"{path} cannot be probed: {where} has one class")
     subject = Subject(path, sha256_of(path), checkpoint, data.preprocess, data, transferred, module, model)
     _check_splits(subject, where)
     return subject
@@ -372,7 +373,7 @@ def _prepare_alike(path: Path, checkpoint: dict[str, Any], data: MultiViewDataMo
 def _check_splits(subject: Subject, where: str) -> None:
     """Raise ValueError where there are no labelled images to fit on or to measure on; log which splits are left out."""
     if "probe" not in subject.splits:
-        raise ValueError(f"{subject.path} cannot be probed: {where} has no labels in probe")
+        raise UserError(f"{subject.path} cannot be probed: {where} has no labels in probe")
     for split in ("val", "test"):
         if split in subject.data.splits and split not in subject.splits:
             log.warning("%s has no labels in %s: nothing is measured there", where, split)

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from msssl.errors import UserError
+
 
 def check_embeddings(z: Tensor) -> Tensor:
     """Return z (K, N, D) in float32 (float64 stays), or raise ValueError naming its shape."""
     if z.ndim != 3 or z.shape[0] < 2 or z.shape[1] < 2:
-        raise ValueError(
+        raise UserError(
             f"embeddings have shape {tuple(z.shape)}: expected (K, N, D) with K >= 2 views of N >= 2 images"
         )
     return z if z.dtype == torch.float64 else z.float()

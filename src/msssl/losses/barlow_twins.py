@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from msssl.errors import UserError
 from msssl.losses._common import check_embeddings, off_diagonal_energy
 
 Form = Literal["mean", "pairs", "eq10"]
@@ -53,7 +54,7 @@ def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float
     """
     forms = {"mean": _mean, "pairs": _pairs, "eq10": _eq10}
     if form not in forms:
-        raise ValueError(f"form is {form!r}: expected one of {', '.join(forms)}")
+        raise UserError(f"form is {form!r}: expected one of {', '.join(forms)}")
     z = check_embeddings(z)
     with torch.autocast(z.device.type, enabled=False):
         invariance, redundancy = forms[form](_standardise(z, eps))

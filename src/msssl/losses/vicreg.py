@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msssl.errors import UserError
 from msssl.losses._common import check_embeddings, off_diagonal_energy
 
 Form = Literal["mean", "pairs"]
@@ -53,7 +54,7 @@ def vicreg_loss(
     {'loss': 132.0, 'invariance': 4.0, 'variance': 0.0, 'covariance': 128.0}
     """
     if form not in ("mean", "pairs"):
-        raise ValueError(f"form is {form!r}: expected one of mean, pairs")
+        raise UserError(f"form is {form!r}: expected one of mean, pairs")
     z = check_embeddings(z)
     n_views, n_images, dim = z.shape
     with torch.autocast(z.device.type, enabled=False):

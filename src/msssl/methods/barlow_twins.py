@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 from typing_extensions import override
 
+from msssl.errors import UserError
 from msssl.losses import barlow_twins_loss
 from msssl.losses.barlow_twins import Form
 from msssl.methods.module import MultiViewModule
@@ -31,7 +32,7 @@ class BarlowTwins(MultiViewModule):
         self.beta = 5 / self.proj_dim if beta == "auto" else float(beta)
         self._auto = beta == "auto"
         if self.beta < 0:
-            raise ValueError(f"beta is {beta}: a weight is at least 0")
+            raise UserError(f"beta is {beta}: a weight is at least 0")
         if "beta" in self.hparams:  # a checkpoint keeps the number, whatever the rule becomes
             self.hparams["beta"] = self.beta
 

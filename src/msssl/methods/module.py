@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from msssl.backbones import build_backbone, check_features, evaluating, find_feature_dim
 from msssl.distributed import check_equal_shapes, gather
+from msssl.errors import UserError
 from msssl.methods.encoder import CompiledEncoder, features_of
 from msssl.methods.optimizer import (
     WarmupCosine,
@@ -84,7 +85,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self.save_plain_hyperparameters()
         for name, number in {"proj_layers": proj_layers, "proj_dim": proj_dim, "chunk_views": chunk_views}.items():
             if number is not None and number < 1:
-                raise ValueError(f"{name} is {number}: expected at least 1")
+                raise UserError(f"{name} is {number}: expected at least 1")
         self.backbone = build_backbone(backbone)
         self.feature_dim = feature_dim or find_feature_dim(self.backbone)
         self.proj_dim = proj_dim
@@ -133,13 +134,13 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             terms = {"loss": terms}
         name = type(self).__name__
         if not isinstance(terms, dict):
-            raise ValueError(f"{name}.compute_loss returned a {type(terms).__name__}: expected a tensor or a dict")
+            raise UserError(f"{name}.compute_loss returned a {type(terms).__name__}: expected a tensor or a dict")
         if "loss" not in terms:
-            raise ValueError(f"{name}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
+            raise UserError(f"{name}.compute_loss returned {', '.join(terms)}: expected a 'loss' too")
         for term, value in terms.items():
             if isinstance(value, Tensor) and value.numel() != 1:
                 shape = tuple(value.shape)
-                raise ValueError(f"{name}.compute_loss returned {term} of shape {shape}: expected one number, its mean")
+                raise UserError(f"{name}.compute_loss returned {term} of shape {shape}: expected one number, its mean")
         return terms
 
     @override

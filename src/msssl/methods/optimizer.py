@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
+from msssl.errors import UserError
+
 # The learning rate is scaled; the last two say on which device the state is.
 _KEPT_FROM_CHECKPOINT = ("params", "lr", "initial_lr", "fused", "capturable")
 
@@ -20,12 +22,12 @@ def refuse_finders(trainer: Trainer) -> None:
     """Raise ValueError for callbacks of Lightning that set arguments which are not theirs to set here."""
     for callback in getattr(trainer, "callbacks", []):
         if isinstance(callback, LearningRateFinder):
-            raise ValueError(
+            raise UserError(
                 "LearningRateFinder is not supported: a loss without labels does not tell which rate is good. Compare "
                 "runs with several --model.optimizer.lr by their probe"
             )
         if isinstance(callback, BatchSizeFinder):
-            raise ValueError(
+            raise UserError(
                 "BatchSizeFinder is not supported: what a batch holds changes the loss. Choose --data.batch_size; "
                 "where memory ends, --model.chunk_views 1 takes less"
             )
@@ -128,9 +130,7 @@ class WarmupCosine(LambdaLR):
         self, optimizer: Optimizer, warmup: float = 0.1, final: float = 0.0, total_steps: int | None = None
     ) -> None:
         if not (0 <= warmup < 1 and 0 <= final <= 1):
-            raise ValueError(
-                f"warmup is {warmup} and final {final}: expected shares of the steps and the learning rate"
-            )
+            raise UserError(f"warmup is {warmup} and final {final}: expected shares of the steps and the learning rate")
         self.warmup = warmup
         self.final = final
         self.total_steps = total_steps
@@ -147,7 +147,7 @@ class WarmupCosine(LambdaLR):
             ValueError: an endless run.
         """
         if total_steps == math.inf:
-            raise ValueError("WarmupCosine needs an end: give trainer.max_epochs or trainer.max_steps")
+            raise UserError("WarmupCosine needs an end: give trainer.max_epochs or trainer.max_steps")
         self.total_steps = int(total_steps)
         self.last_epoch = self.last_epoch if step is None else step  # torch's name for the steps taken
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from msssl.errors import MissingPackageError, UserError
 from msssl.run.files import read_file
 
 HEADS = ("fc.", "head.", "classifier.")  # of models that were trained to classify
@@ -33,13 +34,13 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
     wanted = backbone.state_dict()
     for name, value in wanted.items():
         if name not in found:
-            raise ValueError(f"weights {weights} lack {name} of the backbone {type(backbone).__name__}")
+            raise UserError(f"weights {weights} lack {name} of the backbone {type(backbone).__name__}")
         if found[name].shape != value.shape:
             shapes = f"{tuple(found[name].shape)} in weights {weights}, {tuple(value.shape)}"
-            raise ValueError(f"{name} is {shapes} in the backbone {type(backbone).__name__}")
+            raise UserError(f"{name} is {shapes} in the backbone {type(backbone).__name__}")
     other = [name for name in found if name not in wanted and not name.startswith(HEADS)]
     if other:
-        raise ValueError(f"weights {weights} have {other[0]}, which the backbone {type(backbone).__name__} has not")
+        raise UserError(f"weights {weights} have {other[0]}, which the backbone {type(backbone).__name__} has not")
     backbone.load_state_dict({name: found[name] for name in wanted})
     log.info("weights: the backbone starts from %s", weights)
 
@@ -57,18 +58,18 @@ def _read_safetensors(path: str) -> dict[str, Any]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ImportError(f"weights {path} need safetensors: pip install 'msssl[export]'") from error
+        raise MissingPackageError(f"weights {path} need safetensors: pip install 'msssl[export]'") from error
     try:
         return load_file(path)
     except Exception as error:  # a kind of its own, of the Rust library
-        raise ValueError(f"weights {path} cannot be read as safetensors: {error}") from error
+        raise UserError(f"weights {path} cannot be read as safetensors: {error}") from error
 
 
 def _from_torchvision(name: str) -> dict[str, Tensor]:
     try:
         entry: Any = models.get_weight(name)
     except (ValueError, KeyError) as error:
-        raise ValueError(f"torchvision has no weights {name} ({error})") from error
+        raise UserError(f"torchvision has no weights {name} ({error})") from error
     try:
         state: dict[str, Tensor] = entry.get_state_dict(progress=True)
     except (OSError, RuntimeError) as error:  # no network; a download that is not the file
@@ -84,11 +85,11 @@ def _from_timm(name: str) -> dict[str, Tensor]:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"weights timm:{name} need timm: pip install 'msssl[timm]'") from error
+        raise MissingPackageError(f"weights timm:{name} need timm: pip install 'msssl[timm]'") from error
     known = timm.list_pretrained()
     if name not in known and name not in {each.partition(".")[0] for each in known}:  # with its tag, or without
         near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise ValueError(f"timm has no weights {name!r}; did you mean timm:{near}?")
+        raise UserError(f"timm has no weights {name!r}; did you mean timm:{near}?")
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
     except OSError as error:

@@ -7,6 +7,8 @@ import torch
 from scipy.special import stdtrit
 from scipy.stats import binomtest
 
+from msssl.errors import UserError
+
 MIN_VALUES = 4  # two values give an interval that is 12.7 times as wide as their distance, which tells nobody anything
 
 
@@ -34,7 +36,7 @@ def accuracy_interval(n_correct: int, n: int, level: float = 0.95) -> tuple[floa
     (0.722..., 1.0)
     """
     if not 0 <= n_correct <= n or n == 0:
-        raise ValueError(
+        raise UserError(
             f"{n_correct} of {n} images right: expected at least one image, and no more right than there are"
         )
     interval = binomtest(n_correct, n).proportion_ci(level, method="wilson")
@@ -64,7 +66,7 @@ def mean_interval(
     (0.6, nan, nan)
     """
     if not values:
-        raise ValueError("a mean of no values")
+        raise UserError("a mean of no values")
     each = torch.tensor(values, dtype=torch.float64)
     mean, n = float(each.mean()), len(each)
     if n < MIN_VALUES:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msssl.errors import UserError
 from msssl.metrics.blocks import blocks
 
 
@@ -35,10 +36,10 @@ def knn(
     """
     if features.ndim != 2 or bank.ndim != 2 or features.shape[1] != bank.shape[1] or len(bank_labels) != len(bank):
         shapes = ", ".join(str(tuple(each.shape)) for each in (features, bank, bank_labels))
-        raise ValueError(f"features, bank and bank_labels are {shapes}: expected (N, F), (M, F) and (M,)")
+        raise UserError(f"features, bank and bank_labels are {shapes}: expected (N, F), (M, F) and (M,)")
     labelled = bank_labels >= 0
     if not labelled.any():
-        raise ValueError("the bank has no labelled rows")
+        raise UserError("the bank has no labelled rows")
     if labelled.all():
         bank = F.normalize(bank, dim=1)
     else:  # into the copy that is made anyway

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msssl.errors import UserError
 from msssl.metrics.blocks import blocks
 from msssl.progress import with_bar
 
@@ -70,16 +71,16 @@ def linear_probes(
 def _standardised(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Labelled rows, standardised; their labels; mean and standard deviation."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)}: expected (N, F) and (N,)")
+        raise UserError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)}: expected (N, F) and (N,)")
     labelled = labels >= 0
     if not labelled.any():
-        raise ValueError(f"none of the {len(labels)} rows is labelled")
+        raise UserError(f"none of the {len(labels)} rows is labelled")
     if labels.max() >= num_classes:
-        raise ValueError(f"label {int(labels.max())} is not below num_classes={num_classes}")
+        raise UserError(f"label {int(labels.max())} is not below num_classes={num_classes}")
     features = features.detach()
     of_all = blocks(*features.shape)
     if broken := sum(int((~features[block].isfinite().all(dim=1)).sum()) for block in of_all):
-        raise ValueError(f"{broken} of {len(features)} rows of features are not finite")
+        raise UserError(f"{broken} of {len(features)} rows of features are not finite")
     rows, y = labelled.nonzero().squeeze(1), labels[labelled].long()
     of_labelled = blocks(len(rows), features.shape[1])
     # In float32 the rounding of a constant feature's mean would be scaled up to weights.

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from msssl.errors import UserError
+
 MAX_ROWS = 10_000
 FIRST, LAST = 3, 99  # of the eigenvalues that alpha is fitted to, counted from 0
 SMALLEST_IN_FLOAT32 = 1e-5  # share of the largest eigenvalue down to which float32 gives alpha to four digits
@@ -113,9 +115,9 @@ def _rounding(x: Tensor) -> float:
 def spread_rows(z: Tensor) -> Tensor:
     """The rows of z (N, D) that spectra are computed from: 10,000, evenly spread, at most."""
     if z.ndim != 2 or min(z.shape) == 0:
-        raise ValueError(f"features are {tuple(z.shape)}: expected (N, F)")
+        raise UserError(f"features are {tuple(z.shape)}: expected (N, F)")
     if len(z) > MAX_ROWS:
         z = z[torch.linspace(0, len(z) - 1, MAX_ROWS, device=z.device).long()]
     if not z.isfinite().all():
-        raise ValueError(f"{int((~z.isfinite()).any(dim=1).sum())} of {len(z)} rows of features are not finite")
+        raise UserError(f"{int((~z.isfinite()).any(dim=1).sum())} of {len(z)} rows of features are not finite")
     return z.detach()

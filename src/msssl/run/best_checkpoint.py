@@ -8,6 +8,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
+from msssl.errors import UserError
+
 AUTO = "auto"
 METRICS = ("val/probe_top1", "val/rankme")  # of which `auto` is the first that is logged
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, monitor: str = AUTO, mode: str = "max", filename: str = "best", **kwargs: Any) -> None:
         if monitor == AUTO and mode != "max":
-            raise ValueError(f"mode is {mode}: monitor auto needs max, as it chooses the highest of its metrics")
+            raise UserError(f"mode is {mode}: monitor auto needs max, as it chooses the highest of its metrics")
         super().__init__(monitor=monitor, mode=mode, filename=filename, **kwargs)
         self._given = monitor
         if self.save_top_k == 1:  # or a file that a killed run left after its last checkpoint would stay beside

@@ -8,6 +8,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from typing_extensions import override
 
+from msssl.errors import UserError
+
 
 class ExactResume(Callback):
     """Keeps the random state that dropout uses, and mends the counts of epochs and batches in Lightning's checkpoints.
@@ -30,7 +32,7 @@ class ExactResume(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             name = type(trainer.strategy).__name__
-            raise ValueError(f"strategy is {name}: msssl trains on one device, or on several by strategy ddp")
+            raise UserError(f"strategy is {name}: msssl trains on one device, or on several by strategy ddp")
         if trainer.precision == "64-true":  # Lightning does so after it has loaded the weights, by then rounded
             pl_module.double()
 

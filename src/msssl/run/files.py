@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from msssl.errors import UserError
+
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # of a run, and the one before it
 CONFIG = "config.yaml"  # that `msssl fit` saves in the folder of each run
 
@@ -30,7 +32,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU, without running code from it; ValueError naming the file if unreadable."""
     checkpoint = read_file(path)
     if "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not the checkpoint of a training run: it holds no state_dict")
+        raise UserError(f"{path} is not the checkpoint of a training run: it holds no state_dict")
     return checkpoint
 
 
@@ -40,9 +42,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = damage(Path(path)) or (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+        raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from msssl.errors import UserError
 from msssl.run.files import CONFIG, LAST, PREVIOUS, damage
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def find(spec: str, root: str | Path = "runs") -> Path:
         log.warning("%s is passed over for %s, the one before: %s", last, before[0].name, reason)
         last, reason = before[0], damage(before[0])
     if reason is not None:
-        raise ValueError(f"ckpt_path {spec}: {last} cannot be read as a checkpoint: {reason}")
+        raise UserError(f"ckpt_path {spec}: {last} cannot be read as a checkpoint: {reason}")
     return last
 
 

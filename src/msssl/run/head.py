@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from msssl.errors import UserError
 from msssl.run.files import read_file, sha256_of, write_file
 
 
@@ -30,12 +31,12 @@ def read_head(path: str | Path, feature_dim: int, ckpt_path: str | Path | None =
         raise FileNotFoundError(f"head {path} is not a file: msssl probe writes one and says its name")
     content = read_file(path)
     if not _is_head(content):
-        raise ValueError(f"head {path} is not one that msssl probe wrote")
+        raise UserError(f"head {path} is not one that msssl probe wrote")
     num_classes, width = content["weight"].shape
     if width != feature_dim:
-        raise ValueError(f"head {path} is for {width} features, and the backbone has {feature_dim}")
+        raise UserError(f"head {path} is for {width} features, and the backbone has {feature_dim}")
     if ckpt_path is not None and content.get("sha256") not in (None, sha256_of(ckpt_path)):
-        raise ValueError(f"head {path} was fitted on features of another checkpoint than {ckpt_path}")
+        raise UserError(f"head {path} was fitted on features of another checkpoint than {ckpt_path}")
     head: nn.Linear = nn.utils.skip_init(nn.Linear, width, num_classes)
     with torch.no_grad():
         head.weight.copy_(content["weight"])

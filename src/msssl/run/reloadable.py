@@ -17,6 +17,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin, _g
 from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import Tensor
 
+from msssl.errors import UserError
 from msssl.recorded import build, describe, is_plain, public_path
 from msssl.run.files import read
 
@@ -26,7 +27,7 @@ _REQUIRED = inspect.Parameter.empty
 _RENAMED = {"modules": "methods"}  # packages of msssl, as checkpoints of version 0.1 name them
 
 
-class MissingArgumentsError(ValueError):
+class MissingArgumentsError(UserError):
     """A checkpoint does not hold all that its object was built with; `names` says what is missing."""
 
     def __init__(self, owner: str, names: list[str]) -> None:
@@ -114,9 +115,9 @@ class Reloadable(HyperparametersMixin):
             _check_trusted(class_path)
         target = cls if class_path is None else _resolve(class_path)
         if not (isinstance(target, type) and issubclass(target, cls)):
-            raise ValueError(f"the checkpoint holds a {class_path}, not a {cls.__name__}")
+            raise UserError(f"the checkpoint holds a {class_path}, not a {cls.__name__}")
         if inspect.isabstract(target):
-            raise ValueError(f"the checkpoint does not say which {cls.__name__} it was made with")
+            raise UserError(f"the checkpoint does not say which {cls.__name__} it was made with")
         defaults = _defaults(target)
         optional = [name for name in without if defaults.get(name, _REQUIRED) is not _REQUIRED]
         given = {name: value for name, value in given.items() if name not in (*kwargs, *optional)}
@@ -143,9 +144,9 @@ def load_state(module: LightningModule, checkpoint: dict[str, Any], strict: bool
     except RuntimeError as error:
         name = type(module).__name__
         if (difference := first_difference(saved, built)) is None:
-            raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())}") from error
+            raise UserError(f"the weights do not fit {name}: {' '.join(str(error).split())}") from error
         parameter, of_checkpoint, of_network = difference
-        raise ValueError(
+        raise UserError(
             f"the weights do not fit {name}: {parameter} is {of_checkpoint or 'not'} in the checkpoint, and "
             f"{of_network or 'not'} in the network"
         ) from error
@@ -196,7 +197,7 @@ def _check_trusted(class_path: str) -> None:
     module = class_path.rpartition(".")[0]
     top = module.partition(".")[0]
     if top not in TRUSTED and module not in sys.modules and not Path(f"{top}.py").is_file():
-        raise ValueError(f"the checkpoint names {class_path}, which is not imported: import it first if you trust it")
+        raise UserError(f"the checkpoint names {class_path}, which is not imported: import it first if you trust it")
 
 
 def _resolve(class_path: str) -> Any:
@@ -208,4 +209,4 @@ def _resolve(class_path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the checkpoint names {class_path}, which cannot be imported: {error}") from error
+        raise UserError(f"the checkpoint names {class_path}, which cannot be imported: {error}") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msssl.errors import UserError
 from msssl.evaluation.compare.comparison import images_interval
 from msssl.evaluation.compare.over_seeds import ACCURACY, SPREAD
 
@@ -38,7 +39,7 @@ class Result:
             if report["rows"][-1].get("val_top1") is not None:
                 return float(report["rows"][-1]["val_top1"])
         if not self.curve or ONLINE not in self.curve[-1]:
-            raise ValueError("there is no accuracy on validation images to choose by: neither a probe's nor online")
+            raise UserError("there is no accuracy on validation images to choose by: neither a probe's nor online")
         return self.curve[-1][ONLINE]
 
     def value(self, measure: Mapping[str, Any], reach: float | None = None) -> float | None:
@@ -87,7 +88,7 @@ def check_measures(study: str, measures: Mapping[str, Any], arms: Sequence[str])
         if name in OTHER_COLUMNS:
             reason = "its name is that of another column"
         if reason is not None:
-            raise ValueError(f"study {study}: measure {name}: {reason}")
+            raise UserError(f"study {study}: measure {name}: {reason}")
 
 
 def _wrong(measure: Any, arms: Sequence[str]) -> str | None:

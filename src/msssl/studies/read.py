@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import get_loader
 from yaml import YAMLError
 
+from msssl.errors import UserError
 from msssl.studies.measures import check_measures
 from msssl.studies.study import CURVES, FRONT, Cell, Row, Settings, Study
 
@@ -29,7 +30,7 @@ def read_study(paths: Sequence[str]) -> Study:
     replace = _dict(name, "replace", content.get("replace", {}))
     seeds = _list(name, "seeds", content.get("seeds", [0]))
     if len({str(seed) for seed in seeds}) < len(seeds):
-        raise ValueError(f"study {name}: seeds has a value twice: {seeds!r}")
+        raise UserError(f"study {name}: seeds has a value twice: {seeds!r}")
     rows: list[Row] = []
     for arm, of_arm in _dict(name, "arms", content["arms"]).items():
         _check(f"{name}, arm {arm}", of_arm, OF_ARM)
@@ -37,7 +38,7 @@ def read_study(paths: Sequence[str]) -> Study:
     figure = _dict(name, "figure", content.get("figure", {}))
     axes = {axis for row in rows for axis in row.at}
     if figure.get("x", CURVES) not in (CURVES, FRONT, *axes):
-        raise ValueError(f"study {name}: figure.x is {figure['x']}: expected {CURVES}, {FRONT} or an axis: {axes}")
+        raise UserError(f"study {name}: figure.x is {figure['x']}: expected {CURVES}, {FRONT} or an axis: {axes}")
     check_measures(name, _dict(name, "measures", content["measures"]), [row.arm for row in rows])
     return Study(
         name,
@@ -58,7 +59,7 @@ def _rows(study: str, arm: str, of_arm: Settings, seeds: list[int], replace: Set
     grid = list(_combined(where, given.get("grid", {})))
     published = _list(where, "published", of_arm.get("published", [None] * len(grid)))
     if len(published) != len(grid):
-        raise ValueError(f"study {where}: {len(published)} published values for the {len(grid)} points of its grid")
+        raise UserError(f"study {where}: {len(published)} published values for the {len(grid)} points of its grid")
     search = _replaced(given.get("search", {}), replace)
     trials = _number_of_draws(where, search, of_arm)
     for (at, settings), value in zip(grid, published, strict=True):
@@ -71,19 +72,19 @@ def _rows(study: str, arm: str, of_arm: Settings, seeds: list[int], replace: Set
         if search:  # drawn for the first seed: what is found can stand in a grid
             candidates = {f"draw {draw}": [Cell(fixed, seeds[0], draw, search)] for draw in range(trials)}
         if value is not None and not (isinstance(value, list) and len(value) == 2):
-            raise ValueError(f"study {where}: published is {value!r}: expected mean and deviation, or null")
+            raise UserError(f"study {where}: published is {value!r}: expected mean and deviation, or null")
         yield Row(arm, at, candidates, None if value is None else (value[0], value[1]))
 
 
 def _number_of_draws(where: str, search: Settings, of_arm: Settings) -> int:
     trials = of_arm.get("trials", 0)
     if bool(search) != bool(trials) or type(trials) is not int or (search and "choose" in of_arm):
-        raise ValueError(f"study {where}: search and trials, their number, go together, and without choose")
+        raise UserError(f"study {where}: search and trials, their number, go together, and without choose")
     for key, of_key in search.items():
         words = isinstance(of_key, list) and of_key
         ends = isinstance(of_key, dict) and {"low", "high"} <= set(of_key) <= {"low", "high", "log"}
         if not words and not (ends and of_key["low"] < of_key["high"]):
-            raise ValueError(f"study {where}: search of {key} is {of_key!r}: expected values, or low < high, and log")
+            raise UserError(f"study {where}: search of {key} is {of_key!r}: expected values, or low < high, and log")
     return trials
 
 
@@ -93,11 +94,11 @@ def _combined(where: str, axes: Mapping[str, Any]) -> Iterator[tuple[Settings, S
     for axis, values in axes.items():
         name = axis.rpartition(".")[2]
         if not isinstance(values, dict | list) or not values or name in points:
-            raise ValueError(f"study {where}: {axis} is {values!r}: expected values to go through, of another name")
+            raise UserError(f"study {where}: {axis} is {values!r}: expected values to go through, of another name")
         of_axis = values.items() if isinstance(values, dict) else [(value, {axis: value}) for value in values]
         points[name] = [(label, _dict(where, f"{axis}, {label}", settings)) for label, settings in of_axis]
         if len({str(label) for label, _ in points[name]}) < len(values):
-            raise ValueError(f"study {where}: {axis} has a value twice: {values!r}")
+            raise UserError(f"study {where}: {axis} has a value twice: {values!r}")
     for combination in itertools.product(*points.values()):
         labels = {axis: label for axis, (label, _) in zip(points, combination, strict=True)}
         yield labels, {key: value for _, settings in combination for key, value in settings.items()}
@@ -128,30 +129,30 @@ def _read(path: str) -> Settings:
     try:
         content = get_loader("yaml")(Path(path).read_text())  # to which 1e-3 is a number, as in configs
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"study {path} is not YAML: {error}") from error
+        raise UserError(f"study {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no study: expected {', '.join(KEYS)}")
+        raise UserError(f"{path} is no study: expected {', '.join(KEYS)}")
     return content
 
 
 def _check(where: str, content: Any, known: Sequence[str], needed: Sequence[str] = ()) -> None:
     if not isinstance(content, dict):
-        raise ValueError(f"study {where}: expected {', '.join(known)}, got {content!r}")
+        raise UserError(f"study {where}: expected {', '.join(known)}, got {content!r}")
     for key in content:
         if key not in known:
-            raise ValueError(f"study {where}: no key {key}; expected one of {', '.join(known)}")
+            raise UserError(f"study {where}: no key {key}; expected one of {', '.join(known)}")
     for key in needed:
         if not content.get(key):
-            raise ValueError(f"study {where}: {key} is missing")
+            raise UserError(f"study {where}: {key} is missing")
 
 
 def _dict(where: str, key: str, value: Any) -> Settings:
     if not isinstance(value, dict) or (not value and key in ("grid", "choose", "arms")):
-        raise ValueError(f"study {where}: {key} is {value!r}: expected what it sets")
+        raise UserError(f"study {where}: {key} is {value!r}: expected what it sets")
     return value
 
 
 def _list(study: str, key: str, value: Any) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"study {study}: {key} is {value!r}: expected a list")
+        raise UserError(f"study {study}: {key} is {value!r}: expected a list")
     return value

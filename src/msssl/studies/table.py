@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msssl.errors import UserError
 from msssl.evaluation.compare.over_seeds import SPREAD, Difference, OverSeeds, number, over_seeds, paired_difference
 from msssl.studies.measures import Result, bounds_of, target
 from msssl.studies.study import Row, Study, plain
@@ -131,7 +132,7 @@ def _check_images(study: Study, finished: Mapping[str, Result]) -> None:
             before, data_id = first.setdefault(flags, (name, report["data_id"]))
             if data_id != report["data_id"]:
                 one, other = (study.cells[each] for each in (before, name))
-                raise ValueError(
+                raise UserError(
                     f"study {study.name}: cell {before} ({one}) was probed on the images {data_id}, but cell {name} "
                     f"({other}) on {report['data_id']}: they cannot stand in one table"
                 )

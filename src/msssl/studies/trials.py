@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from msssl.errors import MissingPackageError, UserError
 from msssl.run.files import writing
 from msssl.studies.measures import Result
 from msssl.studies.study import Settings, Study
@@ -47,7 +48,7 @@ def open_trials(study: Study, root: str, storage: str | None, create: bool) -> "
         import optuna
         from sqlalchemy.exc import ArgumentError, SQLAlchemyError
     except ImportError as error:
-        raise ImportError(f"studies need Optuna: pip install 'msssl[sweep]' ({error})") from error
+        raise MissingPackageError(f"studies need Optuna: pip install 'msssl[sweep]' ({error})") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # ours says what fails
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2021
     folder = folder_of(study, root)
@@ -67,11 +68,11 @@ def open_trials(study: Study, root: str, storage: str | None, create: bool) -> "
                 pruner=optuna.pruners.MedianPruner() if study.prune else optuna.pruners.NopPruner(),
             )
     except KeyError as error:
-        raise ValueError(f"study {study.name}: nothing of it is in {_shown(url)}") from error
+        raise UserError(f"study {study.name}: nothing of it is in {_shown(url)}") from error
     except (SQLAlchemyError, ArgumentError, ImportError) as error:
         told = error.__cause__ if isinstance(error, ImportError) else error  # the driver's name
         reason = str(told).partition("\n")[0]
-        raise ValueError(f"study {study.name}: its storage {_shown(url)} cannot be reached: {reason}") from error
+        raise UserError(f"study {study.name}: its storage {_shown(url)} cannot be reached: {reason}") from error
 
 
 def _storage(url: str) -> Any:
@@ -106,7 +107,7 @@ def check_base(study: Study, trials: "optuna.Study", base: Settings) -> None:
     if any(trial.state.name != "WAITING" for trial in _live(study, trials)):
         for key in sorted(old.keys() | base.keys()):
             if json.dumps(old.get(key)) != json.dumps(base.get(key)):
-                raise ValueError(
+                raise UserError(
                     f"study {study.name}: its runs had {key} {old.get(key)}, which is now {base.get(key)}: put it "
                     "back, or give the study's file another name"
                 )

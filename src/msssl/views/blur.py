@@ -7,6 +7,7 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 from typing_extensions import override
 
+from msssl.errors import UserError
 from msssl.views.keyed import KeyedAugmentation, Probability, check_probability, happens, separable
 
 
@@ -42,9 +43,9 @@ class BlurSolarize(KeyedAugmentation, IntensityAugmentationBase2D):
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, keepdim=keepdim)
         if kernel_size % 2 == 0 or kernel_size < 1:
-            raise ValueError(f"kernel_size is {kernel_size}: expected an odd number of pixels")
+            raise UserError(f"kernel_size is {kernel_size}: expected an odd number of pixels")
         if not 0 < sigma[0] <= sigma[1]:
-            raise ValueError(f"sigma is {tuple(sigma)}: expected 0 < smallest <= largest, in pixels")
+            raise UserError(f"sigma is {tuple(sigma)}: expected 0 < smallest <= largest, in pixels")
         self.kernel_size = kernel_size
         self.sigma = sigma
         self.p_blur = check_probability("p_blur", p_blur)
@@ -54,7 +55,7 @@ class BlurSolarize(KeyedAugmentation, IntensityAugmentationBase2D):
     @override
     def make_params(self, uniforms: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         if self.p_blur and min(size) <= self.kernel_size // 2:
-            raise ValueError(f"kernel_size is {self.kernel_size}: too large for images of {size[0]} x {size[1]}")
+            raise UserError(f"kernel_size is {self.kernel_size}: too large for images of {size[0]} x {size[1]}")
         sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * uniforms[..., 0]
         return {
             "sigma": sigma.flatten(),

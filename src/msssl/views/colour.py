@@ -9,6 +9,7 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 from typing_extensions import override
 
+from msssl.errors import UserError
 from msssl.views.keyed import KeyedAugmentation, Probability, check_probability, constant, happens
 
 _ORDERS = tuple(permutations((0.0, 1.0, 2.0)))  # of brightness, contrast, saturation
@@ -50,7 +51,7 @@ class ColorJitterGrayscale(KeyedAugmentation, IntensityAugmentationBase2D):
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, keepdim=keepdim)
         if not all(0 <= each < math.inf for each in (brightness, contrast, saturation)) or not 0 <= hue <= 0.5:
-            raise ValueError(
+            raise UserError(
                 f"brightness, contrast, saturation, hue are {brightness}, {contrast}, {saturation}, {hue}: "
                 "expected numbers of at least 0, and hue of at most 0.5"
             )
@@ -82,7 +83,7 @@ class ColorJitterGrayscale(KeyedAugmentation, IntensityAugmentationBase2D):
         n_channels = input.shape[1]
         if n_channels != 3 and (n_channels != 1 or self.saturation or self.hue or self.p_grayscale):
             other = "for one channel, give brightness and contrast alone" if n_channels == 1 else "leave it out"
-            raise ValueError(f"images have {n_channels} channels: colour jitter needs the 3 of RGB; {other}")
+            raise UserError(f"images have {n_channels} channels: colour jitter needs the 3 of RGB; {other}")
         images = input
         if self.brightness or self.contrast or self.saturation:
             for slot in range(3):

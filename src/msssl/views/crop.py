@@ -10,6 +10,7 @@ from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 from typing_extensions import override
 
+from msssl.errors import UserError
 from msssl.views.keyed import KeyedAugmentation, Probability, check_probability, happens, separable
 
 _TRIES = 10  # torchvision's
@@ -48,11 +49,11 @@ class RandomResizedCropFlip(KeyedAugmentation, GeometricAugmentationBase2D):
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, keepdim=keepdim)
         if isinstance(size, int) or len(size) != 2 or min(size) < 1:
-            raise ValueError(f"size is {size}: expected (height, width) in pixels")
+            raise UserError(f"size is {size}: expected (height, width) in pixels")
         if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"scale is {tuple(scale)}: expected 0 < smallest <= largest <= 1, fractions of the area")
+            raise UserError(f"scale is {tuple(scale)}: expected 0 < smallest <= largest <= 1, fractions of the area")
         if not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"ratio is {tuple(ratio)}: expected 0 < smallest <= largest, of width / height")
+            raise UserError(f"ratio is {tuple(ratio)}: expected 0 < smallest <= largest, of width / height")
         self.scale = scale
         self.ratio = ratio
         self.p_flip = check_probability("p_flip", p_flip)
@@ -63,7 +64,7 @@ class RandomResizedCropFlip(KeyedAugmentation, GeometricAugmentationBase2D):
         height, width = size
         if height < self.flags["size"][0] or width < self.flags["size"][1]:
             wanted = " x ".join(map(str, self.flags["size"]))
-            raise ValueError(
+            raise UserError(
                 f"images are {height} x {width}, smaller than the crops' size of {wanted}: take a smaller size, or "
                 "larger images (data.image_size, or kornia.augmentation.Resize before the crop)"
             )
@@ -93,7 +94,7 @@ class RandomResizedCropFlip(KeyedAugmentation, GeometricAugmentationBase2D):
         height, width = self.flags["size"]
         short = min(height, width)
         if side > short:
-            raise ValueError(
+            raise UserError(
                 f"views of {side} pixels are not smaller than those of {height} x {width} that they stand for"
             )
         resized = copy.copy(self)
@@ -141,7 +142,7 @@ class RandomResizedCropFlip(KeyedAugmentation, GeometricAugmentationBase2D):
         size: tuple[int, int] | None = None,
     ) -> Tensor:
         if transform is None or size is None:
-            raise ValueError("the inverse needs the transform and the size of the input")
+            raise UserError("the inverse needs the transform and the size of the input")
         output: Tensor = warp_perspective(input, transform, size, align_corners=True)
         return output
 

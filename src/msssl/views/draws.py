@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from msssl.errors import UserError
 from msssl.views.keyed import KeyedAugmentation
 
 _DRAWN_BY_TORCHVISION = (  # beside those whose name begins with Random
@@ -29,20 +30,20 @@ def check_recipe(augmentations: Sequence[Any]) -> None:
 def _check_module(module: Any, place: str) -> None:
     name = type(module).__name__
     if not isinstance(module, nn.Module):
-        raise ValueError(
+        raise UserError(
             f"{place} is a {name}: expected a torch.nn.Module that takes a batch, such as those of kornia.augmentation"
         )
     draws = name.startswith("Random") or name in _DRAWN_BY_TORCHVISION
     if draws and type(module).__module__.startswith("torchvision.transforms"):
         own = _KORNIA.get(name.lower()) or _KORNIA.get(f"random{name.lower()}")
         instead = f"take kornia.augmentation.{own}, or " if own else ""
-        raise ValueError(
+        raise UserError(
             f"{place} is {name} of torchvision, which draws once for a batch, so that all views of an image would be "
             f"equal: {instead}apply it to one image after the other, as docs/views.md shows"
         )
     # Kornia's own resizing has the attribute too, but no such argument.
     if getattr(module, "same_on_batch", None) and "same_on_batch" in signature(type(module)).parameters:
-        raise ValueError(
+        raise UserError(
             f"{place}, {name}, has same_on_batch true, so that all views of an image would be equal: leave it out"
         )
     if isinstance(module, nn.Sequential | v2.Compose):  # Kornia's containers are of the first kind
@@ -84,7 +85,7 @@ def check_draws(
             if not _alike(rows, rows[:1].expand_as(rows)):
                 break
             if not _alike(made[0], made[-1]):
-                raise ValueError(
+                raise UserError(
                     f"{type(step).__name__} of augmentations draws once for a batch, so that all views of an image "
                     "would be equal: draw for each row, or apply it to one image after the other, as docs/views.md "
                     "shows"

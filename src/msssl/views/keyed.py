@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msssl.errors import UserError
 from msssl.recorded import Recorded
 
 Probability = float | Sequence[float]
@@ -64,7 +65,7 @@ def check_probability(name: str, p: Probability) -> Probability:
     """Return p, or raise ValueError naming it."""
     each = (p,) if isinstance(p, float | int) else tuple(p)
     if not each or not all(0 <= value <= 1 for value in each):
-        raise ValueError(f"{name} is {p}: a probability is between 0 and 1, or a list of those of the views")
+        raise UserError(f"{name} is {p}: a probability is between 0 and 1, or a list of those of the views")
     return p
 
 

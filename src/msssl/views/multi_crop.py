@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from msssl.errors import UserError
 from msssl.views.multi_view import MultiView
 
 
@@ -31,7 +32,7 @@ class MultiCrop(MultiView):
 
     def __init__(self, groups: list[MultiView]) -> None:
         if not groups:
-            raise ValueError("groups is empty: expected a MultiView for each size")
+            raise UserError("groups is empty: expected a MultiView for each size")
         super().__init__(sum(group.n_views for group in groups), [], groups[0].mean, groups[0].std)
         self.preset = groups[0].preset
         self.automatic = groups[0].automatic

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from msssl.errors import UserError
 from msssl.recorded import Recorded
 from msssl.seeding import derive_seed
 from msssl.views.apply import CompiledRun, Normalize, Repeat, run
@@ -59,7 +60,7 @@ class MultiView(Recorded, nn.Module):
     ) -> None:
         super().__init__()
         if n_views < 2:
-            raise ValueError(f"n_views is {n_views}: a multi-view loss needs at least 2")
+            raise UserError(f"n_views is {n_views}: a multi-view loss needs at least 2")
         self.n_views = n_views
         self.preset: Preset | None = None
         if not isinstance(augmentations, str):
@@ -69,11 +70,11 @@ class MultiView(Recorded, nn.Module):
             self.augmentations = augmentations
             if augmentations not in PRESETS:
                 nearest = difflib.get_close_matches(augmentations, PRESETS, n=1, cutoff=0)[0]
-                raise ValueError(f"augmentations {augmentations!r} is not a preset; did you mean {nearest!r}?")
+                raise UserError(f"augmentations {augmentations!r} is not a preset; did you mean {nearest!r}?")
             self.preset = PRESETS[augmentations]
         self.automatic = "auto" in (mean, std)  # whether statistics are still to come, of the training images
         if self.automatic and not all(given in ("auto", None) for given in (mean, std)):
-            raise ValueError(f"mean is {mean} and std {std}: auto is for both")
+            raise UserError(f"mean is {mean} and std {std}: auto is for both")
         known = (self.preset.mean, self.preset.std) if self.preset else (IMAGENET_MEAN, IMAGENET_STD)
         given = [
             value if value and value != "auto" else default for value, default in zip((mean, std), known, strict=True)
@@ -89,7 +90,7 @@ class MultiView(Recorded, nn.Module):
     def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the statistics of the channels, in [0, 1]; ValueError unless there are as many, std above 0."""
         if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f"mean is {mean} and std {std}: expected one of each a channel, std above 0")
+            raise UserError(f"mean is {mean} and std {std}: expected one of each a channel, std above 0")
         self.mean, self.std = tuple(mean), tuple(std)
 
     @torch.no_grad()
@@ -104,11 +105,11 @@ class MultiView(Recorded, nn.Module):
             world_size: W; the global batch is W*N images.
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, C, H, W)")
+            raise UserError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, C, H, W)")
         self._check_channels(images.shape[1])
         size, least = (images.shape[-2], images.shape[-1]), self.preset.size if self.preset else None
         if least is not None and min(size) < least:
-            raise ValueError(
+            raise UserError(
                 f"images are {size[0]} x {size[1]}, but the preset {self.augmentations} makes views of {least}: "
                 "give it larger images, or take a preset that keeps their size, such as cifar or simclr"
             )
@@ -150,12 +151,12 @@ class MultiView(Recorded, nn.Module):
         repeat = "repeat the channel: images.expand(-1, 3, -1, -1)"
         if self.preset is not None and n_channels not in self.preset.channels:
             other = f"take the preset grayscale, or {repeat}" if n_channels == 1 else "give a list of augmentations"
-            raise ValueError(
+            raise UserError(
                 f"images have {n_channels} channels, and the preset {self.augmentations} takes the 3 of RGB: {other}"
             )
         if n_channels != len(self.mean):
             other = f", or {repeat}" if n_channels == 1 else ""
-            raise ValueError(
+            raise UserError(
                 f"images have {n_channels} channels, and mean and std are of {len(self.mean)}: "
                 f"give mean and std with a number for each of the {n_channels}{other}"
             )

@@ -6,6 +6,7 @@ from typing import Any, Self
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from msssl.errors import UserError
 from msssl.views.apply import Normalize
 from msssl.views.keyed import constant
 
@@ -50,7 +51,7 @@ class Preprocess:
     def evaluate(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised."""
         if images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(f"images are {tuple(images.shape)}: expected (N, {len(self.mean)}, H, W)")
+            raise UserError(f"images are {tuple(images.shape)}: expected (N, {len(self.mean)}, H, W)")
         pixels = self.resized(images).float() / 255
         if self.crop is not None:
             pixels = F.resize(pixels, [self.resize or self.crop], antialias=True)

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
 from msssl.data.ffcv.beton_file import BetonFile
+from msssl.errors import UserError
 
 
 class Beton(MultiViewDataModule):
@@ -32,9 +33,9 @@ class Beton(MultiViewDataModule):
     ) -> None:
         super().__init__(data_dir=data_dir, **kwargs)
         if self.storage != "auto" or self.on_error != "stop":
-            raise ValueError("storage and on_error are not for Beton: FFCV reads the file, and all of it was readable")
+            raise UserError("storage and on_error are not for Beton: FFCV reads the file, and all of it was readable")
         if self.image_size is not None or self.window is not None:
-            raise ValueError(
+            raise UserError(
                 "image_size and window are not for Beton: its files hold squares; give both to msssl write-beton"
             )
         self.order = order
@@ -58,5 +59,5 @@ class Beton(MultiViewDataModule):
         file = BetonFile(path, self.order == "quasi_random" and name == "train")
         self._size = self._size or file.size
         if file.size != self._size:
-            raise ValueError(f"{path} holds images of {file.size} pixels, train.beton of {self._size}")
+            raise UserError(f"{path} holds images of {file.size} pixels, train.beton of {self._size}")
         return file

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msssl.data.pixels.images import BatchRows
+from msssl.errors import MissingPackageError, UserError
 
 FIELDS = ["image", "label"]
 INSTALL = """FFCV cannot be imported ({}), and pip cannot build it alone:
@@ -31,7 +32,7 @@ def import_ffcv() -> ModuleType:
             import ffcv.transforms
             import ffcv.writer
     except (ImportError, OSError) as error:  # OSError: its OpenCV has gone
-        raise ImportError(INSTALL.format(error)) from error
+        raise MissingPackageError(INSTALL.format(error)) from error
     module: ModuleType = ffcv
     return module
 
@@ -72,17 +73,17 @@ class BetonFile(Dataset[Any]):
             reader = ffcv.reader.Reader(str(path))
         except Exception as error:  # many kinds
             reason = str(error) or type(error).__name__
-            raise ValueError(f"{path} is no beton or cut short ({reason}): write it with msssl write-beton") from error
+            raise UserError(f"{path} is no beton or cut short ({reason}): write it with msssl write-beton") from error
         # FFCV would read beyond the end, and die.
         if len(reader.metadata) < reader.num_samples or len(reader.alloc_table) < reader.num_samples:
-            raise ValueError(f"{path} is cut short: write it again with msssl write-beton")
+            raise UserError(f"{path} is cut short: write it again with msssl write-beton")
         if reader.field_names != FIELDS:
-            raise ValueError(f"{path} has the fields {', '.join(reader.field_names)}: expected image, label")
+            raise UserError(f"{path} has the fields {', '.join(reader.field_names)}: expected image, label")
         image, label = (reader.metadata[name] for name in reader.metadata.dtype.names)
         sizes = {name: (int(image[name].min()), int(image[name].max())) for name in ("height", "width")}
         if any(least != most for least, most in sizes.values()):
             ranges = " x ".join(f"{least} to {most}" for least, most in sizes.values())
-            raise ValueError(f"{path} holds images of {ranges} pixels: write them with msssl write-beton, of one size")
+            raise UserError(f"{path} holds images of {ranges} pixels: write them with msssl write-beton, of one size")
         self.size = (sizes["height"][0], sizes["width"][0])
         self.targets = torch.from_numpy(label.astype(np.int64))
         self.unreadable: dict[int, str] = {}

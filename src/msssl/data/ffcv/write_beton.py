@@ -14,6 +14,7 @@ from msssl.data.ffcv.beton_file import FIELDS, import_ffcv
 from msssl.data.fixed import why_not_fixed
 from msssl.data.pixels.decode import image_size, usable_cores
 from msssl.data.pixels.images import UnreadableImageError, labels_of, read, strings_of
+from msssl.errors import UserError
 from msssl.run.files import writing
 from msssl.wording import counted
 
@@ -49,7 +50,7 @@ def write_beton(
         Path(out).mkdir(parents=True, exist_ok=True)
     for name, (dataset, rows) in _files(data).items():
         if changing := why_not_fixed(dataset, name):
-            raise ValueError(f"a beton holds the pixels of each image once, but {changing}: leave them out")
+            raise UserError(f"a beton holds the pixels of each image once, but {changing}: leave them out")
         path = Path(out, f"{name}.beton")
         unfinished = path.with_suffix(".tmp")
         image = ffcv.fields.RGBImageField(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from msssl.data.pixels.images import UnreadableImageError, check_size, labels_of, read
+from msssl.errors import UserError
 from msssl.progress import with_bar
 
 CHUNK_BYTES = 1 << 20  # handed over at a time
@@ -64,7 +65,7 @@ def image_size(dataset: Dataset[Any], name: str, skip: bool) -> tuple[int, int]:
             reason = str(error)
             continue
         return image.shape[1], image.shape[2]
-    raise ValueError(f"none of the {_length(dataset)} images of {name} can be read, such as: {reason}")
+    raise UserError(f"none of the {_length(dataset)} images of {name} can be read, such as: {reason}")
 
 
 def is_readable(dataset: Dataset[Any], index: int, name: str) -> bool:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from msssl.errors import UserError
+
 Window = tuple[float, float]
 Values = np.ndarray[Any, Any]
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}  # of the bytes of 16 bits
@@ -20,7 +22,7 @@ _CUT = (
 )
 
 
-class PixelsError(ValueError):
+class PixelsError(UserError):
     """Pixels that cannot become 8-bit RGB; the message does not name the image."""
 
 

@@ -5,6 +5,7 @@ import errno
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from msssl.data.pixels.deep import Window, check_values, read_deep, through_window
+from msssl.errors import UserError
 
 _TURNS = {  # that make an image upright, by its orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -80,7 +81,7 @@ def check_pixels(width: int, height: int) -> None:
     """Raise ValueError for more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
-        raise ValueError(f"it has {width} x {height} pixels, more than Pillow's limit of {limit:,}")
+        raise UserError(f"it has {width} x {height} pixels, more than Pillow's limit of {limit:,}")
 
 
 def to_rgb(image: Image.Image, window: Window | None = None) -> Image.Image:

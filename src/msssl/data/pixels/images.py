@@ -12,12 +12,13 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from msssl.data.pixels.deep import Deep, PixelsError, Window, check_values, through_window
 from msssl.data.pixels.files import is_of_the_machine, shown, square, to_rgb
+from msssl.errors import UserError
 
 # What Pillow raises for a file that is damaged, and we for pixels that have no meaning.
 _UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError, PixelsError)
 
 
-class UnreadableImageError(ValueError):
+class UnreadableImageError(UserError):
     """An image that cannot be read, for a reason that lies in the image: it may be left out."""
 
 
@@ -148,7 +149,7 @@ def read(dataset: Dataset[Any], index: int, name: str, labels: Tensor | None = N
         raise
     label = _integer(label, f"label of image {index} of {name}")
     if labels is not None and label != labels[index]:
-        raise ValueError(
+        raise UserError(
             f"image {index} of {name} has the label {label}, but {int(labels[index])} in the data set's list of labels "
             "(`targets` or `labels`): both must be the same, also after a target_transform"
         )
@@ -175,12 +176,12 @@ def pair(item: Any, index: int, name: str) -> tuple[Any, Any]:
             label = item.get("label")
             return item["image"], -1 if label is None else label
         keys = ", ".join(map(repr, item)) or "none"
-        raise ValueError(
+        raise UserError(
             f"item {index} of {name} is a {type(item).__name__} with the keys {keys}: expected 'image' and 'label'"
         )
     if isinstance(item, tuple | list) and len(item) == 2:
         return item[0], item[1]
-    raise ValueError(
+    raise UserError(
         f"item {index} of {name} is a {type(item).__name__}: expected (image, label), or a row with the keys 'image' "
         "and 'label'"
     )
@@ -210,7 +211,7 @@ def to_pixels(image: Any, where: str, size: int | None = None, window: Window | 
             image = through_window(Deep(values), check_values(values, window, str(image.dtype)))
     if not isinstance(image, Image.Image):
         found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(
+        raise UserError(
             f"{where} is {found}: expected a PIL image or a uint8 tensor (1 or 3, H, W); other numbers need window"
         )
     rgb = to_rgb(image, window)
@@ -221,7 +222,7 @@ def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> N
     """Raise ValueError where an image (3, H, W) has not the size (H, W) of the others."""
     found = (image.shape[1], image.shape[2])
     if found != size:
-        raise ValueError(
+        raise UserError(
             f"image {index} of {name} is {found[0]} x {found[1]} pixels, another {size[0]} x {size[1]}: "
             "image_size makes squares of them"
         )
@@ -277,9 +278,9 @@ def _has_column(dataset: Any, name: str) -> bool:
 
 def _integers(labels: Any, name: str, n_images: int) -> Tensor:
     if len(labels) != n_images:
-        raise ValueError(f"{name} has {len(labels)} labels for {n_images} images")
+        raise UserError(f"{name} has {len(labels)} labels for {n_images} images")
     if getattr(labels, "ndim", 1) != 1:
-        raise ValueError(f"{name} has shape {tuple(labels.shape)}: expected an integer an image")
+        raise UserError(f"{name} has shape {tuple(labels.shape)}: expected an integer an image")
     try:
         array = np.asarray(labels)
     except ValueError:  # lists of several lengths
@@ -296,7 +297,7 @@ def _integer(label: Any, name: str) -> int:
     except (TypeError, ValueError, OverflowError):
         valid = False
     if not valid:
-        raise ValueError(f"{name} is {label!r}: expected an integer, -1 for none")
+        raise UserError(f"{name} is {label!r}: expected an integer, -1 for none")
     return number
 
 

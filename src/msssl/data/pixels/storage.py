@@ -18,6 +18,7 @@ from msssl.data.fixed import why_not_fixed
 from msssl.data.pixels import cache
 from msssl.data.pixels.decode import decode, image_size, is_readable, usable_cores
 from msssl.data.pixels.images import Decoded, UnreadableImageError, strings_of
+from msssl.errors import UserError
 
 StorageKind = Literal["auto", "memory", "cached", "stream"]
 MEMORY_LIMIT = 8 << 30  # of `auto`, in bytes: what is decoded anew at each start
@@ -81,7 +82,7 @@ class Storage:
         if self._trainer is not None:  # memory and disks may differ between ranks
             kind, reason, changing = self._trainer.strategy.broadcast((kind, reason, changing))
         if changing and self.kind not in ("auto", "stream"):
-            raise ValueError(
+            raise UserError(
                 f"storage: {self.kind} would keep the first pixels of each image for the whole run, but {changing}: "
                 "take storage: stream, or transforms that are not random"
             )
@@ -130,7 +131,7 @@ class Storage:
 
     def _cached(self, dataset: Dataset[Any], name: str, size: tuple[int, int], folder: Path | None) -> Decoded:
         if folder is None:
-            raise ValueError(
+            raise UserError(
                 f"storage: cached needs to tell whether {name} is what was cached: give {type(dataset).__name__} an "
                 "attribute `fingerprint`, a string that names its content, or take storage: memory or stream"
             )

@@ -9,6 +9,7 @@ from msssl.data.pixels.files import shown
 from msssl.data.sets.manifest import Row, composed
 from msssl.data.sets.walk import describe, extension_of, images_among, is_ignored, is_run, list_images
 from msssl.data.splits import SPLITS, Split, split_of
+from msssl.errors import UserError
 from msssl.wording import counted
 
 LAYOUT = "ImageFolder reads DATA_DIR/train/<class>/* or DATA_DIR/train/*"
@@ -44,7 +45,7 @@ def list_folders(
             rows += [Row(path, name, _group(path, folder, group_level)) for path in paths]
             left_out += others
             if not paths and split == "train":
-                raise ValueError(f"{place} holds no images, but {describe(others) or 'nothing'}; {LAYOUT}")
+                raise UserError(f"{place} holds no images, but {describe(others) or 'nothing'}; {LAYOUT}")
         if rows:
             splits[split] = rows
             _log_other_places(folder, rows, group_level)
@@ -73,7 +74,7 @@ def _split_folders(data_dir: str) -> dict[Split, Path]:
         if split is None:
             beside.append(entry.name)
         elif split in found:
-            raise ValueError(f"{found[split]} and {entry} are both for {split}: join them, or give one another name")
+            raise UserError(f"{found[split]} and {entry} are both for {split}: join them, or give one another name")
         else:
             found[split] = entry
     if not found:
@@ -116,10 +117,10 @@ def _holds_runs(folder: Path) -> bool:
 def _check_training_classes(folder: Path, names: set[str], classes: list[str] | None) -> None:
     if names and classes is not None:
         if missing := sorted(set(classes) - names):
-            raise ValueError(f"{folder} has no images of the class {missing[0]!r}, which `classes` lists")
+            raise UserError(f"{folder} has no images of the class {missing[0]!r}, which `classes` lists")
         names = names & set(classes)
     if len(names) == 1:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds one class folder, {names.pop()!r}: labels need two; "
             "to pretrain without labels say labels: none"
         )
@@ -131,7 +132,7 @@ def _group(path: str, folder: Path, level: int | None) -> str:
         return ""
     folders = Path(path).relative_to(folder).parts[:-1]
     if len(folders) < level:
-        raise ValueError(
+        raise UserError(
             f"group_level is {level}, but {shown(path)} is only {counted(len(folders), 'folder')} below {folder}"
         )
     return composed(folders[level - 1])
@@ -161,7 +162,7 @@ def _check_groups(splits: dict[str, list[Row]]) -> None:
         for row in rows:
             first, path = place.setdefault(row.group, (split, row.path)) if row.group else (split, "")
             if first != split:
-                raise ValueError(
+                raise UserError(
                     f"group {row.group!r} is in {first} ({shown(path)}) and in {split} ({shown(row.path)}): "
                     "a group belongs to one split"
                 )

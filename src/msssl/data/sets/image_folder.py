@@ -10,6 +10,7 @@ from msssl.data.datamodule import MultiViewDataModule, Split
 from msssl.data.sets.folders import list_folders
 from msssl.data.sets.listing import ImageFiles, class_names, log_classes
 from msssl.data.sets.manifest import Row, composed, read_manifest
+from msssl.errors import UserError
 
 
 class ImageFolder(MultiViewDataModule):
@@ -54,15 +55,15 @@ class ImageFolder(MultiViewDataModule):
 
     def _check_listing_arguments(self, labels: str | None) -> None:
         if labels not in ("auto", "none", None):
-            raise ValueError(f"labels is {labels!r}: expected auto or none")
+            raise UserError(f"labels is {labels!r}: expected auto or none")
         if self.classes is not None and not self.labelled:
-            raise ValueError("classes lists names, but labels is none: leave one of them out")
+            raise UserError("classes lists names, but labels is none: leave one of them out")
         if self.group_level is not None and self.group_level < 1:
-            raise ValueError(
+            raise UserError(
                 f"group_level is {self.group_level}: expected 1 for the folders in train, 2 for those in them"
             )
         if self.group_level is not None and self.manifest is not None:
-            raise ValueError("group_level is for folders: a manifest has groups in its column group")
+            raise UserError("group_level is for folders: a manifest has groups in its column group")
 
     @override
     def dataset(self, split: Split) -> Dataset[Any] | None:
@@ -97,11 +98,11 @@ def _read_classes(given: list[str | int | float | bool | None] | str | None) -> 
     names = _read_lines(given) if isinstance(given, str) else given
     for name in names:
         if isinstance(name, bool) or not isinstance(name, str | int):
-            raise ValueError(
+            raise UserError(
                 f"classes lists {name!r}, which YAML makes of a word such as no, null or 1.0: put the name into quotes"
             )
     if not names:
-        raise ValueError(f"classes is {given!r}, without a name: leave it out for all classes")
+        raise UserError(f"classes is {given!r}, without a name: leave it out for all classes")
     return [composed(str(name)) for name in names]
 
 
@@ -111,5 +112,5 @@ def _read_lines(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"classes {path} is not a text in UTF-8: {error}") from error
+        raise UserError(f"classes {path} is not a text in UTF-8: {error}") from error
     return [line.strip() for line in lines if line.strip()]

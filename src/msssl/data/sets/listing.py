@@ -13,6 +13,7 @@ from msssl.data.pixels.deep import Window
 from msssl.data.pixels.files import open_square, short_side, shown
 from msssl.data.pixels.images import UnreadableImageError, stop_for_the_machine
 from msssl.data.sets.manifest import Row
+from msssl.errors import UserError
 
 MAX_DEFAULT_SIZE = 64
 N_NAMED = 5  # classes that the log names
@@ -97,15 +98,15 @@ def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: 
     of_split = {split: {row.label for row in rows} - {""} for split, rows in listed.items()}
     names = set().union(*of_split.values())
     if len(names) == 1:
-        raise ValueError(f"{source} has one class, {names.pop()!r}: labels need two; without labels leave them empty")
+        raise UserError(f"{source} has one class, {names.pop()!r}: labels need two; without labels leave them empty")
     if missing := sorted(set(wanted or []) - names):
-        raise ValueError(f"{source} has no images of the class {missing[0]!r}, which `classes` lists")
+        raise UserError(f"{source} has no images of the class {missing[0]!r}, which `classes` lists")
     for split, found in of_split.items():
         lacking = sorted(names - found)
         if not lacking or not of_split["train"]:
             continue
         if split == "train":
-            raise ValueError(f"{source}: train has no images of the class {lacking[0]!r}, which other splits have")
+            raise UserError(f"{source}: train has no images of the class {lacking[0]!r}, which other splits have")
         if found:
             log.warning(
                 "%s: %s has no images of %d of the classes, such as %r", source, split, len(lacking), lacking[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from msssl.data.splits import SPLITS, Split, split_of
+from msssl.errors import UserError
 
 COLUMNS = ("path", "label", "split", "group")
 
@@ -58,16 +59,16 @@ def read_manifest(manifest: str, data_dir: str, classes: list[str] | None) -> di
         if not values["path"].isascii():
             path = names_on_disk.path_of(path)
         if path in row_of_path:
-            raise ValueError(f"{where}: {values['path']} is also in row {row_of_path[path]}")
+            raise UserError(f"{where}: {values['path']} is also in row {row_of_path[path]}")
         row_of_path[path] = line
         split = _split(values["split"], line, where, name_of_split) if values["split"] else "train"
         place = place_of_group.setdefault(group, (split, line)) if group else (split, 0)
         if place[0] != split:
-            raise ValueError(f"{where}: group {group!r} is in {split} and, in row {place[1]}, in {place[0]}")
+            raise UserError(f"{where}: group {group!r} is in {split} and, in row {place[1]}, in {place[0]}")
         if classes is None or label in classes:
             splits.setdefault(split, []).append(Row(path, label, group))
     if "train" not in splits:
-        raise ValueError(f"{manifest} lists no training images{' of these classes' if classes else ''}")
+        raise UserError(f"{manifest} lists no training images{' of these classes' if classes else ''}")
     return splits
 
 
@@ -75,10 +76,10 @@ def _split(given: str, line: int, where: str, name_of_split: dict[Split, tuple[s
     name = given.lower()
     split = split_of(name)
     if split is None:
-        raise ValueError(f"{where}: split is {given!r}, expected one of {', '.join(SPLITS)}")
+        raise UserError(f"{where}: split is {given!r}, expected one of {', '.join(SPLITS)}")
     first, its_line = name_of_split.setdefault(split, (name, line))
     if first != name:
-        raise ValueError(
+        raise UserError(
             f"{where}: split is {name!r} and, in row {its_line}, {first!r}: expected one name for the split"
         )
     return split
@@ -94,31 +95,31 @@ def _records(manifest: str) -> Iterator[tuple[int, dict[str, str]]]:
                 line = reader.line_num
                 yield line, record
     except UnicodeDecodeError as error:
-        raise ValueError(f"{manifest} is not a text in UTF-8: {error}") from error
+        raise UserError(f"{manifest} is not a text in UTF-8: {error}") from error
     except csv.Error as error:
-        raise ValueError(f"{manifest}, after row {line}: {error}") from error
+        raise UserError(f"{manifest}, after row {line}: {error}") from error
 
 
 def _check_columns(manifest: str, found: Sequence[str]) -> None:
     if not found:
-        raise ValueError(f"{manifest} is empty: expected the columns {', '.join(COLUMNS)}")
+        raise UserError(f"{manifest} is empty: expected the columns {', '.join(COLUMNS)}")
     for name in COLUMNS:
         if found.count(name) > 1:
-            raise ValueError(f"{manifest} has {found.count(name)} columns {name!r}")
+            raise UserError(f"{manifest} has {found.count(name)} columns {name!r}")
         if name in found:
             continue
         near = difflib.get_close_matches(name, [each for each in found if each not in COLUMNS], n=1)
         if name == "path" or near:
             hint = f"; is {near[0]!r} meant?" if near else ""
-            raise ValueError(f"{manifest} has no column {name!r}, but {', '.join(map(repr, found))}{hint}")
+            raise UserError(f"{manifest} has no column {name!r}, but {', '.join(map(repr, found))}{hint}")
 
 
 def _path(given: str, data_dir: str, where: str) -> str:
     if not given:
-        raise ValueError(f"{where}: path is empty")
+        raise UserError(f"{where}: path is empty")
     path = os.path.normpath(Path(data_dir, given))
     if Path(os.path.relpath(path, data_dir)).parts[:1] == (os.pardir,):
-        raise ValueError(f"{where}: {given} is outside {data_dir}")
+        raise UserError(f"{where}: {given} is outside {data_dir}")
     return path
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msssl.errors import UserError
 from msssl.evaluation.compare.over_seeds import ACCURACY, Difference, OverSeeds, number, over_seeds, paired_difference
 from msssl.metrics import accuracy_interval
 
@@ -97,7 +98,7 @@ def read_reports(runs: Sequence[str]) -> list[Report]:
                 _ = [content[name] for name in REQUIRED]
                 _ = [(row["features"], row[f"{content['reported_on']}_top1"]) for row in content["rows"]]
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is not a report of msssl probe: {type(error).__name__} {error}") from error
+                raise UserError(f"{path} is not a report of msssl probe: {type(error).__name__} {error}") from error
             found[path.resolve()] = {**content, "path": str(path)}
     return list(found.values())
 

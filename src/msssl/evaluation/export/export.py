@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import torch
 from rich.console import Console
 
+from msssl.errors import UserError
 from msssl.evaluation.export.card import model_card
 from msssl.evaluation.export.formats import FormatName, Network, load, usage, write
 from msssl.evaluation.export.preparation import settings
@@ -55,7 +56,7 @@ def export(
     module = module_of(path, checkpoint, copy.deepcopy(model)).eval()
     preprocess = preprocess_of(path, checkpoint)
     if preprocess.image_size is None:
-        raise ValueError(f"{path} was written before a training step: it does not say the size of its images")
+        raise UserError(f"{path} was written before a training step: it does not say the size of its images")
     shape = (2, len(preprocess.mean), *preprocess.image_size)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     linear, classes = (None, None) if head is None else read_head(head, module.feature_dim, path)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msssl.backbones import ResNet
+from msssl.errors import MissingPackageError, UserError
 
 FormatName = Literal["torchvision", "timm", "onnx", "safetensors"]
 NEEDS = {
@@ -63,7 +64,7 @@ def write(network: Network, name: FormatName, path: Path) -> tuple[Path, list[st
     """
     for package in NEEDS[name]:
         if find_spec(package) is None:
-            raise ImportError(f"format {name} needs {package}: pip install 'msssl[export]'")
+            raise MissingPackageError(f"format {name} needs {package}: pip install 'msssl[export]'")
     return _WRITERS[name](network, path)
 
 
@@ -109,7 +110,7 @@ def _timm(network: Network, path: Path) -> tuple[Path, list[str]]:
         state = dict(backbone.state_dict())
         if network.head is not None:
             if not isinstance(config["classifier"], str):
-                raise ValueError(f"timm's {name} has several classifiers: export it as onnx, or without head")
+                raise UserError(f"timm's {name} has several classifiers: export it as onnx, or without head")
             state |= {f"{config['classifier']}.{key}": value for key, value in network.head.state_dict().items()}
     lines = ["import timm, torch", f'model = timm.create_model("{name}", num_classes={num_classes}{options})']
     lines += [*_assigned(changes), "timm.models.load_checkpoint(model, {file!r})"]
@@ -161,7 +162,7 @@ def _resnet(backbone: nn.Module, library: str) -> ResNet:
     if isinstance(backbone, ResNet) and backbone.width == 64:
         return backbone
     what = f"{type(backbone).__name__} of width {backbone.width}" if isinstance(backbone, ResNet) else ""
-    raise ValueError(f"{library} has no {what or type(backbone).__name__}: export it as onnx or safetensors")
+    raise UserError(f"{library} has no {what or type(backbone).__name__}: export it as onnx or safetensors")
 
 
 def _small_stem(resnet: ResNet) -> dict[str, str]:

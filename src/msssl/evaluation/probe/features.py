@@ -12,6 +12,7 @@ from torch import Tensor
 from msssl.backbones import evaluating
 from msssl.data import MultiViewDataModule
 from msssl.data.pixels.cache import fingerprint
+from msssl.errors import UserError
 from msssl.progress import with_bar
 from msssl.run.files import read_file, write_file
 
@@ -62,7 +63,7 @@ def extract(
         n += len(total)
         broken += (~total.isfinite()).any(dim=1).sum()
     if broken:
-        raise ValueError(f"features of {int(broken)} of {n} images of {split} are not finite: is the run diverged?")
+        raise UserError(f"features of {int(broken)} of {n} images of {split} are not finite: is the run diverged?")
     return found[:n].cpu(), labels[:n]
 
 

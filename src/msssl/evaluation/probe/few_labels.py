@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msssl.errors import UserError
 from msssl.evaluation.probe.adam import top1
 from msssl.evaluation.probe.features import Split
 from msssl.evaluation.probe.heads import DEFAULT, TEMPERATURE, K
@@ -59,14 +60,14 @@ def draw(labels: Tensor, count: int, seed: int) -> Tensor:
     tensor([0, 0, 1, 1])
     """
     if count < 1:
-        raise ValueError(f"labels_per_class is {count}: expected one image at least")
+        raise UserError(f"labels_per_class is {count}: expected one image at least")
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label in labels[labels >= 0].unique().tolist():
         rows = (labels == label).nonzero().flatten().cpu()
         if len(rows) < count:
             there = counted(len(rows), "training image")
-            raise ValueError(f"labels_per_class is {count}, but class {label} has {there}")
+            raise UserError(f"labels_per_class is {count}, but class {label} has {there}")
         chosen.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
     return torch.cat(chosen).sort().values
 

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import torch
 
+from msssl.errors import UserError
 from msssl.evaluation.probe.adam import (
     HIDDEN_DIM,
     PAPER_BATCH_SIZE,
@@ -40,13 +41,13 @@ class Protocol:
 
     def __init__(self, name: Literal["standard", "paper"], test_patches: int | None) -> None:
         if name not in ("standard", "paper"):
-            raise ValueError(f"protocol is {name!r}: expected standard or paper")
+            raise UserError(f"protocol is {name!r}: expected standard or paper")
         self.name = name
         self.of_paper = name == "paper"
         default = PAPER_PATCHES if self.of_paper else 1
         self.test_patches = default if test_patches is None else test_patches
         if self.test_patches < 1:
-            raise ValueError(f"test_patches is {test_patches}: expected the clean image at least, 1")
+            raise UserError(f"test_patches is {test_patches}: expected the clean image at least, 1")
         self._is_default = self.test_patches == default
 
     def suffixes(self) -> list[str]:
