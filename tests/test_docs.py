@@ -136,7 +136,8 @@ def test_page(path, stand_ins, msssl, monkeypatch, capfd, probed_run, wide_run):
 
     def command(where, kind, words):
         several = starts_processes(kind, words) and path.stem != "new-method"  # which compares two processes with one
-        chosen = parse if kind in NOT_RUN or several else follow
+        without_ffcv = find_spec("ffcv") is None and {"write-beton", "ffcv.yaml"} & {*words}
+        chosen = parse if kind in NOT_RUN or several or without_ffcv else follow
         chosen.command(where, kind, words)
 
     Page(path, command, parse.config).execute()
