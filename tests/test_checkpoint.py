@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 import msssl
 from msssl import MultiViewDataModule, MultiViewModule
 from msssl.cli.arguments import expand
-from msssl.evaluation.subject import data_of, preprocess_of
+from msssl.evaluation.rebuild import data_of, preprocess_of
 from msssl.recorded import build, describe
 from msssl.run.files import read
 from msssl.run.find import find

@@ -33,7 +33,8 @@ from msssl.evaluation.probe.features import extract, joined, load_or_extract
 from msssl.evaluation.probe.few_labels import evaluate_few_labels
 from msssl.evaluation.probe.heads import evaluate_as_the_paper
 from msssl.evaluation.probe.picture import draw_report
-from msssl.evaluation.subject import data_of, open_subject
+from msssl.evaluation.probe.subject import open_subject
+from msssl.evaluation.rebuild import data_of
 from msssl.metrics import accuracy_interval, linear_probe
 from msssl.run import files
 from msssl.run.head import read_head

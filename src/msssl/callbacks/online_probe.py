@@ -58,7 +58,7 @@ class OnlineProbe(Callback):
     @property
     @override
     def state_key(self) -> str:
-        return self._generate_state_key(name=self.name)
+        return f"{type(self).__qualname__}{ {'name': self.name}!r}"  # several probes have a state each
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

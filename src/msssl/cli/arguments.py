@@ -10,7 +10,7 @@ import yaml
 
 from msssl.cli.parser import PLATEAU, load, plateau_path
 from msssl.errors import UserError
-from msssl.evaluation.subject import paths_where_it_began
+from msssl.evaluation.rebuild import paths_where_it_began
 from msssl.run.files import CONFIG, read
 from msssl.run.find import find
 from msssl.run.run_folder import is_requeued, requeued_run

@@ -8,7 +8,7 @@ from torch import nn
 
 from msssl.data import MultiViewDataModule
 from msssl.errors import UserError
-from msssl.evaluation.subject import build_module, data_of, preprocess_of
+from msssl.evaluation.rebuild import build_module, data_of, preprocess_of
 from msssl.methods import MultiViewModule
 from msssl.run.reloadable import first_difference
 

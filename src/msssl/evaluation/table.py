@@ -76,3 +76,14 @@ def _cell(key: str, value: Any) -> str:
     if key in ("dim", "weight_decay"):
         return f"{value:g}"
     return f"{value:.1f}" if key == "rankme" else f"{value:.3f}"
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """A number of a table; `sign` "+" writes that of a positive one too.
+
+    >>> number(0.12345), number(12.345), number(0.25, "+"), number(None), number(float("nan"))
+    ('0.123', '12.35', '+0.250', '-', '-')
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:{sign}.3f}" if abs(value) <= 1 else f"{value:{sign}.2f}"

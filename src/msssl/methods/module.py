@@ -31,7 +31,7 @@ from msssl.run.exact_resume import ExactResume
 from msssl.run.memory_advice import MemoryAdvice
 from msssl.run.non_finite_guard import NonFiniteGuard
 from msssl.run.reloadable import Reloadable
-from msssl.run.steps import is_logging_step, run_length
+from msssl.run.steps import is_logging_step, run_length, trainer_of
 from msssl.seeding import derive_seed
 from msssl.views import Preprocess
 
@@ -145,12 +145,12 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def setup(self, stage: str) -> None:
-        if self._trainer is not None:  # ranks are seeded alike only if the user seeds them
-            self._step_seed = self._trainer.strategy.broadcast(torch.initial_seed())
+        if (trainer := trainer_of(self)) is not None:  # ranks are seeded alike only if the user seeds them
+            self._step_seed = trainer.strategy.broadcast(torch.initial_seed())
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        given = getattr(getattr(self._trainer, "datamodule", None), "preprocess", None)
+        given = getattr(getattr(trainer_of(self), "datamodule", None), "preprocess", None)
         if isinstance(given, Preprocess):  # else there is no data module, or one of the user's own kind
             self.preprocess = given
         if self.preprocess is not None:
@@ -173,7 +173,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def configure_model(self) -> None:  # before DDP looks at the layout of the parameters
-        device = self._trainer.strategy.root_device if self._trainer else self.device  # to which it is still to move
+        trainer = trainer_of(self)
+        device = trainer.strategy.root_device if trainer else self.device  # the module itself has not moved there yet
         compiles = self.compile_backbone is True or (self.compile_backbone == "auto" and device.type == "cuda")
         if compiles or device.type == "cuda":  # in which the views come there, and its convolutions are fastest
             self.backbone.to(memory_format=torch.channels_last)
@@ -197,7 +198,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             self._shapes_checked = True
         terms = self.terms(z)
         detached = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
-        for name, value in detached.items() if is_logging_step(self._trainer) else []:
+        for name, value in detached.items() if is_logging_step(trainer_of(self)) else []:
             self.log(f"train/{name}", value, batch_size=z.shape[1])  # not for the bar: Lightning would wait for it
         outputs = {
             "loss": terms["loss"],
@@ -232,7 +233,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(parameter_groups(self, self.decay_bias_and_norm))
         self._optimizer_arguments = arguments_of(optimizer)
-        let_clip(optimizer, self._trainer)
+        let_clip(optimizer, trainer_of(self))
         return with_schedule(optimizer, self.make_lr_scheduler)
 
     @override

@@ -9,7 +9,7 @@ from typing_extensions import override
 from msssl.run.files import PREVIOUS, write_file
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames: a kill or a full disk at any moment leaves a whole file.
 
     With `storage_options="keep"`, what was there becomes `previous.ckpt`. Paths with a scheme are Lightning's affair.

@@ -12,7 +12,7 @@ from msssl.errors import UserError
 
 
 class ExactResume(Callback):
-    """Keeps the random state that dropout uses, and mends the counts of epochs and batches in Lightning's checkpoints.
+    """Keeps the random state that dropout uses, and corrects the progress counters in Lightning's checkpoints.
 
     It also steps `ReduceLROnPlateau` at the end of each epoch before the checkpoint is written, which Lightning does
     afterwards.
@@ -91,17 +91,21 @@ def _plateaus(trainer: Trainer) -> list[LRSchedulerConfig]:
 
 
 def mend_progress(fit_loop: dict[str, Any], by_steps: bool) -> None:
-    """Turn the states that Lightning 2.6 saves at and after an epoch's end into that of the epoch's end, in place.
+    """Correct the progress counters in a checkpoint of Lightning 2.6, in place, so that the run resumes exactly.
+
+    Lightning writes its counters at different moments, depending on the hook in which the checkpoint was saved:
+
+    | hook in which it was saved | counters that Lightning wrote | counters that a resume needs |
+    |---|---|---|
+    | `on_train_batch_end`, within an epoch | right | the same |
+    | `on_train_batch_end`, last of an epoch | batch, epoch not completed | both completed, one more step |
+    | `on_train_epoch_end` | epoch processed, not completed | epoch completed, batches 0 |
+    | `on_train_epoch_end`, `max_steps` reached within the epoch | the same | epoch neither processed nor completed |
+    | after an epoch's end | the finished epoch's batches | batches 0 |
 
     Args:
-        fit_loop: state of the loop in a checkpoint.
-        by_steps: whether the run that goes on has `max_steps`, for which Lightning counts the last step once more.
-
-    In `on_train_batch_end` of an epoch's last batch it counts neither this batch nor the epoch as completed: after a
-    resume it then forgets to count the next epoch as begun, and a second resume would begin that anew. In
-    `on_train_epoch_end` it counts an epoch as processed and not as completed, and afterwards its batches as those of
-    the next: from either a run with `max_steps` would end early. Where `max_steps` ended the run within an epoch, the
-    epoch is not processed either.
+        fit_loop: state of the fit loop in the checkpoint.
+        by_steps: whether the resumed run has `max_steps`, for which Lightning counts the last step once more.
     """
     epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
     current, steps = epochs["current"], fit_loop["epoch_loop.state_dict"]

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from msssl.distributed import BackgroundMaximum
-from msssl.run.checkpoint_io import WholeCheckpointIO
+from msssl.run.checkpoint_io import AtomicCheckpointIO
 from msssl.run.files import writing
 from msssl.wording import counted
 
@@ -57,7 +57,7 @@ class LastCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         self._received, self._stops, self._deferred = 0, False, None  # of a fit before
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's own
-            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ class LastCheckpoint(ModelCheckpoint):
         with writing(filepath):
             for logger in trainer.loggers:
                 logger.save()  # what was logged before a checkpoint is not logged again after it
-        ours = isinstance(trainer.strategy.checkpoint_io, WholeCheckpointIO)
+        ours = isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
         trainer.save_checkpoint(filepath, self.save_weights_only, storage_options="keep" if ours else None)
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath

@@ -1,8 +1,8 @@
-"""How many optimizer steps a run has, how many of them are behind it, and which of them log."""
+"""What a trainer says about its run: how many steps it has, how many are behind it, and which of them log."""
 
 import math
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 
 
 def run_length(trainer: Trainer) -> tuple[int, float]:
@@ -37,3 +37,8 @@ def is_logging_step(trainer: Trainer | None) -> bool:
     step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1  # as Lightning counts, also after the optimizer
     at_its_end = trainer.is_last_batch or step == trainer.max_steps
     return at_its_end or step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """The trainer that a module is attached to, or None; `module.trainer` raises where there is none."""
+    return module._trainer

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from msssl.errors import UserError
-from msssl.evaluation.compare.over_seeds import SPREAD, Difference, OverSeeds, number, over_seeds, paired_difference
+from msssl.evaluation.compare.over_seeds import SPREAD, Difference, OverSeeds, over_seeds, paired_difference
+from msssl.evaluation.table import number
 from msssl.studies.measures import Result, bounds_of, target
 from msssl.studies.study import Row, Study, plain
 

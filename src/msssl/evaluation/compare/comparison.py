@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from msssl.errors import UserError
-from msssl.evaluation.compare.over_seeds import ACCURACY, Difference, OverSeeds, number, over_seeds, paired_difference
+from msssl.evaluation.compare.over_seeds import ACCURACY, Difference, OverSeeds, over_seeds, paired_difference
+from msssl.evaluation.table import number
 from msssl.metrics import accuracy_interval
 
 IGNORED = ("data_dir", "cache_dir", "num_workers", "storage", "on_error", "_instantiator")  # change no accuracy

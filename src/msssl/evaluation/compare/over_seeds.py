@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msssl.evaluation.table import number
 from msssl.metrics import mean_interval
 
 HOW = (
@@ -134,14 +135,3 @@ def draw(axes: Any, at: float, measure: OverSeeds, color: str, label: str | None
     values = [value for value in measure.values if value is not None]
     if values:
         axes.plot([at] * len(values), values, "o", markersize=4, color=color, label=label)
-
-
-def number(value: float | None, sign: str = "") -> str:
-    """A number of a table; `sign` "+" writes that of a positive one too.
-
-    >>> number(0.12345), number(12.345), number(0.25, "+"), number(None), number(float("nan"))
-    ('0.123', '12.35', '+0.250', '-', '-')
-    """
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:{sign}.3f}" if abs(value) <= 1 else f"{value:{sign}.2f}"

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from msssl.evaluation.compare.comparison import COSTS, PRETRAINED, TOP1, ComparedTable, Row, group, read_reports
-from msssl.evaluation.compare.over_seeds import HOW, SPREAD, Difference, OverSeeds, draw, number
+from msssl.evaluation.compare.over_seeds import HOW, SPREAD, Difference, OverSeeds, draw
 from msssl.evaluation.probe.unlabelled import HEADINGS as HEADINGS_OF_SPECTRA
 from msssl.evaluation.probe.unlabelled import TITLE, spectrum_of
-from msssl.evaluation.table import markdown
+from msssl.evaluation.table import markdown, number
 from msssl.run.files import atomic_write, write_text
 
 HEADINGS = ("run", "features", "seeds", TOP1, SPREAD)

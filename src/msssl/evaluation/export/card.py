@@ -6,7 +6,7 @@ from typing import Any
 
 from msssl.data import MultiViewDataModule
 from msssl.evaluation.export.preparation import code, description, normalization
-from msssl.evaluation.subject import data_state, epochs_of
+from msssl.evaluation.rebuild import data_state, epochs_of
 from msssl.run.files import sha256_of
 from msssl.views import Preprocess
 from msssl.wording import counted

@@ -14,7 +14,7 @@ from msssl.errors import UserError
 from msssl.evaluation.export.card import model_card
 from msssl.evaluation.export.formats import FormatName, Network, load, usage, write
 from msssl.evaluation.export.preparation import settings
-from msssl.evaluation.subject import module_of, preprocess_of
+from msssl.evaluation.rebuild import module_of, preprocess_of
 from msssl.methods import MultiViewModule
 from msssl.run.files import atomic_write, read, writing
 from msssl.run.find import find

@@ -17,7 +17,7 @@ from msssl.evaluation.probe.few_labels import draw, evaluate_few_labels
 from msssl.evaluation.probe.heads import MIN_VAL, evaluate, evaluate_as_the_paper
 from msssl.evaluation.probe.picture import draw_report, nearest_images
 from msssl.evaluation.probe.protocol import Protocol
-from msssl.evaluation.subject import Subject, open_subject
+from msssl.evaluation.probe.subject import Subject, open_subject
 from msssl.evaluation.table import print_report
 from msssl.methods import MultiViewModule
 from msssl.metrics import alpha_of, eigenspectrum, rankme, spread_rows

@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from msssl.evaluation.compare.over_seeds import number
+from msssl.evaluation.table import number
 
 HEADINGS = ("run", "step", "RankMe", "at first", "highest", "at step", "alpha", "spread")
 TITLE = "Runs without labels: RankMe of z, alpha of the features, spread of z, on validation images"
