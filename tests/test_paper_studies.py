@@ -7,8 +7,8 @@ import pytest
 
 from msssl.cli.arguments import find_config
 from msssl.cli.check import check_fit
-from msssl.cli.worker import fit_of
 from msssl.studies import read_study
+from msssl.studies.worker import fit_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = CONFIGS / "paper"

@@ -4,8 +4,12 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +20,15 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from msssl.cli.worker import _draw
 from msssl.studies import read_study, report
+from msssl.studies.cells import cell_folder, check_base, states
+from msssl.studies.cells import results_of as cells_on_disk
 from msssl.studies.figure import draw
+from msssl.studies.lock import exclusive_lock, is_locked
 from msssl.studies.measures import ONLINE, Result, curve_of
 from msssl.studies.table import as_csv, differences, lines_of
 from msssl.studies.table import cells as cells_of
-from msssl.studies.trials import check_base, enqueue, fail_dead, finished, is_double, keep, open_trials, states
+from msssl.studies.worker import Worker
 
 STUDY = {
     "title": "A study",
@@ -63,13 +69,13 @@ def study_of(tmp_path):
     return read
 
 
-def result(test, val, knn=0.1, curve=((1.0, 0.1), (2.0, 0.6)), data_id="01", drawn=None, minutes=3.0):
+def result(test, val, knn=0.1, curve=((1.0, 0.1), (2.0, 0.6)), data_id="01", minutes=3.0):
     row = {"features": "pretrained encoder", "test_top1": test, "val_top1": val, "test_knn": knn}
     of_run = {"minutes": minutes}
     content = {"rows": [row], "reported_on": "test", "data_id": data_id, "run": of_run, "protocol": "a protocol"}
     content |= {"images": {"test": 2000}, "data_class": "Shapes", "versions": {"msssl": "0"}}
     points = [{"step": 10.0 * i, "epoch": i, "minutes": at, ONLINE: top1} for i, (at, top1) in enumerate(curve)]
-    return Result({PROBE: content}, points, drawn or {}, "somewhere")
+    return Result({PROBE: content}, points, "somewhere")
 
 
 def results_of(study, seed=0):
@@ -99,14 +105,16 @@ def test_rows_that_are_the_same_run_share_it(study_of):
     assert len(study.cells) == 6
 
 
-def test_another_probe_is_another_name_of_the_same_run(study_of):
-    study = study_of()
-    more = study_of(measures={**STUDY["measures"], "paper": {"protocol": "paper", "test_patches": 1}})
-    renamed = study_of(measures={"another name": {"protocol": "standard"}, "time": {"minutes_to": 0.9}})
-    ids = [{cell.id for cell in each.cells.values()} for each in (study, more, renamed)]
-    assert ids[0] == ids[1] == ids[2]
-    assert set(study.cells).isdisjoint(more.cells)
-    assert set(study.cells) == set(renamed.cells)
+def test_another_probe_is_the_same_run_which_is_not_done_yet(study_of, tmp_path):
+    study = study_of(seeds=[0])
+    for cell in study.cells.values():
+        leave_in(tmp_path, study, cell, result(0.5, 0.25))
+    more = study_of(seeds=[0], measures={**STUDY["measures"], "paper": {"protocol": "paper", "test_patches": 1}})
+    renamed = study_of(seeds=[0], measures={"another name": {"protocol": "standard"}, "time": {"minutes_to": 0.9}})
+    assert [*study.cells] == [*more.cells] == [*renamed.cells]
+    of_each = [states(each, tmp_path) for each in (study, more, renamed)]
+    n = len(study.cells)
+    assert of_each == [{"done": n}, {"waiting": n}, {"done": n}]
 
 
 def test_overlays_win_and_replace(study_of, tmp_path):
@@ -175,7 +183,7 @@ ARMS = {"a": {"grid": {"x": [1, 2]}}, "b": {"set": {"y": 1}, "grid": {"x": [1, 2
 def by_arm(study, accuracies):
     """Results of a study without choices: accuracies by arm, place on x and seed."""
     return {
-        study.name_of(cell): result(accuracies[row.arm, row.at["x"]][cell.seed], 0.5)
+        cell.id: result(accuracies[row.arm, row.at["x"]][cell.seed], 0.5)
         for row in study.rows
         for cell in row.candidates[""]
         if cell.seed < len(accuracies[row.arm, row.at["x"]])
@@ -265,12 +273,12 @@ def test_one_seed_has_the_interval_over_images(study_of):
 def test_what_was_not_reached_or_not_run_says_so(study_of):
     study = study_of()
     found = results_of(study)
-    names = [study.name_of(cells[0]) for cells in study.rows[4].candidates.values()]
+    names = [cells[0].id for cells in study.rows[4].candidates.values()]
     found[names[0]] = result(0.3, 0.3, curve=((1.0, 0.1), (2.0, 0.4)))  # one seed below 0.5
     for cells in study.rows[0].candidates.values():
         for cell in cells:
-            del found[study.name_of(cell)]
-    del found[study.name_of(study.rows[1].candidates["beta=auto"][2])]  # a seed
+            del found[cell.id]
+    del found[study.rows[1].candidates["beta=auto"][2].id]  # a seed
     lines = lines_of(study, found)
     assert not lines[0].values
     assert lines[0].difference is None
@@ -285,7 +293,7 @@ def test_a_time_to_an_arm_is_to_its_end_with_the_same_seed(study_of):
     study = study_of(measures={"minutes to b": {"minutes_to": "b"}}, arms=arms)
     found = {name: result(0.5, 0.5, curve=((1.0, 0.2), (2.0, 0.7), (3.0, 0.9))) for name in study.cells}
     for cell, end in zip(study.rows[-1].candidates[""], [0.6, 0.8, 0.95], strict=True):
-        found[study.name_of(cell)] = result(0.5, 0.5, curve=((1.0, 0.1), (4.0, end)))
+        found[cell.id] = result(0.5, 0.5, curve=((1.0, 0.1), (4.0, end)))
     lines = lines_of(study, found)
     assert [line.values["minutes to b"].values for line in lines] == [[2.0, 3.0, None]] * 2 + [[4.0] * 3]
     with pytest.raises(ValueError, match="measure m: the time to a: expected an arm with one row"):
@@ -307,7 +315,7 @@ def test_figures_are_drawn(study_of, tmp_path, x):
     found = results_of(study)
     for cells in study.rows[0].candidates.values():
         for cell in cells:
-            del found[study.name_of(cell)]
+            del found[cell.id]
     draw(study, lines_of(study, found), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
@@ -348,12 +356,10 @@ WRONG = {
         "arms": {"a": {"choose": {"lr": [1, 2], "model.lr": [1, 2]}}}
     },
     "has a value twice: [1, '1']": {"arms": {"a": {"grid": {"x": [1, "1"]}}}},
-    "search of x is {'low': 2, 'high': 1}": {"arms": {"a": {"search": {"x": {"low": 2, "high": 1}}, "trials": 2}}},
-    "search of x is {'min': 2}": {"arms": {"a": {"search": {"x": {"min": 2}}, "trials": 2}}},
     "published is [0.5]": {"arms": {"a": {"grid": {"x": [1]}, "published": [[0.5]]}}},
     "figure.x is typo": {"figure": {"x": "typo"}},
     "arms is ['a']": {"arms": ["a"]},
-    "search and trials": {"arms": {"a": {"search": {"model.beta": {"low": 0.1, "high": 1.0}}}}},
+    "no key search": {"arms": {"a": {"search": {"model.beta": [1, 2]}}}},
     "arm a: no key grids": {"arms": {"a": {"grids": {}}}},
 }
 
@@ -384,102 +390,121 @@ def test_minutes_are_those_of_a_run_and_not_of_its_pauses(tmp_path):
     assert [point["epoch"] for point in found] == [0, 1, 2]
 
 
-def test_a_cell_is_enqueued_once_and_again_after_a_failure(study_of, tmp_path):
-    study = study_of(arms={"b": STUDY["arms"]["b"]}, seeds=[0])
-    trials = open_trials(study, str(tmp_path), None, create=True)
-    for _ in range(2):
-        check_base(study, trials, {"set.x": 1})
-        enqueue(study, trials, str(tmp_path), study.cells)
-    assert states(study, trials) == {"waiting": 2}
-    check_base(study, trials, {"set.x": 3})  # nothing was run with the other one
-    check_base(study, trials, {"set.x": 1})
-
-    def objective(trial):
-        if trial.number == 0:
-            raise ValueError("no")
-        keep(trial, result(0.5, 0.25))
-        return 0.25
-
-    trials.optimize(objective, n_trials=2, catch=ValueError)
-    assert states(study, trials) == {"failed": 1, "done": 1}
-    assert list(finished(study, trials).values()) == [result(0.5, 0.25)]
-    enqueue(study, open_trials(study, str(tmp_path), None, create=True), str(tmp_path), study.cells)
-    assert states(study, trials) == {"waiting": 1, "done": 1}
-    with pytest.raises(ValueError, match=r"study study: its runs had set\.x 1, which is now 2"):
-        check_base(study, trials, {"set.x": 2})
-    # Another machine has enqueued them at the same time: the first of each counts.
-    trials.enqueue_trial({}, user_attrs={"cell": list(study.cells)[1]})
-    doubles = [is_double(study, trials, trial) for trial in trials.get_trials() if trial.state.name == "WAITING"]
-    assert doubles == [False, True]
+def leave_in(folder, study, cell, a_result):
+    """Files of a cell that was trained and probed."""
+    run = folder / study.name / cell.id / "20260101-000000"
+    run.mkdir(parents=True)
+    for name in ("last.ckpt", "config.yaml"):
+        (run / name).touch()
+    rows = "".join(f"{point['epoch']},{point['step']:.0f},{point[ONLINE]}\n" for point in a_result.curve)
+    (run / "metrics.csv").write_text(f"epoch,step,{ONLINE}\n{rows}")
+    for probe, content in a_result.reports.items():
+        (run.parent / f"probe {probe}.json").write_text(json.dumps(content))
+    (run.parent / "trained").touch()
 
 
-@pytest.mark.slow
-def test_processes_that_ask_at_once_get_different_cells(study_of, tmp_path):
-    study = study_of()
-    trials = open_trials(study, str(tmp_path), None, create=True)
-    enqueue(study, trials, str(tmp_path), study.cells)
-    code = (
-        "import sys; from msssl.studies import read_study; from msssl.studies.trials import open_trials\n"
-        "trials = open_trials(read_study([sys.argv[1]]), sys.argv[2], None, create=True)\n"
-        "sys.stdin.read(1)\n"  # all at the same time
-        "trials.optimize(lambda trial: print(trial.number) or 0.5, n_trials=7)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "study.yaml"), str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    children = [subprocess.Popen(command, **pipes) for _ in range(3)]
-    taken = [each.communicate("x")[0].split() for each in children]
-    assert [each.returncode for each in children] == [0, 0, 0]
-    assert sorted(map(int, itertools.chain(*taken))) == list(range(21))
-
-
-def test_who_dies_before_a_sign_of_life_is_found(study_of, tmp_path, monkeypatch):
-    study = study_of(arms={"b": STUDY["arms"]["b"]}, seeds=[0])
-    trials = open_trials(study, str(tmp_path), None, create=True)
-    enqueue(study, trials, str(tmp_path), study.cells)
-    with pytest.warns(UserWarning, match="Heartbeat"):
-        trials.ask()
-    fail_dead(study, trials, str(tmp_path))
-    assert states(study, trials) == {"running": 1, "waiting": 1}
-    monkeypatch.setattr("msssl.studies.trials.GRACE", 0)
-    fail_dead(study, trials, str(tmp_path))
-    assert states(study, trials) == {"waiting": 2}
-
-
-def test_what_an_arm_lost_and_got_back_runs(study_of, tmp_path):
+def test_the_state_of_a_cell_is_what_lies_in_its_folder(study_of, tmp_path):
     study = study_of(seeds=[0])
-    less = study_of(seeds=[0], arms={"b": STUDY["arms"]["b"]})
-    trials = open_trials(less, str(tmp_path), None, create=True)
-    enqueue(study, trials, str(tmp_path), study.cells)
-    assert states(less, trials) == {"waiting": 2}
-    trials.optimize(lambda trial: 1 / 0, n_trials=len(study.cells), catch=ZeroDivisionError)  # not theirs any more
-    assert states(study, trials) == {"failed": len(study.cells)}
-    enqueue(study, trials, str(tmp_path), study.cells)
-    assert states(study, trials) == {"waiting": len(study.cells)}
+    done, failed, locked, half, *waiting = study.cells.values()
+    assert states(study, tmp_path) == {"waiting": len(study.cells)}
+    leave_in(tmp_path, study, done, result(0.5, 0.25))
+    for cell in (failed, locked, half):
+        cell_folder(study, cell, tmp_path).mkdir(parents=True)
+    (cell_folder(study, failed, tmp_path) / "failed.txt").write_text("no")
+    (cell_folder(study, half, tmp_path) / "trained").touch()  # and not probed
+    with exclusive_lock(cell_folder(study, locked, tmp_path)):
+        assert states(study, tmp_path) == {"done": 1, "running": 1, "waiting": len(waiting) + 1, "failed": 1}
+    assert states(study, tmp_path) == {"done": 1, "waiting": len(waiting) + 2, "failed": 1}
+    found = cells_on_disk(study, tmp_path)
+    assert [*found] == [done.id]
+    assert found[done.id].reports == result(0.5, 0.25).reports
 
 
-def test_a_draw_stays_after_a_stop(study_of, tmp_path):
-    search = {"model.form": ["mean", "pairs"], "model.beta": {"low": 0.1, "high": 0.9}}
-    study = study_of(arms={"a": {"search": search, "trials": 1}}, seeds=[0], figure={})
-    trials = open_trials(study, str(tmp_path), None, create=True)
-    drawn = []
+def test_a_base_may_change_until_a_cell_has_begun(study_of, tmp_path):
+    study = study_of(arms={"b": STUDY["arms"]["b"]}, seeds=[0])
+    check_base(study, tmp_path, {"set.x": 1})
+    check_base(study, tmp_path, {"set.x": 3})
+    leave_in(tmp_path, study, next(iter(study.cells.values())), result(0.5, 0.25))
+    check_base(study, tmp_path, {"set.x": 3})
+    with pytest.raises(ValueError, match=r"study study: its runs had set\.x 3, which is now 2"):
+        check_base(study, tmp_path, {"set.x": 2})
 
-    def objective(trial):
-        drawn.append({key: _draw(trial, key, of_key) for key, of_key in search.items()})
-        raise ValueError("stopped")
 
-    for _ in range(3):
-        enqueue(study, trials, str(tmp_path), study.cells)
-        trials.optimize(objective, n_trials=1, catch=ValueError)
-    assert len(drawn) == 3
-    assert drawn[0] == drawn[1] == drawn[2]
-    found = lines_of(study, {name: result(0.5, 0.5, drawn=drawn[0]) for name in study.cells})
-    assert found[0].chosen == f"form={drawn[0]['model.form']}, beta={drawn[0]['model.beta']}"
+def test_a_lock_is_held_by_a_child_that_outlives_its_parent_and_is_free_when_it_ends(tmp_path):
+    code = (
+        "import subprocess, sys; from pathlib import Path; from msssl.studies.lock import exclusive_lock\n"
+        "with exclusive_lock(Path(sys.argv[1])) as lock:\n"
+        "    child = subprocess.Popen(['sleep', '60'], pass_fds=[lock], stdout=subprocess.DEVNULL)\n"
+        "    print(child.pid, flush=True)\n"
+        "    __import__('os')._exit(0)"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, check=True).stdout
+    assert is_locked(tmp_path)
+    os.kill(int(out), signal.SIGKILL)
+    with exclusive_lock(tmp_path, wait=True) as lock:
+        assert lock is not None
+    assert not is_locked(tmp_path)
+
+
+class Recorded(Worker):
+    """A worker whose runs are short: each is noted, and the first of some cells fails."""
+
+    def __init__(self, *args, fails=(), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.begun, self.fails = [], fails
+
+    def _run(self, cell, folder, lock):
+        self.begun.append(cell.id)
+        if cell.id in self.fails:
+            raise ChildProcessError("no")
+        leave_in(Path(self.root), self.study, cell, result(0.5, 0.25))
+        (folder / "failed.txt").unlink(missing_ok=True)
+
+
+def test_a_worker_runs_each_cell_once_and_what_failed_again_when_it_is_started_again(study_of, tmp_path):
+    study = study_of(arms={"b": STUDY["arms"]["b"]}, seeds=[0, 1])
+    first, *others = study.cells
+    worker = Recorded(study, str(tmp_path), {"demo.yaml": "x"}, fails=[first])
+    worker.work()
+    assert worker.begun == [first, *others]
+    assert states(study, tmp_path) == {"done": 3, "failed": 1}
+    assert (tmp_path / "study" / first / "failed.txt").read_text().startswith(f"cell {first} (")
+    time.sleep(0.02)  # the clock of a file system may be coarse
+    again = Recorded(study, str(tmp_path), {"demo.yaml": "x"})
+    again.work()
+    assert again.begun == [first]
+    assert states(study, tmp_path) == {"done": 4}
+
+
+def test_one_cell_runs_alone(study_of, tmp_path):
+    study = study_of(arms={"b": STUDY["arms"]["b"]}, seeds=[0, 1])
+    worker = Recorded(study, str(tmp_path), {"demo.yaml": "x"})
+    third = [*study.cells.values()][2]
+    for _ in range(2):  # the second time it is done
+        worker.work_on(third)
+    assert worker.begun == [third.id]
+
+
+def test_a_worker_takes_over_from_one_that_ends_without_a_result(study_of, tmp_path):
+    study = study_of(arms={"b": {"set": {"model": "msssl.VICReg"}}}, seeds=[0, 1], figure={})
+    held = next(iter(study.cells.values()))
+    worker = Recorded(study, str(tmp_path), {"demo.yaml": "x"})
+    with exclusive_lock(cell_folder(study, held, tmp_path)):
+        thread = threading.Thread(target=worker.work)
+        thread.start()
+        while len(worker.begun) < 1:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert worker.begun == [[*study.cells][1]]
+        assert thread.is_alive()
+    thread.join(timeout=30)
+    assert worker.begun == [*reversed(study.cells)]
 
 
 def test_a_lucky_seed_is_no_candidate(study_of):
     study = study_of(arms={"a": {"choose": {"x": [1, 2]}}}, figure={})
     one, other = study.rows[0].candidates.values()
-    found = {study.name_of(cell): result(0.5, 0.6) for cell in one} | {study.name_of(other[0]): result(0.9, 0.9)}
+    found = {cell.id: result(0.5, 0.6) for cell in one} | {other[0].id: result(0.9, 0.9)}
     assert lines_of(study, found)[0].chosen == "x=1"
 
 
@@ -495,9 +520,7 @@ def test_a_report_says_what_was_not_run(study_of, tmp_path, monkeypatch, capsys)
     study = study_of()
     report(["study.yaml"])
     assert "0 of 6 rows were run" in capsys.readouterr().out
-    trials = open_trials(study, "runs", None, create=True)
-    enqueue(study, trials, "runs", study.cells)
-    trials.optimize(lambda trial: keep(trial, result(0.5, 0.25)) or 0.25, n_trials=1)
+    leave_in(Path("runs"), study, next(iter(study.cells.values())), result(0.5, 0.25))
     report(["study.yaml"])
     out = capsys.readouterr().out
     text = Path("runs/study/study.md").read_text()

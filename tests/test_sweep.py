@@ -5,15 +5,18 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import optuna
 import pytest
 import yaml
+
+from msssl.studies import read_study
+from msssl.studies.cells import results_of
 
 ROOT = Path(__file__).parents[1]
 MINIATURE = {  # an overlay of any study on the demonstration
@@ -49,18 +52,6 @@ def test_a_wrong_study_is_one_line_and_leaves_nothing(msssl, tmp_path, message, 
     assert re.search(message, err), err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_storage_that_is_not_there(msssl, tmp_path):
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study(GRID)))
-    for command in ("sweep", "report"):
-        code, _, err = msssl(command, "s.yaml", "--storage", "sqlite:////nowhere/at/all.db")
-        assert code == 2
-        assert "study s: its storage sqlite:////nowhere/at/all.db cannot be reached: " in err
-    code, _, err = msssl("sweep", "s.yaml", "--storage", "mysql://me:secret@host/db")  # no driver
-    assert code == 2
-    assert "mysql://me:***@host/db cannot be reached: No module named 'MySQLdb'" in err
-    assert "secret" not in err
 
 
 def run(folder, *args, **options):
@@ -114,6 +105,27 @@ def test_a_study_in_miniature(msssl, tmp_path):
     assert "study s: its runs had set.data.batch_size 8, which is now 4" in err
 
 
+@pytest.mark.long
+def test_other_programs_spread_a_study_cell_by_cell(tmp_path):
+    """As docs/paper.md has it: by the number of a SLURM array's task, and two at a time by xargs."""
+    folder = written(tmp_path, study({"a": {"grid": {"model.proj_dim": [4, 8, 16]}}}, **MINIATURE))
+    code, out = finish(run(folder, "sweep", "s.yaml", "--list"))
+    assert code == 0, out
+    assert [line.split()[:2] for line in out.splitlines()] == [[str(n), "waiting"] for n in (1, 2, 3)]
+    assert not (folder / "runs").exists()
+    msssl = f"{shlex.quote(sys.executable)} -m msssl sweep --config s.yaml --cell"
+    shell = {"cwd": folder, "shell": True, "check": True, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    subprocess.run(f"{msssl} $SLURM_ARRAY_TASK_ID", **{**shell, "env": {**os.environ, "SLURM_ARRAY_TASK_ID": "2"}})
+    code, out = finish(run(folder, "sweep", "s.yaml", "--list"))
+    assert [line.split()[1] for line in out.splitlines()] == ["waiting", "done", "waiting"]
+    subprocess.run(f"seq 3 | xargs -P 2 -I {{}} {msssl} {{}}", **shell)
+    assert set(rows_of(folder)[1].values()) == {1}
+    assert len(rows_of(folder)[0]) == 3
+    code, out = finish(run(folder, "sweep", "s.yaml", "--cell", "4"))
+    assert code == 2
+    assert "study s: there is no cell 4, only 1 to 3" in out
+
+
 TWELVE = study(
     {
         "Barlow Twins": {"grid": {"model.proj_dim": [4, 8, 16], "data.views.n_views": [2, 3]}},
@@ -125,14 +137,10 @@ TWELVE = study(
 
 
 def rows_of(folder):
-    """The numbers of each cell's report, by its id, and how many trials finished it."""
-    found, times = {}, {}
-    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{folder / 'runs/s/study.db'}")
-    for trial in trials.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
-        name = trial.user_attrs["cell"]
-        times[name] = times.get(name, 0) + 1
-        found[name] = [report["rows"] for report in trial.user_attrs["result"]["reports"].values()]
-    return found, times
+    """The numbers of each cell's report, by its id, and how often it was begun anew: a resumed run keeps its folder."""
+    results = results_of(read_study([str(folder / "s.yaml")]), folder / "runs")
+    times = {name: len([*(folder / "runs/s" / name).glob("*/last.ckpt")]) for name in results}
+    return {name: [each["rows"] for each in result.reports.values()] for name, result in results.items()}, times
 
 
 @pytest.mark.slow
@@ -158,28 +166,6 @@ def test_workers_killed_at_ten_points(tmp_path):
     assert len(expected) == 12
     assert found == expected
     assert set(times.values()) == {1}
-
-
-@pytest.mark.slow
-def test_a_search_draws_and_prunes(tmp_path):
-    arms = {"a": {"search": {"model.beta": {"low": 1e-4, "high": 1.0, "log": True}, "model.form": ["mean", "pairs"]}}}
-    arms["a"]["trials"] = 3
-    folder = written(tmp_path, study(arms, prune=True, **MINIATURE))
-    code, out = finish(run(folder, "sweep", "s.yaml"))
-    assert code == 0, out
-    assert "3 done of 3" in out
-    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{folder / 'runs/s/study.db'}").get_trials()
-    drawn = [trial.user_attrs["result"]["drawn"] for trial in trials]
-    assert len({each["model.beta"] for each in drawn}) == 3
-    for trial, values in zip(trials, drawn, strict=True):
-        config = yaml.safe_load((folder / trial.user_attrs["result"]["folder"] / "config.yaml").read_text())
-        of_model = config["model"]["init_args"]
-        assert [of_model["beta"], of_model["form"]] == [values["model.beta"], values["model.form"]]
-    code, out = finish(run(folder, "report", "s.yaml"))
-    assert code == 0, out
-    best = max(trials, key=lambda trial: trial.value).user_attrs["result"]["drawn"]
-    told = (folder / "runs/s/s.md").read_text()
-    assert f"beta={best['model.beta']}, form={best['model.form']} (of 3/3)" in told
 
 
 @pytest.mark.slow

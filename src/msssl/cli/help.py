@@ -160,7 +160,6 @@ options:
   RUNS                       folders of runs that were probed, or a study
   --out NAME                 of the files to write, without their ending
   --root DIR                 where msssl sweep made the runs of a study (runs)
-  --storage URL              of the study's database, as msssl sweep had it
 """,
     "sweep": """\
 examples:
@@ -171,7 +170,8 @@ examples:
 options:
   --config FILE ...          the study, and overlays that win over it
   --root DIR                 where the folders of runs are made (runs)
-  --storage URL              a database, for machines without common files
+  --list                     print the cells with their number and state
+  --cell N                   run only the cell of this number
 """,
     "validate": f"""\
 examples:

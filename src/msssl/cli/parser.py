@@ -114,12 +114,16 @@ def _kinds(hint: Any) -> list[Any]:
 def _parser_of(function: Callable[..., None]) -> Parser:
     """A parser of a function's arguments; lists take several words, and one without a default needs no flag."""
     parser = Parser(description=(function.__doc__ or "").partition("\n")[0])
-    lists = {}
+    lists, switches = {}, []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if parameter.default is False:
+            switches.append(name)
         kinds = [kind for kind in (parameter.annotation, *get_args(parameter.annotation)) if get_args(kind)]
         if kinds and getattr(kinds[-1], "__origin__", None) is list:
             lists[name] = get_args(kinds[-1])[0], parameter.default
-    parser.add_function_arguments(function, skip=set(lists))
+    parser.add_function_arguments(function, skip={*lists, *switches})
+    for name in switches:
+        parser.add_argument(f"--{name}", action="store_true")
     for name, (kind, default) in lists.items():
         if default is inspect.Parameter.empty:
             parser.add_argument(name, nargs="+", type=kind)

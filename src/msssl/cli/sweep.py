@@ -8,85 +8,92 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from rich.console import Console
 
 from msssl.cli.arguments import find_config
 from msssl.cli.check import check_fit
 from msssl.cli.parser import load
 from msssl.cli.resume import flat
-from msssl.cli.worker import Worker, fit_of
+from msssl.errors import UserError
 from msssl.studies import read_study
-from msssl.studies.study import Cell, Settings, Study
-from msssl.studies.trials import check_base, enqueue, failures, folder_of, open_trials, states
+from msssl.studies.cells import DONE, FAILED, cell_folder, check_base, state_of, states
+from msssl.studies.study import Cell, Study
+from msssl.studies.worker import Worker, counts_of, fit_of
 
 log = logging.getLogger(__name__)
 
 
-def sweep(config: list[str], storage: str | None = None, root: str = "runs") -> None:
-    """Train and probe all cells of a study that are not finished yet.
+def sweep(config: list[str], root: str = "runs", list: bool = False, cell: int | None = None) -> None:
+    """Train and probe all cells of a study that are not done yet.
 
     The same command goes on with what was stopped, and tries again what failed. Started several times it shares the
-    work: once for each GPU, on any number of machines. What is written goes to `<root>/<name of the study>/`.
+    work: once for each GPU, on any number of machines that share the folder. What is written goes to
+    `<root>/<name of the study>/`.
 
     Args:
         config: the study, and overlays that win over it.
-        storage: URL of a database, such as `postgresql://...`, for machines without a common file system; by default
-            a file in the study's folder.
         root: of the folders of runs.
+        list: print the cells with their number, state and settings, and run none.
+        cell: run this one only, by its number, so that another program can spread a study.
 
     Raises:
-        ValueError: naming the study and the key, cell or storage that is wrong.
+        ValueError: naming the study and the key or cell that is wrong.
         ChildProcessError: some cells failed.
     """
     study = read_study(config)
+    if list:
+        _print_cells(study, root)
+        return
+    cells = [*study.cells.values()]
+    if cell is not None and not 1 <= cell <= len(cells):
+        raise UserError(f"study {study.name}: there is no cell {cell}, only 1 to {len(cells)}")
+    chosen = cells if cell is None else [cells[cell - 1]]
     paths = [find_config(name) for name in study.base]
     texts = {name: Path(path).read_text() for name, path in zip(study.base, paths, strict=True)}
-    check_fit(
-        {f"study {study.name}, cell {cell}: ": fit_of(study, cell, paths, drawn) for cell, drawn in _first(study)}
-    )
+    commands = {str(each): fit_of(study, each, paths) for each in _without_repetition(chosen)}
+    check_fit({f"study {study.name}, cell {each}: ": command for each, command in commands.items()})
     for measure in study.measures.values():
         find_config(measure.get("config", paths[0]))
-    trials = open_trials(study, root, storage, create=True)
     base = {**{name: load(text) for name, text in texts.items()}, "set": study.common}
-    check_base(study, trials, dict(flat(base)))
-    enqueue(study, trials, root, study.cells)
-    _work(Worker(study, trials, folder_of(study, root), texts))
-    done = states(study, trials)
-    if sum(done[state] for state in ("done", "pruned")) < len(study.cells):
-        why = next(iter(failures(study, trials).values()), "stopped elsewhere: the same command goes on")
-        left = ", ".join(f"{number} {state}" for state, number in done.items())
-        raise ChildProcessError(f"study {study.name}: {left} of {len(study.cells)} cells; {why}")
-    log.info("all %d cells are done: msssl report %s", len(study.cells), shlex.join(config))
+    check_base(study, root, dict(flat(base)))
+    _work(Worker(study, root, texts), None if cell is None else chosen[0])
+    folders = [cell_folder(study, each, root) for each in chosen]
+    left = [folder for folder in folders if state_of(study, folder) != DONE]
+    if left:
+        reasons = [(folder / FAILED).read_text() for folder in left if (folder / FAILED).is_file()]
+        why = reasons[0] if reasons else "stopped elsewhere: the same command goes on"
+        counts = counts_of(states(study, root))
+        raise ChildProcessError(f"study {study.name}: {counts} of {len(cells)} cells; {why}")
+    what = f"all {len(cells)} cells are" if cell is None else f"cell {cell} is"
+    log.info("%s done: msssl report %s", what, shlex.join(config))
 
 
-def _work(worker: Worker) -> None:
-    """Let it work, until it is done or a signal stops it."""
-    from sqlalchemy.exc import SQLAlchemyError
+def _print_cells(study: Study, root: str) -> None:
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    for number, cell in enumerate(study.cells.values(), start=1):
+        console.print(f"{number:4}  {state_of(study, cell_folder(study, cell, root)):8} {cell.id}  {cell}")
 
+
+def _work(worker: Worker, cell: Cell | None) -> None:
+    """Let it work, on all cells or on one, until it is done or a signal stops it."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        worker.work()
+        worker.work() if cell is None else worker.work_on(cell)
     except KeyboardInterrupt as stop:
         log.info("stopped: the same command goes on")
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
-    except (SQLAlchemyError, AssertionError) as error:  # the second is Optuna's, where it cannot write
-        reason = str(error.__context__ or error).partition("\n")[0]
-        raise ChildProcessError(
-            f"study {worker.study.name}: its storage cannot be reached any more: {reason}"
-        ) from error
 
 
-def _first(study: Study) -> Iterator[tuple[Cell, Settings]]:
-    """Cells in which each value of each flag stands at least once, and a draw; to parse all of them takes minutes."""
+def _without_repetition(cells: list[Cell]) -> Iterator[Cell]:
+    """Cells in which each value of each flag stands at least once; to parse all of them takes minutes."""
     seen: set[str] = set()
-    for cell in study.cells.values():
-        drawn: dict[str, Any] = {key: of_key[0] if isinstance(of_key, list) else of_key["low"]
-                                 for key, of_key in cell.search.items()}  # fmt: skip
-        told = {**cell.settings, **drawn}
-        found = {json.dumps([cell.settings.get("model"), key, value]) for key, value in told.items()}
-        if not found <= seen or not seen:
-            seen |= {"", *found}
-            yield cell, drawn
+    for cell in cells:
+        flags = {json.dumps([cell.settings.get("model"), key, value]) for key, value in cell.settings.items()}
+        if not flags <= seen or not seen:
+            seen |= {"", *flags}
+            yield cell
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -24,13 +24,11 @@ class Result:
     Attributes:
         reports: of `msssl probe`, by its flags.
         curve: what was logged at each validation: step, epoch, minutes and every `val/` metric.
-        drawn: values of a search by flag.
         folder: of the run.
     """
 
     reports: dict[str, dict[str, Any]]
     curve: list[dict[str, float]]
-    drawn: dict[str, Any]
     folder: str
 
     def choice(self) -> float:

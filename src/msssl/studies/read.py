@@ -12,8 +12,8 @@ from msssl.errors import UserError
 from msssl.studies.measures import check_measures
 from msssl.studies.study import CURVES, FRONT, Cell, Row, Settings, Study
 
-KEYS = ("title", "base", "set", "seeds", "arms", "measures", "figure", "differs", "replace", "prune")
-OF_ARM = ("set", "grid", "choose", "search", "trials", "published")
+KEYS = ("title", "base", "set", "seeds", "arms", "measures", "figure", "differs", "replace")
+OF_ARM = ("set", "grid", "choose", "published")
 
 
 def read_study(paths: Sequence[str]) -> Study:
@@ -49,19 +49,16 @@ def read_study(paths: Sequence[str]) -> Study:
         rows,
         figure,
         content.get("differs", []),
-        content.get("prune", False),
     )
 
 
 def _rows(study: str, arm: str, of_arm: Settings, seeds: list[int], replace: Settings) -> Iterator[Row]:
     where = f"{study}, arm {arm}"
-    given = {key: _dict(where, key, of_arm[key]) for key in ("set", "grid", "choose", "search") if key in of_arm}
+    given = {key: _dict(where, key, of_arm[key]) for key in ("set", "grid", "choose") if key in of_arm}
     grid = list(_combined(where, given.get("grid", {})))
     published = _list(where, "published", of_arm.get("published", [None] * len(grid)))
     if len(published) != len(grid):
         raise UserError(f"study {where}: {len(published)} published values for the {len(grid)} points of its grid")
-    search = _replaced(given.get("search", {}), replace)
-    trials = _number_of_draws(where, search, of_arm)
     for (at, settings), value in zip(grid, published, strict=True):
         fixed = _replaced({**given.get("set", {}), **settings}, replace)
         candidates = {}
@@ -69,23 +66,9 @@ def _rows(study: str, arm: str, of_arm: Settings, seeds: list[int], replace: Set
             label = ", ".join(f"{axis}={found}" for axis, found in labels.items())
             complete = {**fixed, **_replaced(chosen, replace)}
             candidates[label] = [Cell(complete, seed) for seed in seeds]
-        if search:  # drawn for the first seed: what is found can stand in a grid
-            candidates = {f"draw {draw}": [Cell(fixed, seeds[0], draw, search)] for draw in range(trials)}
         if value is not None and not (isinstance(value, list) and len(value) == 2):
             raise UserError(f"study {where}: published is {value!r}: expected mean and deviation, or null")
         yield Row(arm, at, candidates, None if value is None else (value[0], value[1]))
-
-
-def _number_of_draws(where: str, search: Settings, of_arm: Settings) -> int:
-    trials = of_arm.get("trials", 0)
-    if bool(search) != bool(trials) or type(trials) is not int or (search and "choose" in of_arm):
-        raise UserError(f"study {where}: search and trials, their number, go together, and without choose")
-    for key, of_key in search.items():
-        words = isinstance(of_key, list) and of_key
-        ends = isinstance(of_key, dict) and {"low", "high"} <= set(of_key) <= {"low", "high", "log"}
-        if not words and not (ends and of_key["low"] < of_key["high"]):
-            raise UserError(f"study {where}: search of {key} is {of_key!r}: expected values, or low < high, and log")
-    return trials
 
 
 def _combined(where: str, axes: Mapping[str, Any]) -> Iterator[tuple[Settings, Settings]]:

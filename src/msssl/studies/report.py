@@ -11,14 +11,14 @@ from msssl.evaluation import compare
 from msssl.evaluation.compare.over_seeds import HOW, Difference
 from msssl.evaluation.table import markdown
 from msssl.run.files import write_text
+from msssl.studies.cells import results_of
 from msssl.studies.figure import draw
 from msssl.studies.read import read_study
 from msssl.studies.study import Study
 from msssl.studies.table import Line, as_csv, cells, differences, headings, lines_of
-from msssl.studies.trials import results_of
 
 
-def report(runs: list[str], out: str | None = None, storage: str | None = None, root: str = "runs") -> None:
+def report(runs: list[str], out: str | None = None, root: str = "runs") -> None:
     """Compare runs by what `msssl probe` reported, or the cells of a study with what is published.
 
     Writes a table (`.md`, `.csv`) and a picture (`.png`).
@@ -26,8 +26,7 @@ def report(runs: list[str], out: str | None = None, storage: str | None = None, 
     Args:
         runs: folders of runs, or reports of `msssl probe`; or the file of a study, and its overlays.
         out: of the files, without their ending; by default `report`, or the name of the study in its folder.
-        storage: of the study, as `msssl sweep` had it.
-        root: of the folders of the study's runs, likewise.
+        root: of the folders of the study's runs, as `msssl sweep` had it.
 
     Raises:
         FileNotFoundError: a run was not probed.
@@ -37,7 +36,7 @@ def report(runs: list[str], out: str | None = None, storage: str | None = None, 
         compare(runs, out or "report")
         return
     study = read_study(runs)
-    lines = lines_of(study, results_of(study, root, storage))
+    lines = lines_of(study, results_of(study, root))
     target = Path(out or Path(root) / study.name / study.name)
     write_text(target.with_name(f"{target.name}.md"), _markdown(study, lines))
     write_text(target.with_name(f"{target.name}.csv"), as_csv(study, lines))

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from msssl.studies.measures import probe_flags
@@ -19,24 +19,18 @@ class Cell:
     Attributes:
         settings: values by the flags of `msssl fit`.
         seed: of the run.
-        draw: number of the draw, where `search` is still to be drawn.
-        search: ranges by flag.
     """
 
     settings: Settings
     seed: int
-    draw: int | None = None
-    search: Settings = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """A name that no other settings have."""
-        return short_hash([self.settings, self.seed, *([] if self.draw is None else [self.draw, self.search])])
+        return short_hash([self.settings, self.seed])
 
     def __str__(self) -> str:
-        told = [f"{name}={plain(value)}" for name, value in self.settings.items()]
-        told += [] if self.draw is None else [f"draw {self.draw}"]
-        return ", ".join([*told, f"seed {self.seed}"])
+        return ", ".join([*(f"{name}={plain(value)}" for name, value in self.settings.items()), f"seed {self.seed}"])
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class Study:
     """What a study's files say.
 
     Attributes:
-        name: of its files, which names its folder and its storage too.
+        name: of its files, which names its folder too.
         title: a sentence.
         base: names of configs of `msssl fit`.
         common: settings of all runs.
@@ -69,7 +63,6 @@ class Study:
         rows: of its table.
         figure: what the picture shows along x, and whether `log`.
         differs: how it differs from what is published, in a line each.
-        prune: whether runs that are worse than the median at the same step are stopped.
     """
 
     name: str
@@ -80,26 +73,18 @@ class Study:
     rows: list[Row]
     figure: Settings
     differs: list[str]
-    prune: bool
 
     @functools.cached_property
     def cells(self) -> dict[str, Cell]:
-        """All runs by name, each once, those of one seed before those of the next.
-
-        The name holds what they are probed by too: one probe more has each of them run again, which is this probe.
-        """
+        """All runs by their id, each once, those of one seed before those of the next."""
         every = [cell for row in self.rows for cells in row.candidates.values() for cell in cells]
         seeds = list(dict.fromkeys(cell.seed for cell in every))
-        return {self.name_of(cell): cell for cell in sorted(every, key=lambda cell: seeds.index(cell.seed))}
+        return {cell.id: cell for cell in sorted(every, key=lambda cell: seeds.index(cell.seed))}
 
     @property
     def axes(self) -> list[str]:
         """Of the grids of all arms."""
         return list(dict.fromkeys(axis for row in self.rows for axis in row.at))
-
-    def name_of(self, cell: Cell) -> str:
-        """The name of a cell among this study's."""
-        return short_hash([cell.id, sorted(self.probes)])
 
     @property
     def probes(self) -> dict[str, list[str]]:

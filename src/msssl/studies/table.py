@@ -11,7 +11,7 @@ from msssl.errors import UserError
 from msssl.evaluation.compare.over_seeds import SPREAD, Difference, OverSeeds, over_seeds, paired_difference
 from msssl.evaluation.table import number
 from msssl.studies.measures import Result, bounds_of, target
-from msssl.studies.study import Row, Study, plain
+from msssl.studies.study import Row, Study
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _chosen(study: Study, row: Row, finished: Mapping[str, Result]) -> tuple[str
     """Label of the best candidate, the number of those with results, and its results by seed."""
     tried = {}
     for label, cells in row.candidates.items():
-        found = {cell.seed: finished[study.name_of(cell)] for cell in cells if study.name_of(cell) in finished}
+        found = {cell.seed: finished[cell.id] for cell in cells if cell.id in finished}
         if found:
             tried[label] = found
     if not tried:
@@ -90,9 +90,7 @@ def _chosen(study: Study, row: Row, finished: Mapping[str, Result]) -> tuple[str
     most = max(map(len, tried.values()))  # a lucky seed alone is no candidate
     complete = {label: found.values() for label, found in tried.items() if len(found) == most}
     best = max(complete, key=lambda label: sum(each.choice() for each in complete[label]))
-    drawn = next(iter(complete[best])).drawn
-    label = ", ".join(f"{key.rpartition('.')[2]}={plain(value)}" for key, value in drawn.items())
-    return label or best, len(tried), tried[best]
+    return best, len(tried), tried[best]
 
 
 def differences(study: Study, lines: list[Line], measure: str) -> list[tuple[Line, Difference]]:
