@@ -858,7 +858,12 @@ def test_what_the_system_refuses_to_a_library_is_one_line(tmp_path):
     assert user_message(error.value) == f"{tmp_path / 'absent'}: No such file or directory"
 
 
-def test_what_the_system_refuses_to_code_of_ones_own_keeps_its_traceback(tmp_path):
+def test_what_the_system_refuses_to_any_code_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         (tmp_path / "absent").read_text()
-    assert user_message(error.value) is None
+    assert user_message(error.value) == f"{tmp_path / 'absent'}: No such file or directory"
+
+
+def test_errors_of_ones_own_code_keep_their_traceback():
+    for kind in (ValueError, RuntimeError, TypeError, KeyError):
+        assert user_message(kind("of a loss")) is None

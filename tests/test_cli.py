@@ -713,11 +713,11 @@ def test_a_run_shows_a_bar_or_says_lines(msssl, monkeypatch, terminal, options, 
     def construct(self, config, callbacks):
         given = config["callbacks"] or []
         found.extend(callbacks + (given if isinstance(given, list) else [given]))
-        raise ValueError("enough")
+        raise LookupError("enough")
 
     monkeypatch.setattr("msssl.cli.run.has_terminal", lambda: terminal)
     monkeypatch.setattr("lightning.pytorch.cli.LightningCLI._instantiate_trainer", construct)
-    with pytest.raises(ValueError, match="enough"):
+    with pytest.raises(LookupError, match="enough"):
         msssl("fit", "--config=demo.yaml", *TINY_IMAGES, *NARROW, *options)
     assert sum(isinstance(each, ProgressBar) for each in found) == bars
     assert sum(isinstance(each, EpochLines) for each in found) == lines

@@ -5,21 +5,15 @@ import errno
 import importlib
 import inspect
 import re
-import sysconfig
-import traceback
 from collections.abc import Iterable
-from pathlib import Path
 
-import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from msssl.data.pixels.images import ReadFailedError
+from msssl.errors import UserError
 from msssl.run.files import NotWrittenError
 
-_PURPOSEFUL = (str(Path(__file__).parents[1]), str(Path(lightning.__file__).parent))
-
-_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
@@ -35,33 +29,32 @@ def failure(error: BaseException) -> str | None:
 
 
 def user_message(error: BaseException) -> str | None:
-    """The line for an error that msssl or Lightning raised on purpose, or None for any other.
+    """The line for an error that was raised on purpose, or None for any other, whose traceback is shown.
 
-    On purpose means that the innermost frame, here or in the worker process that it comes from, is theirs: a
-    traceback of one's own loss, or of torch, is never hidden.
+    On purpose are msssl's `UserError`, Lightning's `MisconfigurationException`, also where another error was raised
+    while they were handled, and what the operating system refuses, an `OSError`.
     """
     if "Union subtypes" in str(error):  # raised by a constructor, and wrapped by jsonargparse
-        found = re.findall(r"^\s*- (?!Expected |Does not validate)(.+(?:(?<=:)\n.+)?)", str(error), flags=re.MULTILINE)
-        if found:
-            return " ".join(found[-1].split())
-    root = error
-    while (deeper := root.__cause__ or root.__context__) is not None and not _is_ours(root):
-        root = deeper
-    if not _is_ours(root):
-        return _of_the_system(error)
+        reasons = re.findall(
+            r"^\s*- (?!Expected |Does not validate)(.+(?:(?<=:)\n.+)?)", str(error), flags=re.MULTILINE
+        )
+        if reasons:
+            return " ".join(reasons[-1].split())
+    root: BaseException | None = error
+    while root is not None and not isinstance(root, UserError | MisconfigurationException):
+        root = root.__cause__ or root.__context__
+    if root is None:
+        return _of_the_system(error) if isinstance(error, OSError) else None
     message = _without_traceback(str(root))
     if "No supported gpu backend" in message:
         return "trainer.accelerator is gpu, but there is none that torch can use: --trainer.accelerator cpu needs none"
     return message if isinstance(root, ImportError) else " ".join(message.split())
 
 
-def _of_the_system(error: BaseException) -> str | None:
-    """The line for what the system refuses, such as a file to a library, or None if code of the user's asked for it."""
-    if not isinstance(error, OSError) or error.strerror is None:
-        return None
-    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    if not all(name.startswith((*_PURPOSEFUL, *_LIBRARIES, "<")) for name in frames):
-        return None
+def _of_the_system(error: OSError) -> str:
+    """The line for what the operating system refuses, with the names of the files that it is about."""
+    if error.strerror is None:  # raised by Python code
+        return " ".join(_without_traceback(str(error)).split())
     names = dict.fromkeys(str(name) for name in (error.filename, error.filename2) if name is not None)
     return ": ".join([*names, error.strerror])
 
@@ -69,15 +62,6 @@ def _of_the_system(error: BaseException) -> str | None:
 def _without_traceback(message: str) -> str:
     """The last line of an error of a worker process, without its type."""
     return message.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in message else message
-
-
-def _is_ours(error: BaseException) -> bool:
-    if not isinstance(error, ValueError | OSError | ImportError | MisconfigurationException):
-        return False
-    files = re.findall(r'File "(.+?)", line', str(error)) or [
-        frame.filename for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    return bool(files) and files[-1].startswith(_PURPOSEFUL)
 
 
 def condense(message: str, keys: Iterable[str]) -> str:

@@ -200,7 +200,7 @@ class MultiViewCLI(LightningCLI):
                 callback.dirpath = str(self.run_dir) if self.run_dir else None
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except TypeError as error:  # a value of its arguments
+        except (TypeError, ValueError) as error:  # a value of its arguments
             raise UserError(f"trainer: {error}") from error
 
     def _prepare_run(self, config: dict[str, Any]) -> list[Callback]:
