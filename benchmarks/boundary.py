@@ -81,7 +81,6 @@ class Boundary(Profiler):
 
 def main() -> None:
     """Run, print the table and write it beside its numbers."""
-    from msssl.cli.commands import COMMANDS
     from msssl.cli.run import run
 
     args = sys.argv[1:]
@@ -93,7 +92,7 @@ def main() -> None:
         flags = [f"--trainer.default_root_dir={folder}", f"--trainer.profiler={profiler}"]
         flags += ["--trainer.check_val_every_n_epoch=1", "--last_checkpoint.every_n_epochs=1"]
         sys.argv[1:] = ["fit", *args, f"--trainer.max_epochs={EPOCHS}", *flags, "--trainer.enable_progress_bar=false"]
-        run(sys.argv[1:], COMMANDS)
+        run(sys.argv[1:])
         boundaries = json.loads(path.read_text())[1:]
     actions = sorted({name for boundary in boundaries for name in boundary})
     seconds = {name: median(boundary.get(name, 0.0) for boundary in boundaries) for name in actions}

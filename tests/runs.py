@@ -171,12 +171,11 @@ def arm(what, which):
 
 def child(folder, args, what, which, environment):
     from msssl.cli import main
-    from msssl.run import run_folder
 
     torch.set_num_threads(1)  # makes the pool that a fork leaves behind again, before threads race to do so
     os.chdir(folder)
     os.environ.update(environment)
-    run_folder._COMMAND = args
+    sys.orig_argv = ["msssl", *args]
     sys.path[:] = [*sys.path, folder]
     out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)

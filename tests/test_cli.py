@@ -546,7 +546,7 @@ def test_help_and_mistakes_in_the_command_import_neither_torch_nor_lightning(arg
 @pytest.mark.parametrize("command", help.COMMANDS)
 def test_a_page_of_help_fits_a_terminal_and_has_three_examples(command):
     text = help.page(command)
-    assert text.startswith(help.COMMANDS[command])
+    assert text.startswith(help.COMMANDS[command].sentence)
     assert [line for line in text.splitlines() if len(line) > 80] == []
     assert len(re.findall(r"^  msssl ", text, flags=re.MULTILINE)) == 3
 

@@ -129,8 +129,7 @@ def stand_ins(tmp_path, monkeypatch, cifar_run, image_folder):
 def test_page(path, stand_ins, msssl, monkeypatch, capfd, probed_run, wide_run):
     """Its blocks are executed one after the other; YAML and commands of several processes, or within text, parsed."""
     from msssl.cli.check import check_fit
-    from msssl.cli.commands import COMMANDS
-    from msssl.cli.parser import Parser
+    from msssl.cli.parser import ParsingError
 
     stand_ins(path, A=wide_run if path.stem == "export" else probed_run, B=probed_run)
     parse, follow = Parse(msssl), Follow(msssl)
@@ -146,12 +145,11 @@ def test_page(path, stand_ins, msssl, monkeypatch, capfd, probed_run, wide_run):
         parse.command(f"{path}: `{line}`: ", "msssl", line.split())
     assert not follow.failed, "\n\n".join(follow.failed)
     if parse.fits:
-        monkeypatch.setattr(Parser, "functions", COMMANDS)
         monkeypatch.setattr(sys, "argv", ["msssl", "fit"])
         try:
             check_fit(parse.fits)
-        except SystemExit:
-            pytest.fail(capfd.readouterr().err)
+        except ParsingError as error:
+            pytest.fail(error.message)
 
 
 @pytest.mark.slow
@@ -175,7 +173,7 @@ class Parse:
 
     def command(self, where, kind, words):
         from msssl.cli.arguments import expand
-        from msssl.cli.commands import COMMANDS
+        from msssl.cli.commands import Command
 
         if "-m" in words:
             words = words[words.index("msssl") :]
@@ -185,8 +183,8 @@ class Parse:
             self.fits[where] = [word for word in expand(words[1:]) if word != "--print_config"]
         else:
             with pytest.MonkeyPatch.context() as patch:
-                for name, function in list(COMMANDS.items()):
-                    patch.setitem(COMMANDS, name, parsed_only(function))
+                load = Command.load
+                patch.setattr(Command, "load", lambda command: parsed_only(load(command)))
                 code, _, err = self.msssl(*words[1:], *(["--print_config"] if words[1] in OF_DATA else []))
             assert code == 0, f"{where}{err}"
 

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from msssl.cli.help import COMMANDS, answer, page
+from msssl.cli.commands import COMMANDS
+from msssl.cli.help import answer, page
 
 
 def main() -> None:
@@ -17,18 +18,22 @@ def main() -> None:
         sys.argv.pop()
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # classes in files of the working directory, found last
-    from msssl.cli import commands  # imports torch and lightning
-    from msssl.cli.errors import failure, user_message
+    from msssl.cli.errors import failure, user_message  # imports torch and lightning
+    from msssl.cli.parser import ParsingError
     from msssl.cli.run import run
 
     try:
-        run(sys.argv[1:], commands.COMMANDS)
+        run(sys.argv[1:])
+    except ParsingError as error:
+        _end(error.message, 2)
     except Exception as error:
         if (reason := failure(error)) is not None:
-            sys.stderr.write(f"msssl: error: {reason}\n")
-            sys.exit(1)
-        message = user_message(error)
-        if message is None:
+            _end(reason, 1)
+        if (message := user_message(error)) is None:
             raise
-        sys.stderr.write(f"msssl: error: {message}\n")
-        sys.exit(2)
+        _end(message, 2)
+
+
+def _end(message: str, code: int) -> None:
+    sys.stderr.write(f"msssl: error: {message}\n")
+    sys.exit(code)

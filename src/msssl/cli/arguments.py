@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from msssl.cli.commands import OF_TRAINER
 from msssl.cli.parser import PLATEAU, load, plateau_path
 from msssl.errors import UserError
 from msssl.evaluation.rebuild import paths_where_it_began
@@ -16,7 +17,6 @@ from msssl.run.find import find
 from msssl.run.run_folder import is_requeued, requeued_run
 
 _ROOT = "--trainer.default_root_dir"
-TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def shipped_configs() -> Path:
@@ -41,7 +41,7 @@ def expand(args: list[str]) -> list[str]:
     if args and args[0] == "fit" and is_requeued() and (run := requeued_run(_root(args))):
         i = args.index("--ckpt_path") if "--ckpt_path" in args else len(args)
         args[i : i + 2] = ["--ckpt_path", str(run)]  # not the one, if any, from which it began
-    if args and args[0] in TRAINER_COMMANDS and "--ckpt_path" in args[:-1]:
+    if args and args[0] in OF_TRAINER and "--ckpt_path" in args[:-1]:
         i = args.index("--ckpt_path") + 1
         if args[i] == "null":
             return args

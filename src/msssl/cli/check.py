@@ -1,4 +1,4 @@
-"""Command lines that are parsed and not run."""
+"""Command lines of `msssl fit` that are parsed and not run."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -6,7 +6,7 @@ from contextlib import suppress
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from typing_extensions import override
 
-from msssl.cli.parser import Parser
+from msssl.cli.parser import ParsingError
 from msssl.cli.run import MultiViewCLI, start
 
 
@@ -15,17 +15,17 @@ class _CheckedError(Exception):
 
 
 def check_fit(commands: Mapping[str, list[str]]) -> None:
-    """Exit with code 2 if one of these `msssl fit` cannot be parsed; its key stands before the error."""
+    """Exit with code 2 and one line if one of these `msssl fit` cannot be parsed; the line begins with its key."""
 
     class Check(MultiViewCLI):
         @override
         def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-            for Parser.subject, each in commands.items():
-                parser.parse_args(each)
+            for subject, words in commands.items():
+                try:
+                    parser.parse_args(words)
+                except ParsingError as error:
+                    raise ParsingError(f"{subject}{error.message}") from error
             raise _CheckedError
 
-    try:
-        with suppress(_CheckedError):
-            start(Check, "fit")
-    finally:
-        Parser.subject = ""
+    with suppress(_CheckedError):
+        start(Check, "fit")

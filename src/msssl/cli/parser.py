@@ -1,11 +1,10 @@
 """The argument parser: one line for a mistake, no abbreviations, and the commands that are plain functions."""
 
 import inspect
-import sys
 from argparse import SUPPRESS
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
@@ -44,12 +43,16 @@ def _with_words(value: Any) -> Any:
 set_loader("yaml", load, exceptions=(yaml.YAMLError,))
 
 
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line that names the key and the nearest right one, with exit code 2."""
+class ParsingError(SystemExit):
+    """Arguments that cannot be parsed; `message` is one line. It is no `ValueError`, which jsonargparse would catch."""
 
-    functions: ClassVar[Mapping[str, Callable[..., None]]] = {}  # commands that are no methods of a trainer
-    command: str | None = None  # the only one whose parser is built, which takes a second for all; None for all
-    subject = ""  # of its errors, where it reads what is not a command line
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line that names the key and the nearest right one."""
 
     def __init__(self, *args: Any, classes_required: bool = True, **kwargs: Any) -> None:
         kwargs["allow_abbrev"] = False
@@ -66,23 +69,14 @@ class Parser(LightningArgumentParser):
 
     @override
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        self.commands = action = super().add_subcommands(*args, **kwargs)
-        needed = {name: function for name, function in self.functions.items() if self.command in (name, None)}
-        self.command_parsers = {name: _parser_of(function) for name, function in needed.items()}
-        for name, command in self.command_parsers.items():
-            action.add_subcommand(name, command, help=command.description)
-        return action
-
-    def run_command(self, name: str, config: Any) -> None:
-        """Run a command that is a plain function."""
-        self.functions[name](**self.command_parsers[name].instantiate(config))
+        self.commands = super().add_subcommands(*args, **kwargs)  # to which those that are functions are added
+        return self.commands
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # jsonargparse tries types with parsers of this class and catches their errors
             super().error(message, ex)
-        sys.stderr.write(f"msssl: error: {self.subject}{condense(message, self._keys())}\n")
-        sys.exit(2)
+        raise ParsingError(condense(message, self._keys()))
 
     @override
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
@@ -111,9 +105,9 @@ def _kinds(hint: Any) -> list[Any]:
     return [kind for part in parts for kind in _kinds(part)] if parts else [hint]
 
 
-def _parser_of(function: Callable[..., None]) -> Parser:
+def parser_of(function: Callable[..., None], description: str) -> Parser:
     """A parser of a function's arguments; lists take several words, and one without a default needs no flag."""
-    parser = Parser(description=(function.__doc__ or "").partition("\n")[0])
+    parser = Parser(description=description)
     lists, switches = {}, []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         if parameter.default is False:

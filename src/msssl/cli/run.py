@@ -1,7 +1,6 @@
 """LightningCLI, with a folder for each run and a summary at its end."""
 
 import sys
-from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,20 +21,19 @@ from msssl.callbacks import (
     RankMonitor,
     ViewGrid,
 )
-from msssl.cli.arguments import TRAINER_COMMANDS, expand
+from msssl.cli.arguments import expand
 from msssl.cli.bar import Bar
+from msssl.cli.commands import COMMANDS
 from msssl.cli.epoch_lines import EpochLines, has_terminal
 from msssl.cli.from_checkpoint import check_weights, module_of, own_data_of, prepare_alike
 from msssl.cli.log import set_up_logging
-from msssl.cli.parser import Parser
+from msssl.cli.parser import Parser, parser_of
 from msssl.cli.precision import choose_precision
 from msssl.cli.predict import add_predict_arguments, features_writer
 from msssl.cli.resume import SaveConfig, go_on
 from msssl.cli.summary import log_start, print_summary
 from msssl.data import MultiViewDataModule
-from msssl.data.ffcv.write_beton import write_beton
 from msssl.errors import UserError
-from msssl.evaluation import inspect
 from msssl.methods import MultiViewModule
 from msssl.run.files import check_writable, read
 from msssl.run.last_validation import LastValidation
@@ -43,24 +41,27 @@ from msssl.run.loggers import ShortEpochs, run_loggers
 from msssl.run.pace import Pace
 from msssl.run.run_folder import clean_up_failed_run, new_run_folder, tag_with_slurm_job
 
-DATA_COMMANDS: dict[str, Callable[..., Any]] = {"inspect": inspect, "write-beton": write_beton}
 LOG_EVERY_N_STEPS = 50  # Lightning's default
 
 
-def run(args: list[str], functions: Mapping[str, Callable[..., None]]) -> None:
-    """Parse the arguments and run the command, which may be one of these functions."""
+def run(args: list[str]) -> None:
+    """Parse the arguments and run the command."""
     set_up_logging()
-    Parser.functions = functions
     sys.argv[1:] = expand(args)  # in place: Lightning starts the other ranks with the same arguments
-    start(MultiViewCLI, *args[:1])
+    start(MultiViewCLI, args[0] if args and args[0] in COMMANDS else None)
 
 
-def start(kind: type["MultiViewCLI"], command: str = "") -> None:
-    """Parse what is in `sys.argv`, a command of this name, and run it."""
-    Parser.command = command if command in (*TRAINER_COMMANDS, *Parser.functions, *DATA_COMMANDS) else None
+def start(kind: type["MultiViewCLI"], command: str | None) -> None:
+    """Parse what is in `sys.argv` and run it.
+
+    Args:
+        kind: of command line.
+        command: the only one whose parser is built, as all of them take a second; None for all.
+    """
     kind(
         MultiViewModule,
         MultiViewDataModule,
+        command=command,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
@@ -79,7 +80,8 @@ class MultiViewCLI(LightningCLI):
     goes_on = False  # whether `run_dir` is that of a run that was stopped
     steps_before: int | None = None  # of the run that goes on
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, command: str | None, **kwargs: Any) -> None:
+        self.commands = COMMANDS if command is None else {command: COMMANDS[command]}
         try:
             super().__init__(*args, **kwargs)
         except BaseException as error:
@@ -88,24 +90,26 @@ class MultiViewCLI(LightningCLI):
                 clean_up_failed_run(self.run_dir, error, ran=steps > (self.steps_before or 0), keep=self.goes_on)
             raise
 
-    @staticmethod
     @override
-    def subcommands() -> dict[str, set[str]]:
-        every = LightningCLI.subcommands()
-        return {name: every[name] for name in every if Parser.command in (name, None)}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in self.commands}
 
     @override
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         super().setup_parser(*args, **kwargs)
-        self.data_parsers = {}
-        for name, function in DATA_COMMANDS.items():
-            if Parser.command not in (name, None):
-                continue
-            parser = self.data_parsers[name] = self.init_parser(description=(function.__doc__ or "").partition("\n")[0])
-            self._add_arguments(parser)  # those of a fit, so that its configs can be given
-            parser.add_function_arguments(function, skip={"data"})
+        functions = {name: command for name, command in self.commands.items() if command.function is not None}
+        self.functions = {name: command.load() for name, command in functions.items()}
+        self.function_parsers: dict[str, LightningArgumentParser] = {}
+        for name, command in functions.items():
+            if command.takes_data:
+                parser = self.init_parser(description=command.sentence)
+                self._add_arguments(parser)  # those of a fit, so that its configs can be given
+                parser.add_function_arguments(self.functions[name], skip={"data"})
+            else:
+                parser = parser_of(self.functions[name], command.sentence)
+            self.function_parsers[name] = parser
             self.parser.commands.add_subcommand(  # type: ignore[attr-defined]  # ours, in `Parser`
-                name, parser, help=parser.description
+                name, parser, help=command.sentence
             )
 
     @override
@@ -130,19 +134,18 @@ class MultiViewCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
-        if self.config.subcommand in Parser.functions:
-            self.parser.run_command(  # type: ignore[attr-defined]  # ours, in `Parser`
-                self.config.subcommand, self.config[self.config.subcommand]
-            )
+        name = self.config.subcommand
+        if name in self.functions and self.commands[name].takes_data:
+            self._run_on_data(name)
+        elif name in self.functions:
+            self.functions[name](**self.function_parsers[name].instantiate(self.config[name]))
             sys.exit(0)
-        if self.config.subcommand in DATA_COMMANDS:
-            self._run_on_data(self.config.subcommand)
 
     def _run_on_data(self, command: str) -> NoReturn:
         """Run a command on the data module of a config; what it returns is wrong with the data."""
-        config, function = self.config[command], DATA_COMMANDS[command]
+        config, function = self.config[command], self.functions[command]
         only_data = Namespace(data=config.data)  # type: ignore[no-untyped-call]
-        data = self.data_parsers[command].instantiate(only_data).data
+        data = self.function_parsers[command].instantiate(only_data).data
         given = config.seed_everything
         data.seed = seed_everything(given if type(given) is int else None, verbose=False)
         options = {name: config[name] for name in signature(function).parameters if name != "data"}

@@ -16,7 +16,6 @@ from msssl.run.files import LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
 _CHOSEN = "MSSSL_RUN_FOLDER"
-_COMMAND = sys.argv[1:]  # as it was given: names of configs in it are replaced by paths
 
 
 def new_run_folder(root: Path) -> Path:
@@ -64,7 +63,8 @@ def _slurm_name() -> str | None:
     if job is None:
         return None
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    command = hashlib.sha256(" ".join(_COMMAND).encode()).hexdigest()[:6]
+    given = " ".join(sys.orig_argv)  # in `sys.argv` names of configs become paths
+    command = hashlib.sha256(given.encode()).hexdigest()[:6]
     return "-".join(["slurm", job, *([task] if task else []), command])
 
 
