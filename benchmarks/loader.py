@@ -35,8 +35,8 @@ from torchvision.transforms import v2
 
 from msssl.data import ImageFolder
 from msssl.data.loaders import TrainLoader
-from msssl.data.pixels.decode import usable_cores
-from msssl.data.pixels.images import Decoded, Images
+from msssl.data.pixels.decode import Decoded, usable_cores
+from msssl.data.pixels.images import Images
 from msssl.data.pixels.storage import StorageKind
 from msssl.data.sets.walk import list_images
 

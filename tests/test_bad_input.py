@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from msssl import ImageFolder, MultiView, MultiViewDataModule
 from msssl.cli.errors import failure, user_message
 from msssl.data.pixels.files import is_of_the_machine
-from msssl.data.pixels.images import ReadFailedError
+from msssl.data.pixels.item import ReadFailedError
 from msssl.run.files import NotWrittenError, atomic_write, write_text
 from msssl.run.run_folder import new_run_folder
 

@@ -14,7 +14,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from msssl import CIFAR10, CIFAR100, STL10, ImageFolder, MultiView, MultiViewDataModule, Shapes
 from msssl.data.loaders import EvaluationLoader, TrainLoader
-from msssl.data.pixels.images import Images, class_names_of
+from msssl.data.pixels.images import Images
+from msssl.data.pixels.labels import class_names_of
 from msssl.data.splits import choose, hold_out
 
 
@@ -52,6 +53,11 @@ def from_datasets(*sets, **kwargs):
 
 def positions(images):
     return set(images.indices.tolist())
+
+
+def streamed(part):
+    """The images of a split, read one by one."""
+    return Images(part.dataset, part.indices, part.name)
 
 
 class PilImages(Dataset):
@@ -657,7 +663,7 @@ def test_every_mode_and_format_becomes_rgb(tmp_path):
         save(tmp_path / "train" / name, RED, mode=mode)
     save(tmp_path / "train" / "5.png", (90, 90, 90), mode="L")
     save(tmp_path / "train" / "6.jpg", (90, 90, 90), mode="L")
-    images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
+    images = streamed(read_folder(tmp_path, val_fraction=0.0).splits["train"])
     for row, colour in enumerate([RED] * 5 + [(90, 90, 90)] * 2):
         image = images[[row]]["image"][0].long()
         assert image.shape == (3, 12, 12)
@@ -672,7 +678,7 @@ def test_images_are_cropped_to_the_centre_square(tmp_path):
     (tmp_path / "train").mkdir()
     stripes.save(tmp_path / "train" / "wide.png")
     stripes.rotate(90, expand=True).save(tmp_path / "train" / "tall.png")
-    images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
+    images = streamed(read_folder(tmp_path, val_fraction=0.0).splits["train"])
     for row in (0, 1):
         assert torch.equal(images[[row]]["image"][0].long(), torch.tensor(GREEN).view(3, 1, 1).expand(3, 8, 8))
 
@@ -682,7 +688,7 @@ def test_the_default_size_is_the_median_short_side_up_to_64(tmp_path, size, expe
     save(tmp_path / "train" / "0.png", size=size)
     save(tmp_path / "train" / "1.png", size=(5, 7))
     save(tmp_path / "train" / "2.png", size=(1000, 900))
-    images = read_folder(tmp_path, val_fraction=0.0).splits["train"]
+    images = streamed(read_folder(tmp_path, val_fraction=0.0).splits["train"])
     assert images[[0, 1, 2]]["image"].shape == (3, 3, expected, expected)
 
 

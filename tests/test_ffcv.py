@@ -15,8 +15,8 @@ from torch.utils.data import TensorDataset
 
 from msssl import BarlowTwins, Beton, ImageFolder, MultiViewDataModule
 from msssl.callbacks import LastCheckpoint
-from msssl.data.ffcv.beton_file import import_ffcv
-from msssl.data.ffcv.write_beton import write_beton
+from msssl.data.pixels.beton import import_ffcv
+from msssl.data.write_beton import write_beton
 from msssl.views import Preprocess
 
 pytestmark = pytest.mark.long

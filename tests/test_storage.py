@@ -23,13 +23,14 @@ from torchvision import transforms as T
 from torchvision.transforms import v2
 
 from msssl import Beton, ImageFolder, MultiView, MultiViewDataModule
-from msssl.data import fixed
-from msssl.data.ffcv.write_beton import write_beton
 from msssl.data.loaders import EvaluationLoader, TrainLoader
-from msssl.data.pixels import cache, decode
+from msssl.data.pixels import cache, decode, item
 from msssl.data.pixels import storage as storage_module
-from msssl.data.pixels.images import Decoded, Images
-from msssl.data.sets import listing
+from msssl.data.pixels.decode import Decoded
+from msssl.data.pixels.images import Images
+from msssl.data.pixels.labels import fingerprint
+from msssl.data.sets import image_files
+from msssl.data.write_beton import write_beton
 from msssl.methods import BarlowTwins
 
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
@@ -163,8 +164,8 @@ def test_eight_views_need_one_read_an_image_an_epoch_or_one_in_all(tmp_path, sto
             assert data.on_after_batch_transfer(batch)["views"].shape == (8, 4, 3, 8, 8)
     # A few are also read twice, to see whether they stay the same, and the first one's size is looked at.
     compared = [i for i, reads in enumerate(dataset.reads) if reads > n_reads]
-    assert len(compared) == fixed.N_COMPARED
-    assert [dataset.reads[i] for i in compared[1:]] == [n_reads + 2] * (fixed.N_COMPARED - 1)
+    assert len(compared) == item.N_COMPARED
+    assert [dataset.reads[i] for i in compared[1:]] == [n_reads + 2] * (item.N_COMPARED - 1)
     assert dataset.reads[0] <= n_reads + 3
     assert min(dataset.reads) == n_reads
 
@@ -273,7 +274,7 @@ def build(folder, kill_at, barrier):
     """In a process of its own: builds the cache, or is killed when it has decoded that many images."""
     decode.CHUNK_BYTES = 600  # three images at a time
     n_read = 0
-    original = listing.open_square
+    original = image_files.open_square
 
     def open_square(*args):
         nonlocal n_read
@@ -282,7 +283,7 @@ def build(folder, kill_at, barrier):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args)
 
-    listing.open_square = open_square
+    image_files.open_square = open_square
     if kill_at == 41:  # after the last image: before the folder gets its name
         cache.json.dumps = lambda _: os.kill(os.getpid(), signal.SIGKILL)
     if barrier is not None:
@@ -503,7 +504,7 @@ def test_transforms_that_are_not_random_are_kept_in_memory(tmp_path, caplog, nam
 def test_looking_for_random_transforms_leaves_the_random_numbers_as_they_were():
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     for transform in (*RANDOM.values(), seeded):
-        fixed.why_not_fixed(Transformed(transform), "train")
+        item.why_not_fixed(Transformed(transform), "train")
     after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
@@ -576,9 +577,9 @@ def test_labels_and_transforms_are_part_of_the_content():
     labels = torch.zeros(2000, dtype=torch.long)
     other = labels.clone()
     other[1000] = 1
-    assert cache.fingerprint(Arrays(labels)) == cache.fingerprint(Arrays(labels.clone()))
-    assert cache.fingerprint(Arrays(labels)) != cache.fingerprint(Arrays(other))
-    assert cache.fingerprint(Arrays(labels, transform=len)) is None
+    assert fingerprint(Arrays(labels)) == fingerprint(Arrays(labels.clone()))
+    assert fingerprint(Arrays(labels)) != fingerprint(Arrays(other))
+    assert fingerprint(Arrays(labels, transform=len)) is None
 
 
 def test_a_cache_is_mapped_anew_in_processes_that_are_not_forked(folder):

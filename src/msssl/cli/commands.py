@@ -234,7 +234,7 @@ examples:
   --write_mode NAME          raw, jpg or proportion
   --max_side N               larger images are reduced to this side
 """,
-        function="msssl.data.ffcv.write_beton.write_beton",
+        function="msssl.data.write_beton.write_beton",
         takes_data=True,
     ),
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from msssl.data.pixels.images import ReadFailedError
+from msssl.data.pixels.item import ReadFailedError
 from msssl.errors import UserError
 from msssl.run.files import NotWrittenError
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from msssl.callbacks import FeaturesWriter
-from msssl.data.datamodule import PredictSplit
+from msssl.data.predict import PredictSplit
 from msssl.errors import UserError
 
 

@@ -2,9 +2,9 @@
 
 from msssl.data.datamodule import FromDatasets as FromDatasets
 from msssl.data.datamodule import MultiViewDataModule as MultiViewDataModule
-from msssl.data.ffcv.beton import Beton as Beton
-from msssl.data.sets.cifar import CIFAR10 as CIFAR10
-from msssl.data.sets.cifar import CIFAR100 as CIFAR100
+from msssl.data.sets.beton import Beton as Beton
+from msssl.data.sets.downloaded import CIFAR10 as CIFAR10
+from msssl.data.sets.downloaded import CIFAR100 as CIFAR100
+from msssl.data.sets.downloaded import STL10 as STL10
 from msssl.data.sets.image_folder import ImageFolder as ImageFolder
 from msssl.data.sets.shapes import Shapes as Shapes
-from msssl.data.sets.stl10 import STL10 as STL10

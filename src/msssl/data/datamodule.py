@@ -1,37 +1,30 @@
 """The data module: splits, loaders, and views made on the device."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning import LightningDataModule
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 from typing_extensions import override
 
-from msssl.data.checks import check_arguments, check_datasets, check_pixel_arguments
-from msssl.data.ffcv.beton_file import BetonFile
-from msssl.data.loaders import EvaluationLoader, PredictLoader, TrainLoader
+from msssl.batch import Batch, Labelled, TrainBatch, ViewsBatch, is_for_training
+from msssl.data.loaders import EvaluationLoader, TrainLoader, compare_global_batch, mean_and_std
 from msssl.data.pixels.deep import Window
-from msssl.data.pixels.images import Images, labels_of, labels_or_minus_one
-from msssl.data.pixels.skipped import find_skipped
-from msssl.data.pixels.squares import Squares
-from msssl.data.pixels.storage import Storage, StorageKind
-from msssl.data.sets.listing import ImageFiles
-from msssl.data.splits import SPLITS, make_splits, readable_rows
+from msssl.data.pixels.images import Images
+from msssl.data.pixels.item import squares_of
+from msssl.data.pixels.labels import labels_of
+from msssl.data.pixels.storage import Storage, StorageKind, find_skipped
+from msssl.data.predict import PredictLoader, PredictSplit, log_what_is_read
+from msssl.data.splits import SPLITS, Part, make_splits, readable_rows
 from msssl.data.splits import Split as Split
-from msssl.data.statistics import mean_and_std
 from msssl.distributed import rank_and_world_size
 from msssl.errors import UserError
 from msssl.run.reloadable import Reloadable
 from msssl.views import MultiView, Preprocess
-from msssl.wording import counted
-
-PredictSplit = Literal["test", "val", "train", "all"]
-log = logging.getLogger(__name__)
 
 
 class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore[misc]  # as in modules
@@ -85,8 +78,6 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
-        check_arguments(batch_size, num_workers, fraction, val_fraction, storage, on_error)
-        check_pixel_arguments(image_size, window)
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -102,12 +93,35 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.seed = 0
         self.predict_split: PredictSplit | None = None
         self.datasets: dict[str, Dataset[Any]] = {}
-        self.splits: dict[str, Images] = {}
+        self.splits: dict[str, Part] = {}
         self.skipped: dict[str, dict[int, str]] = {}  # why, by data set and position
         self.pretrained_on: Tensor | None = None  # positions in `dataset("train")` that the checkpoint's run saw
         self.pretrained_size: tuple[int, int] | None = None  # (H, W) of these images
         self._preprocess: Preprocess | None = None  # of the run that these images are prepared for, if of another one
         self._own_loader: TrainLoader | None = None  # of a loop without a trainer
+        self._check_arguments()
+        self._check_pixels()
+
+    def _check_arguments(self) -> None:
+        """Raise ValueError naming the first argument that is out of range."""
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"fraction is {self.fraction}: expected a share in (0, 1]")
+        if not 0 <= self.val_fraction < 1:
+            raise UserError(f"val_fraction is {self.val_fraction}: expected a share in [0, 1)")
+        if self.batch_size < 2:
+            raise UserError(f"batch_size is {self.batch_size}: the losses compare at least 2 images")
+        if self.num_workers < 0:
+            raise UserError(f"num_workers is {self.num_workers}: expected a number of processes, 0 for none")
+        for name, known in (("storage", get_args(StorageKind)), ("on_error", ("stop", "skip"))):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"{name} is {value!r}: expected one of {', '.join(known)}")
+
+    def _check_pixels(self) -> None:
+        """Raise ValueError for a side below 1 pixel, or a window whose white is not above its black."""
+        if self.image_size is not None and self.image_size < 1:
+            raise UserError(f"image_size is {self.image_size}: expected pixels")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise UserError(f"window is {self.window}: expected the value that becomes black, and a larger one, white")
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Any] | None:
@@ -158,11 +172,29 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         given: dict[str, Dataset[Any] | None] = {name: self.dataset(name) for name in SPLITS}
         given["probe"] = self.probe_dataset()
         datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
-        check_datasets(datasets, f"{type(self).__name__} in {self.data_dir}")
-        self.datasets = {name: self._squares(dataset, name) for name, dataset in datasets.items()}
+        self._check_datasets(datasets)
+        self.datasets = {
+            name: squares_of(dataset, name, self.image_size, self.window) for name, dataset in datasets.items()
+        }
         self.skipped = {}
         if stage != "predict":  # which needs neither splits nor, perhaps, the other sets
             self._split()
+
+    @property
+    def _where(self) -> str:
+        """How messages call this data module."""
+        return f"{type(self).__name__} in {self.data_dir}"
+
+    def _check_datasets(self, datasets: dict[str, Dataset[Any]]) -> None:
+        """Raise ValueError where there are no training images, or a data set is empty or not map-style."""
+        if "train" not in datasets:
+            raise UserError(f"{self._where} has no train images")
+        for name, dataset in datasets.items():
+            if not hasattr(dataset, "__len__"):
+                kind = type(dataset).__name__
+                raise UserError(f"{name} of {self._where} is a {kind}: expected a data set with a length")
+            if len(dataset) == 0:
+                raise UserError(f"{self._where} has no {name} images")
 
     def _prepare_as_the_module_saw(self, stage: str | None) -> None:
         """Prepare images as the run did that a module is from, but for a fit, whose evaluation is that of its views."""
@@ -188,29 +220,20 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             datasets = {name: self.datasets[name] for name in names if name not in self.skipped}
             self.skipped |= find_skipped(datasets, self.opened, **self._shard())
 
-    def _squares(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
-        if (self.image_size is None and self.window is None) or isinstance(dataset, ImageFiles | BetonFile):
-            return dataset  # the files' are squares already
-        if isinstance(dataset, TensorDataset):
-            images = dataset.tensors[0]
-            square = self.image_size is None or images.shape[-2:] == (self.image_size, self.image_size)
-            if square and images.dtype == torch.uint8:
-                return dataset  # whose tensors stay fast
-        return Squares(dataset, name, self.image_size, self.window)
-
     def images(self, split: str) -> Images:
         """The images of `train`, `val`, `test` or `probe`, in their storage."""
         if not self.splits:
             raise RuntimeError(f"{type(self).__name__} is not set up: call setup() first")
         if split not in self.splits:
-            raise UserError(f"{type(self).__name__} in {self.data_dir} has no {split} images")
-        part = self.splits[split]
+            raise UserError(f"{self._where} has no {split} images")
+        return self._opened(self.splits[split])
+
+    def _opened(self, part: Part) -> Images:
         return Images(self.opened.open(part.dataset, part.name), part.indices, part.name)
 
     def split_labels(self, split: str) -> Tensor:
         """Label (n,) of each image of `train`, `val`, `test` or `probe`, -1 for none; known after `setup`."""
-        part = self.splits[split]
-        return labels_or_minus_one(part.dataset)[part.indices]
+        return self.splits[split].labels
 
     @property
     def labelled_apart(self) -> bool:
@@ -254,35 +277,21 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
     def predict_dataloader(self) -> PredictLoader:
         """Clean images of `predict_split`; the log says how many there are, and which."""
         split = self.predict_split or ("test" if "test" in self.datasets else "all")
-        sets = [images for images in self._images_to_predict(split) if len(images)]
-        where, n_images = f"{type(self).__name__} in {self.data_dir}", sum(len(images) for images in sets)
-        if not n_images:
-            raise UserError(f"{where} has no {split} images that can be read")
-        if split == "all":
-            of_each = ", ".join(f"{len(images)} of {images.name}" for images in sets)
-            which = f"all of {where}, {counted(n_images, 'image')}" + (f" ({of_each})" if len(sets) > 1 else "")
-        else:
-            total = sum(len(dataset) for dataset in self.datasets.values())  # type: ignore[arg-type,misc]  # they have one
-            which = f"{n_images} of the {total} images of {where}: its {split} split"
-        unreadable = sum(len(self.skipped.get(images.name, {})) for images in sets)
-        log.info("predict: %s%s", which, f"; {unreadable} more cannot be read" if unreadable else "")
-        return PredictLoader([EvaluationLoader(images, self.batch_size, **self._shard()) for images in sets])
+        parts = [images for images in self._images_to_predict(split) if len(images)]
+        log_what_is_read(parts, split, self.datasets, self.skipped, self._where)
+        return PredictLoader([EvaluationLoader(images, self.batch_size, **self._shard()) for images in parts])
 
     def _images_to_predict(self, split: PredictSplit) -> list[Images]:
         if not self.splits and (split in ("train", "val") or self._needs_statistics):
             self._split()
-        if split in ("train", "val"):  # which depend on what is held out
-            if split == "val" or "probe" not in self.datasets:
-                return [self.images("val" if split == "val" else "probe")]
-        elif split == "test" and "test" not in self.datasets:
-            raise UserError(f"{type(self).__name__} in {self.data_dir} has no test images")
+        if split == "val" or (split == "train" and "probe" not in self.datasets):  # which depend on what is held out
+            return [self.images("val" if split == "val" else "probe")]
+        if split == "test" and "test" not in self.datasets:
+            raise UserError(f"{self._where} has no test images")
         names = list(self.datasets) if split == "all" else [split]
         self._find_skipped(names)
-        datasets = [(name, self.datasets[name]) for name in names]
-        return [
-            Images(self.opened.open(dataset, name), readable_rows(dataset, self.skipped.get(name, {})), name)
-            for name, dataset in datasets
-        ]
+        rows = {name: readable_rows(self.datasets[name], self.skipped.get(name, {})) for name in names}
+        return [self._opened(Part(self.datasets[name], rows[name], name)) for name in names]
 
     def evaluation_dataloader(self, split: str, at_most: int | None = None, labelled: bool = False) -> EvaluationLoader:
         """Clean images of `val`, `test` or `probe` (the set to train a probe on, whatever `fraction` is).
@@ -303,10 +312,10 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         return {"rank": rank, "world_size": world_size, "num_workers": self.num_workers}
 
     @override
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int = 0) -> dict[str, Any]:
+    def on_after_batch_transfer(self, batch: Batch | TrainBatch, dataloader_idx: int = 0) -> Batch | ViewsBatch:
         return self.make_views(batch)
 
-    def make_views(self, batch: dict[str, Any], device: torch.device | str | None = None) -> dict[str, Any]:
+    def make_views(self, batch: Batch | TrainBatch, device: torch.device | str | None = None) -> Batch | ViewsBatch:
         """What a loader's batch of uint8 images becomes, as the class says: views for training, normalised images else.
 
         A trainer calls it for each batch. In a loop of one's own it is the one call between the loader and the network.
@@ -317,16 +326,18 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         """
         if device is not None:
             batch = move_data_to_device(batch, torch.device(device))
-        image, kept = batch["image"], {name: batch[name] for name in ("label", "index")}
         prepared = self._preprocess or self.views
-        if "epoch" not in batch:
-            return {"image": prepared.evaluate(image), **kept}
-        key = (self.seed, batch["epoch"], batch["batch"])
-        if "probe" in batch:
-            probe = batch["probe"]
-            kept["probe"] = {"image": prepared.evaluate(probe["image"]), "label": probe["label"]}
+        image, label, index = batch["image"], batch["label"], batch["index"]
+        if not is_for_training(batch):
+            return {"image": prepared.evaluate(image), "label": label, "index": index}
         self.pretrained_size, shard = (image.shape[-2], image.shape[-1]), self._shard()
-        return {"views": self.views(image, key, shard["rank"], shard["world_size"]), **kept}
+        key = (self.seed, batch["epoch"], batch["batch"])
+        views = self.views(image, key, shard["rank"], shard["world_size"])
+        made: ViewsBatch = {"views": views, "label": label, "index": index}
+        if "probe" in batch:
+            labelled = batch["probe"]
+            made["probe"] = Labelled(image=prepared.evaluate(labelled["image"]), label=labelled["label"])
+        return made
 
     @property
     def preprocess(self) -> Preprocess:
@@ -360,24 +371,9 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.pretrained_size = size and (size[0], size[1])
         self.views.normalize_by(state_dict["mean"], state_dict["std"])
         before = state_dict.get("global_batch")
-        if before is not None and self.trainer is not None and self.trainer.state.fn == "fit":
-            self._compare_global_batch(before)
-
-    def _compare_global_batch(self, before: int) -> None:
-        """Say what it means that a run goes on with another number of images in a batch."""
         trainer = self.trainer
-        assert trainer is not None
-        now = self.batch_size * trainer.world_size
-        if now != before and trainer.is_global_zero:
-            log.warning(
-                "the global batch is %d images, and was %d: the loss compares another number of images, so its values "
-                "before and after cannot be compared, and each image has %.3g times the learning rate that it had; "
-                "%.3g times --model.optimizer.lr would keep that",
-                now,
-                before,
-                before / now,
-                now / before,
-            )
+        if before is not None and trainer is not None and trainer.state.fn == "fit" and trainer.is_global_zero:
+            compare_global_batch(self.batch_size * trainer.world_size, before)
 
 
 class FromDatasets(MultiViewDataModule):

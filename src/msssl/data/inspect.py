@@ -3,6 +3,7 @@
 import hashlib
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -11,9 +12,8 @@ from torchvision.utils import save_image
 
 from msssl.callbacks.view_grid import contact_sheet
 from msssl.data import MultiViewDataModule
-from msssl.data.pixels.images import Images
-from msssl.data.splits import class_counts
-from msssl.data.statistics import N_IMAGES, mean_and_std
+from msssl.data.loaders import N_IMAGES, mean_and_std
+from msssl.data.splits import Part, class_counts
 from msssl.errors import UserError
 from msssl.progress import with_bar
 from msssl.run.files import atomic_write, check_file_writable
@@ -52,10 +52,10 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     data.setup()
     data.on_error = given
     table = Table("split", "images", "labelled", "classes", "images per class", caption="images that the run reads")
-    for name, images in data.splits.items():
+    for name, part in data.splits.items():
         if name == "probe" and data.num_classes is None:
             continue
-        table.add_row("train, for the probe" if name == "probe" else name, *_counts(images))
+        table.add_row("train, for the probe" if name == "probe" else name, *_counts(part))
     Console(markup=False).print(table)
     problems = _unreadable(data) if given == "stop" else []
     leaks, copies = _duplicates(data)
@@ -65,13 +65,13 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     for note in copies:
         _print(f"note: {note}")
     batch = next(iter(data.train_dataloader()))
-    views = data.on_after_batch_transfer(batch)["views"]
+    views: Any = data.make_views(batch)["views"]  # type: ignore[typeddict-item]  # of a training batch
     with atomic_write(picture) as growing:
         save_image(contact_sheet(data.views, views, N_ROWS), growing, format=kind)
     mean, std = mean_and_std(data.images("train"), data.num_workers)
     lines = {
         "size": f"{batch['image'].shape[-2]} x {batch['image'].shape[-1]} pixels",
-        **{f"storage of {name}": told for name, told in data.opened.told.items()},
+        **{f"storage of {name}": choice for name, choice in data.opened.chosen.items()},
         "mean": f"{_rounded(mean)}, of {min(N_IMAGES, len(data.splits['train'])):,} training images",
         "std": f"{_rounded(std)}; views are normalised by mean {_rounded(data.views.mean)}, "
         f"std {_rounded(data.views.std)}",
@@ -82,13 +82,13 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     return problems
 
 
-def _counts(images: Images) -> tuple[str, str, str, str]:
-    counts = class_counts(images)
+def _counts(part: Part) -> tuple[str, str, str, str]:
+    counts = class_counts(part)
     if not len(counts):
-        return f"{len(images):,}", "0", "-", "-"
+        return f"{len(part):,}", "0", "-", "-"
     least, most = int(counts.min()), int(counts.max())
     spread = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"{len(images):,}", f"{int(counts.sum()):,}", str(len(counts)), spread
+    return f"{len(part):,}", f"{int(counts.sum()):,}", str(len(counts)), spread
 
 
 def _unreadable(data: MultiViewDataModule) -> list[str]:
@@ -110,9 +110,10 @@ def _duplicates(data: MultiViewDataModule) -> tuple[list[str], list[str]]:
         if split == "train" and part.dataset is data.splits["probe"].dataset:
             continue  # all of it is in `probe`
         digests = seen.setdefault("train" if split == "probe" else split, {})
-        for batch in with_bar(data.evaluation_dataloader(split), f"Comparing {split}"):
+        loader = data.evaluation_dataloader(split)
+        for batch in with_bar(loader, f"Comparing {split}"):
             for image, index in zip(batch["image"].numpy(), batch["index"].tolist(), strict=True):
-                digests[hashlib.blake2b(image.tobytes(), digest_size=16).digest()] = part.describe(index)
+                digests[hashlib.blake2b(image.tobytes(), digest_size=16).digest()] = loader.images.describe(index)
     held_out = "val" in data.splits and data.splits["val"].dataset is data.splits["probe"].dataset
     leaks, copies = [], []
     for (one, of_one), (other, of_other) in combinations(seen.items(), 2):

@@ -1,21 +1,44 @@
 """Which images a batch holds: the order of an epoch, its shards over ranks, and the place where it was left."""
 
+import logging
 from collections.abc import Callable, Iterator
-from itertools import chain, repeat
-from typing import Any
+from itertools import repeat
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from msssl.data.ffcv.beton_file import BetonBatches, BetonFile
-from msssl.data.pixels.decode import usable_cores
-from msssl.data.pixels.images import BatchRows, Decoded, Images
+from msssl.batch import Batch, TrainBatch
+from msssl.data.pixels.beton import BetonBatches, BetonFile
+from msssl.data.pixels.decode import Decoded, usable_cores
+from msssl.data.pixels.images import BatchRows, Images
 from msssl.errors import UserError
+from msssl.progress import with_bar
 from msssl.seeding import derive_seed
 from msssl.wording import counted
 
-Batches = DataLoader[dict[str, Tensor]] | BetonBatches
+Batches = DataLoader[Batch] | BetonBatches
+N_IMAGES = 5000  # that mean and std are computed from, spread evenly over the set
+DARK, FLAT = 0.05, 0.01  # of [0, 1]: a mean nearer than this to black or white, a standard deviation below this
+log = logging.getLogger(__name__)
+
+
+class EpochOrder(BatchRows):
+    """Sampler of the batches of one rank in an epoch; `set_epoch` as that of torch's `DistributedSampler`.
+
+    The loader that it belongs to lives as long as the run, and so do its worker processes: only the order changes.
+
+    Args:
+        rows_of: rows (batches, N) of the batches in an epoch, by its number.
+    """
+
+    def __init__(self, rows_of: Callable[[int], Tensor]) -> None:
+        super().__init__()
+        self._rows_of = rows_of
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Give the batches of this epoch from now on, without the first `start` of them."""
+        self.batches = self._rows_of(epoch)[start:]
 
 
 class TrainLoader:
@@ -74,26 +97,30 @@ class TrainLoader:
         self._resume_at: dict[str, int] | None = None
         self.probe = probe
         self.same_order = same_order
-        self._batches, self._probe_batches = BatchRows(), BatchRows()
-        self._loader = batches_of(images, self._batches, num_workers)
-        self._probe_loader = probe and batches_of(probe, self._probe_batches, num_workers)
+        self._orders = EpochOrder(self.order), EpochOrder(self.probe_order)
+        self._loader = batches_of(images, self._orders[0], num_workers)
+        self._probe_loader = probe and batches_of(probe, self._orders[1], num_workers)
 
     def __len__(self) -> int:
         return len(self.images) // (self.batch_size * self.world_size)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[TrainBatch]:
         resume_at, self._resume_at = self._resume_at, None
         epoch = self._next_epoch(resume_at) if self.epoch is None else self.epoch()
         # Lightning also loads a position saved at an epoch's end: it belongs to another epoch.
         start = resume_at["batch"] if resume_at and resume_at["epoch"] == epoch else 0
         self._position = {"epoch": epoch, "batch": start}
-        self._batches.batches = self.order(epoch)[start:]
-        self._probe_batches.batches = self.probe_order(epoch)[start:]
+        for order in self._orders:
+            order.set_epoch(epoch, start)
         probe_batches = self._probe_loader or repeat(None)
-        for batch_index, (batch, probe) in enumerate(zip(self._loader, probe_batches, strict=False), start):
-            self._position = {"epoch": epoch, "batch": batch_index + 1}
-            extra = {} if probe is None else {"probe": {"image": probe["image"], "label": probe["label"]}}
-            yield {**batch, **extra, "epoch": epoch, "batch": batch_index}
+        for number, (images, probe) in enumerate(zip(self._loader, probe_batches, strict=False), start):
+            self._position = {"epoch": epoch, "batch": number + 1}
+            batch = TrainBatch(
+                image=images["image"], label=images["label"], index=images["index"], epoch=epoch, batch=number
+            )
+            if probe is not None:
+                batch["probe"] = {"image": probe["image"], "label": probe["label"]}
+            yield batch
 
     def _next_epoch(self, resume_at: dict[str, int] | None) -> int:
         """The one after the last, or the one that was left in the middle."""
@@ -161,30 +188,13 @@ class EvaluationLoader:
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Images (n, 3, H, W), uint8, of some rows (n,) of the split."""
         (batch,) = batches_of(self.images, BatchRows([rows]), num_workers=0)
         return batch["image"]
-
-
-class PredictLoader:
-    """The batches of several evaluation loaders, one loader after the other.
-
-    Attributes:
-        loaders: one for each data set; the `index` of a batch counts in the data set that it is of.
-    """
-
-    def __init__(self, loaders: list[EvaluationLoader]) -> None:
-        self.loaders = loaders
-
-    def __len__(self) -> int:
-        return sum(map(len, self.loaders))
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return chain.from_iterable(self.loaders)
 
 
 def _permutation(purpose: str, seed: int, epoch: int, length: int) -> Tensor:
@@ -210,3 +220,40 @@ def batches_of(images: Images, batches: BatchRows, num_workers: int) -> Batches:
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # its base seed must not come from the global state, which dropout uses
     )
+
+
+def compare_global_batch(now: int, before: int) -> None:
+    """Say what it means that a run goes on with another number of images in a batch of all devices."""
+    if now != before:
+        log.warning(
+            "the global batch is %d images, and was %d: the loss compares another number of images, so its values "
+            "before and after cannot be compared, and each image has %.3g times the learning rate that it had; "
+            "%.3g times --model.optimizer.lr would keep that",
+            *(now, before, before / now, now / before),
+        )
+
+
+def mean_and_std(images: Images, num_workers: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in [0, 1], pooled over the pixels of at most `N_IMAGES` images.
+
+    Warns where the images are almost black, white or of one colour, as through a window much wider than the values.
+    """
+    some = images.spread(N_IMAGES)
+    batches = batches_of(some, BatchRows(torch.arange(len(some)).split(64)), num_workers)
+    total, total_of_squares, n_pixels = torch.zeros(3).double(), torch.zeros(3).double(), 0
+    for batch in with_bar(batches, "Mean and std", len(batches)):
+        pixels = batch["image"].double() / 255
+        total += pixels.sum(dim=(0, 2, 3)).cpu()
+        total_of_squares += pixels.square().sum(dim=(0, 2, 3)).cpu()
+        n_pixels += pixels[:, 0].numel()
+    mean = total / n_pixels
+    std = (total_of_squares / n_pixels - mean.square()).clamp(min=0).sqrt()
+    brightness, contrast = float(mean.mean()), float(std.max())
+    look = "black" if brightness < DARK else "white" if brightness > 1 - DARK else "of one colour"
+    if look != "of one colour" or contrast < FLAT:
+        log.warning(
+            "the training images are almost %s (mean %.3f, std %.3f of 0 to 1): see window, "
+            "if they have more than 8 bits",
+            *(look, brightness, contrast),
+        )
+    return mean.tolist(), std.tolist()

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msssl.data.pixels.images import Images, labels_or_minus_one, strings_of
+from msssl.data.pixels.labels import labels_or_minus_one, strings_of
 from msssl.errors import UserError
 from msssl.wording import counted
 
@@ -21,6 +22,29 @@ _SPLIT_OF_NAME: dict[str, Split] = {  # what folders and tables call them
 }
 N_LISTED = 20  # classes whose counts are logged one by one
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Part:
+    """Which images are of a split: rows of a data set, which need not have been read.
+
+    Attributes:
+        dataset: of (image, label).
+        indices: the rows, shape (n,).
+        name: how messages call the data set.
+    """
+
+    dataset: Dataset[Any]
+    indices: Tensor
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> Tensor:
+        """Label (n,) of each image, -1 for none."""
+        return labels_or_minus_one(self.dataset)[self.indices]
 
 
 def split_of(name: str) -> Split | None:
@@ -39,7 +63,7 @@ def make_splits(
     fraction: float,
     val_fraction: float,
     seed: int,
-) -> dict[str, Images]:
+) -> dict[str, Part]:
     """The images of `train`, `probe` and, where there are any, `val` and `test`.
 
     Without a `val` set some images are held out of the set to probe with, and not pretrained on either. Where a data
@@ -72,19 +96,19 @@ def make_splits(
     chosen = choose(train_labels, fraction, seed)
     _check_classes(train_labels, train_labels[chosen], f"fraction {fraction}")
     images = {
-        "train": Images(datasets["train"], available[chosen], "train"),
-        "probe": Images(labelled, rows[kept], source),
+        "train": Part(datasets["train"], available[chosen], "train"),
+        "probe": Part(labelled, rows[kept], source),
     }
     if "val" in usable:
-        images["val"] = Images(datasets["val"], usable["val"], "val")
+        images["val"] = Part(datasets["val"], usable["val"], "val")
     elif len(held_out):
-        images["val"] = Images(labelled, rows[held_out], source)
+        images["val"] = Part(labelled, rows[held_out], source)
     if "test" in usable:
-        images["test"] = Images(datasets["test"], usable["test"], "test")
-    told = {name: part for name, part in images.items() if name != "probe" or source == "probe"}
-    log.info("images: %s", ", ".join(f"{len(part)} {name}" for name, part in told.items()))
+        images["test"] = Part(datasets["test"], usable["test"], "test")
+    named = [name for name in images if name != "probe" or source == "probe"]
+    log.info("images: %s", ", ".join(f"{len(images[name])} {name}" for name in named))
     if fraction < 1:
-        log.info("fraction %g: %d of %d images; %s", fraction, len(chosen), len(available), _told(images["train"]))
+        log.info("fraction %g: %d of %d images; %s", fraction, len(chosen), len(available), _by_class(images["train"]))
     return images
 
 
@@ -159,15 +183,14 @@ def _log_held_out(fraction: float, held_out: Tensor, n_images: int, groups: Sequ
         log.info("held out for validation: %d of %d groups, with %s", n_groups, len(set(groups)), images)
 
 
-def class_counts(images: Images) -> Tensor:
+def class_counts(part: Part) -> Tensor:
     """How many images there are of each class that there is."""
-    labels = labels_or_minus_one(images.dataset)[images.indices]
-    counts = labels[labels >= 0].bincount()
+    counts = part.labels[part.labels >= 0].bincount()
     return counts[counts > 0]
 
 
-def _told(images: Images) -> str:
-    of_class = class_counts(images)
+def _by_class(part: Part) -> str:
+    of_class = class_counts(part)
     if not len(of_class):
         return "without labels"
     if len(of_class) > N_LISTED:

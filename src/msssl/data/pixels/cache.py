@@ -8,39 +8,17 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
 
-from msssl.data.pixels.decode import Chunk
-from msssl.data.pixels.images import Decoded, ReadFailedError, labels_or_minus_one
+from msssl.data.pixels.decode import Chunk, Decoded
+from msssl.data.pixels.item import ReadFailedError
 
 VERSION = 2  # of the files below and of how images are decoded
 log = logging.getLogger(__name__)
-
-
-def fingerprint(dataset: Dataset[Any]) -> str | None:
-    """A name for the content of a data set, found without decoding it; None where there is no way to tell.
-
-    It is the data set's own `fingerprint`, or a hash of its labels and arrays (those of torchvision's CIFAR and STL-10,
-    and of a `TensorDataset`), unless it transforms them.
-    """
-    own = getattr(dataset, "fingerprint", None)
-    if isinstance(own, str):
-        return own
-    arrays: Sequence[Any] = dataset.tensors if isinstance(dataset, TensorDataset) else [getattr(dataset, "data", None)]
-    transformed = any(getattr(dataset, name, None) for name in ("transform", "target_transform", "transforms"))
-    if transformed or not all(isinstance(array, np.ndarray | Tensor) for array in arrays):
-        return None
-    content = hashlib.sha256(labels_or_minus_one(dataset).numpy().data)
-    for array in arrays:
-        content.update(f"{array.dtype} {tuple(array.shape)}".encode())
-        content.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return content.hexdigest()
 
 
 def path_in(cache_dir: Path, content: str, size: tuple[int, int]) -> Path:
@@ -54,10 +32,11 @@ class Mapped(Decoded):
 
     mapped = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, paths: Sequence[str] | None = None) -> None:
         images = np.load(folder / "images.npy", mmap_mode="c")  # read only; "r" makes torch warn
         targets = torch.from_numpy(np.load(folder / "targets.npy"))
-        super().__init__(torch.from_numpy(images), targets, _unreadable(folder))
+        reasons = json.loads((folder / "unreadable.json").read_text())
+        super().__init__(torch.from_numpy(images), targets, {int(i): why for i, why in reasons.items()}, paths)
         self.folder = folder
 
     def __reduce__(self) -> tuple[type["Mapped"], tuple[Path]]:
@@ -70,6 +49,7 @@ def load_or_build(
     size: tuple[int, int],
     chunks: Iterable[Chunk],
     still_unreadable: Callable[[int], bool],
+    paths: Sequence[str] | None = None,
 ) -> Decoded:
     """Map a cache, after building it where there is none.
 
@@ -82,19 +62,38 @@ def load_or_build(
         chunks: all images in order; only consumed to build.
         still_unreadable: whether an image that could not be read when the cache was built still cannot; else it is
             built anew.
+        paths: of the images, where there are any; not kept in the cache.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full (nothing is left behind), or what is there is
             damaged.
     """
-    found = _find(folder, still_unreadable)
-    if found is not None:
-        return found
+    if not _is_current(folder, still_unreadable):
+        with _building(folder):
+            if not _is_current(folder, still_unreadable):  # another process may have built it
+                _build(folder, n_images, size, chunks)
+    return _load(folder, paths)
+
+
+class DamagedCacheError(OSError):
+    """A cache that is not what was written."""
+
+
+@contextmanager
+def _building(folder: Path) -> Iterator[None]:
+    """One process at a time builds in a folder of caches; OSError says that it cannot be written."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent / "lock", folder):
-            if _find(folder, still_unreadable) is None:
-                _build(folder, n_images, size, chunks)
+        lock = FileLock(folder.parent / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("cache: waiting for the process that builds in %s", folder.parent)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
     except (DamagedCacheError, ReadFailedError):
         raise
     except OSError as error:
@@ -102,24 +101,16 @@ def load_or_build(
             f"the cache {folder} cannot be written: {error.strerror or error}; "
             "say where with cache_dir, or read without one: storage: stream"
         ) from error
-    return _load(folder)
 
 
-class DamagedCacheError(OSError):
-    """A cache that is not what was written."""
+def _is_current(folder: Path, still_unreadable: Callable[[int], bool]) -> bool:
+    """Whether there is a cache, and none of its unreadable images can be read by now."""
+    return folder.is_dir() and all(map(still_unreadable, _load(folder).unreadable))
 
 
-def _find(folder: Path, still_unreadable: Callable[[int], bool]) -> Mapped | None:
-    """The cache, unless there is none or one of its unreadable images can be read by now."""
-    if not folder.is_dir():
-        return None
-    found = _load(folder)
-    return found if all(map(still_unreadable, found.unreadable)) else None
-
-
-def _load(folder: Path) -> Mapped:
+def _load(folder: Path, paths: Sequence[str] | None = None) -> Mapped:
     try:
-        return Mapped(folder)
+        return Mapped(folder, paths)
     except (OSError, ValueError) as error:
         raise DamagedCacheError(f"the cache {folder} is damaged ({error}): delete it") from error
 
@@ -141,7 +132,7 @@ def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[
                 unreadable.update(chunk.unreadable)
         with _durably(growing / "targets.npy") as file:
             _write_header(file, "<i8", targets.shape)
-            file.write(targets.data)
+            file.write(targets.data)  # not by `np.save`, whose error on a full disk has no number
         with _durably(growing / "unreadable.json") as file:
             file.write(json.dumps(unreadable).encode())
         shutil.rmtree(folder, ignore_errors=True)  # one that had images that can be read now
@@ -149,10 +140,6 @@ def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[
     except BaseException:
         shutil.rmtree(growing, ignore_errors=True)
         raise
-
-
-def _unreadable(folder: Path) -> dict[int, str]:
-    return {int(index): reason for index, reason in json.loads((folder / "unreadable.json").read_text()).items()}
 
 
 @contextmanager
@@ -166,17 +153,3 @@ def _durably(path: Path) -> Iterator[IO[bytes]]:
 
 def _write_header(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
-
-
-@contextmanager
-def _locked(path: Path, folder: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("cache: waiting for the process that builds in %s", folder.parent)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

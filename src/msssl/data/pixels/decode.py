@@ -1,18 +1,51 @@
-"""A pass over every image of a data set, by all cores."""
+"""All images of a data set, decoded by all cores."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from msssl.data.pixels.images import UnreadableImageError, check_size, labels_of, read
+from msssl.data.pixels.item import UnreadableImageError, check_size, read
+from msssl.data.pixels.labels import labels_of, labels_or_minus_one
 from msssl.errors import UserError
 from msssl.progress import with_bar
 
 CHUNK_BYTES = 1 << 20  # handed over at a time
+
+
+class Decoded(Dataset[tuple[Tensor, Tensor]]):
+    """All images of a data set as tensors: in memory, on the GPU, or mapped from a file.
+
+    Args:
+        images: uint8, shape (n, 3, H, W).
+        targets: labels, int64, shape (n,), on the same device.
+        unreadable: why an image could not be read, by its position; it is black.
+        paths: of the images, where the data set has them.
+
+    Attributes:
+        mapped: whether the images are in a file, and reading them may wait for the disk.
+    """
+
+    mapped = False
+
+    def __init__(
+        self, images: Tensor, targets: Tensor, unreadable: dict[int, str], paths: Sequence[str] | None = None
+    ) -> None:
+        self.images = images
+        self.targets = targets
+        self.unreadable = unreadable
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        if self.images.is_cuda:  # pinned, so that the host does not wait for the copy
+            index = index.pin_memory().to(self.images.device, non_blocking=True)
+        return self.images.index_select(0, index), self.targets[index]  # whole rows: 9 times as fast as [index]
 
 
 class Chunk(NamedTuple):
@@ -39,19 +72,18 @@ def decode(dataset: Dataset[Any], name: str, size: tuple[int, int], num_workers:
         ValueError: an item that is no (image, label), another label than that of the data set's list, or an image of
             another size.
     """
-    length = max(1, CHUNK_BYTES // (3 * size[0] * size[1]))
-    starts = range(0, _length(dataset), length)
-    rows = [range(start, min(start + length, _length(dataset))) for start in starts]
+    n_images, length = _length(dataset), max(1, CHUNK_BYTES // (3 * size[0] * size[1]))
+    rows = [range(start, min(start + length, n_images)) for start in range(0, n_images, length)]
     yield from _in_parallel(_Chunks(dataset, name, size, skip), rows, f"Decoding {name}", num_workers)
 
 
 def check(dataset: Dataset[Any], name: str, rows: range, num_workers: int) -> dict[int, str]:
     """Why images could not be read, by their position; reads those of `rows`, with a progress bar."""
     chunks = [rows[start : start + 64] for start in range(0, len(rows), 64)]
-    found: dict[int, str] = {}
-    for unreadable in _in_parallel(_Check(dataset, name), chunks, f"Checking {name}", num_workers):
-        found.update(unreadable)
-    return found
+    reasons: dict[int, str] = {}
+    for of_chunk in _in_parallel(_Check(dataset, name), chunks, f"Checking {name}", num_workers):
+        reasons.update(of_chunk)
+    return reasons
 
 
 def image_size(dataset: Dataset[Any], name: str, skip: bool) -> tuple[int, int]:
@@ -68,15 +100,6 @@ def image_size(dataset: Dataset[Any], name: str, skip: bool) -> tuple[int, int]:
     raise UserError(f"none of the {_length(dataset)} images of {name} can be read, such as: {reason}")
 
 
-def is_readable(dataset: Dataset[Any], index: int, name: str) -> bool:
-    """Whether an image can be read now."""
-    try:
-        read(dataset, index, name)
-    except UnreadableImageError:
-        return False
-    return True
-
-
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -85,8 +108,7 @@ def usable_cores() -> int:
 class _Chunks(Dataset[Chunk]):
     def __init__(self, dataset: Dataset[Any], name: str, size: tuple[int, int], skip: bool) -> None:
         self.dataset, self.name, self.size, self.skip = dataset, name, size, skip
-        self.labels = labels_of(dataset)
-        self.targets = torch.full((_length(dataset),), -1) if self.labels is None else self.labels
+        self.labels, self.targets = labels_of(dataset), labels_or_minus_one(dataset)
 
     def __getitem__(self, rows: range) -> Chunk:
         images = torch.zeros(len(rows), 3, *self.size, dtype=torch.uint8)

@@ -1,5 +1,6 @@
 """Where decoded images are kept: in memory, in a mapped file, or nowhere."""
 
+import csv
 import functools
 import logging
 import os
@@ -13,12 +14,15 @@ import torch
 from lightning import Trainer
 from torch.utils.data import Dataset
 
-from msssl.data.ffcv.beton_file import BetonFile
-from msssl.data.fixed import why_not_fixed
 from msssl.data.pixels import cache
-from msssl.data.pixels.decode import decode, image_size, is_readable, usable_cores
-from msssl.data.pixels.images import Decoded, UnreadableImageError, strings_of
+from msssl.data.pixels.beton import BetonFile
+from msssl.data.pixels.decode import Decoded, check, decode, image_size, usable_cores
+from msssl.data.pixels.item import UnreadableImageError, is_readable, why_not_fixed
+from msssl.data.pixels.labels import fingerprint, strings_of
+from msssl.distributed import gather_objects
 from msssl.errors import UserError
+from msssl.run.files import atomic_write
+from msssl.wording import counted
 
 StorageKind = Literal["auto", "memory", "cached", "stream"]
 MEMORY_LIMIT = 8 << 30  # of `auto`, in bytes: what is decoded anew at each start
@@ -41,7 +45,7 @@ class Storage:
 
     Attributes:
         folder: of the run, where this process writes there.
-        told: what was chosen and why, by data set.
+        chosen: what was chosen and why, by data set.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Storage:
         self.device = trainer.strategy.root_device if trainer else torch.device("cpu")
         self.n_devices = trainer.num_devices if trainer else 1
         self.folder = Path(trainer.default_root_dir) if trainer and trainer.is_global_zero else None
-        self.told: dict[str, str] = {}
+        self.chosen: dict[str, str] = {}
         self._trainer = trainer
         self._taken = 0
         self._opened: dict[int, tuple[Dataset[Any], Dataset[Any]]] = {}
@@ -67,14 +71,14 @@ class Storage:
 
     def _open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
         if isinstance(dataset, BetonFile):
-            self._tell(name, f"FFCV, {dataset.path}")
+            self._log_choice(name, f"FFCV, {dataset.path}")
             return dataset
         size = image_size(dataset, name, self.skip)
         n_bytes = len(dataset) * 3 * size[0] * size[1]  # type: ignore[arg-type]
 
         @functools.cache  # it may read all of a set that fits into memory
         def folder() -> Path | None:
-            content = cache.fingerprint(dataset)
+            content = fingerprint(dataset)
             return cache.path_in(self.cache_dir, content, size) if content else None
 
         changing = why_not_fixed(dataset, name)
@@ -86,22 +90,19 @@ class Storage:
                 f"storage: {self.kind} would keep the first pixels of each image for the whole run, but {changing}: "
                 "take storage: stream, or transforms that are not random"
             )
-        self._tell(name, f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}")
+        self._log_choice(name, f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}")
         if kind == "stream":
             return dataset
-        if kind == "cached":
-            opened: Decoded = self._cached(dataset, name, size, folder())
-        else:
-            opened = self._in_memory(dataset, name, size)
-            self._taken += n_bytes
-        opened.paths = strings_of(dataset, "paths")
+        opened = (
+            self._cached(dataset, name, size, folder()) if kind == "cached" else self._in_memory(dataset, name, size)
+        )
         if opened.unreadable and not self.skip:
             raise UnreadableImageError(next(iter(opened.unreadable.values())))
         return opened
 
-    def _tell(self, name: str, told: str) -> None:
-        self.told[name] = told
-        log.info("storage of %s: %s", name, told)
+    def _log_choice(self, name: str, choice: str) -> None:
+        self.chosen[name] = choice
+        log.info("storage of %s: %s", name, choice)
 
     def choose(self, n_bytes: int, find_folder: Callable[[], Path | None]) -> tuple[StorageKind, str]:
         """The kind, and why.
@@ -137,7 +138,14 @@ class Storage:
             )
         chunks = decode(dataset, name, size, usable_cores() if self.parallel else 0, self.skip)
         n_images = len(dataset)  # type: ignore[arg-type]
-        return cache.load_or_build(folder, n_images, size, chunks, lambda index: not is_readable(dataset, index, name))
+        return cache.load_or_build(
+            folder,
+            n_images,
+            size,
+            chunks,
+            still_unreadable=lambda index: not is_readable(dataset, index, name),
+            paths=strings_of(dataset, "paths"),
+        )
 
     def _in_memory(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Decoded:
         images = torch.empty(len(dataset), 3, *size, dtype=torch.uint8)  # type: ignore[arg-type]
@@ -150,7 +158,8 @@ class Storage:
             images[start:end], targets[start:end] = chunk.images, chunk.targets
             unreadable.update(chunk.unreadable)
             start = end
-        decoded = Decoded(images, targets, unreadable)
+        self._taken += images.nbytes
+        decoded = Decoded(images, targets, unreadable, strings_of(dataset, "paths"))
         if (memory := _free_and_total(self.device)) is not None:
             self._move_to_device(decoded, name, *memory)
         return decoded
@@ -165,6 +174,34 @@ class Storage:
         log.info("storage of %s: on %s", name, self.device)
         decoded.images, decoded.targets = decoded.images.to(self.device), decoded.targets.to(self.device)
         _ON_DEVICE.add(decoded)
+
+
+def find_skipped(
+    datasets: dict[str, Dataset[Any]], storage: Storage, *, rank: int, world_size: int, num_workers: int
+) -> dict[str, dict[int, str]]:
+    """Why images cannot be read, by data set and position; logs how many, and lists them in the run's folder.
+
+    Where images are streamed, this reads all of them once; the ranks share the work.
+    """
+    skipped = {}
+    for name, dataset in datasets.items():
+        opened = storage.open(dataset, name)
+        if isinstance(opened, Decoded | BetonFile):
+            reasons = opened.unreadable
+        else:
+            reasons = check(dataset, name, range(rank, len(dataset), world_size), num_workers)  # type: ignore[arg-type]
+        shares = gather_objects(reasons)  # of all ranks: what one cannot read, none shows
+        skipped[name] = dict(sorted((index, reason) for share in shares for index, reason in share.items()))
+        if skipped[name] and rank == 0:
+            what = counted(len(skipped[name]), f"image of {name} is", f"images of {name} are")
+            log.warning("%s skipped, such as: %s", what, next(iter(skipped[name].values())))
+    if storage.folder is not None and any(skipped.values()):
+        path = storage.folder / "skipped.csv"
+        rows = [(name, index, reason) for name, reasons in skipped.items() for index, reason in reasons.items()]
+        with atomic_write(path) as growing, growing.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("data set", "index", "reason"), *rows])
+        log.warning("skipped images: listed in %s", path)
+    return skipped
 
 
 def _free_and_total(device: torch.device) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """A user's own images, in folders or listed in a file."""
 
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
 from msssl.data.sets.folders import list_folders
-from msssl.data.sets.listing import ImageFiles, class_names, log_classes
+from msssl.data.sets.image_files import ImageFiles, class_names, default_size, log_classes
 from msssl.data.sets.manifest import Row, composed, read_manifest
 from msssl.errors import UserError
 
@@ -50,8 +51,6 @@ class ImageFolder(MultiViewDataModule):
         self.labelled = labels not in ("none", None)
         self.group_level = group_level
         self._check_listing_arguments(labels)
-        self._listed: dict[str, list[Row]] = {}
-        self._class_names: list[str] = []
 
     def _check_listing_arguments(self, labels: str | None) -> None:
         if labels not in ("auto", "none", None):
@@ -66,16 +65,27 @@ class ImageFolder(MultiViewDataModule):
             raise UserError("group_level is for folders: a manifest has groups in its column group")
 
     @override
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        self.image_size = self.hparams["image_size"] = self._side  # so that a later run or probe takes the same
+
+    @override
     def dataset(self, split: Split) -> Dataset[Any] | None:
-        if not self._listed:
-            self._listed = self._list()
-            self._class_names = class_names(self._listed, self.classes, self.manifest or str(self.data_dir))
-            log_classes(self._class_names, self._listed["train"], "column label" if self.manifest else "folder")
-        if split not in self._listed:
-            return None
-        files = ImageFiles(self._listed[split], self._class_names, self.image_size or self._size_of_run(), self.window)
-        self.image_size = self.hparams["image_size"] = files.image_size  # of all splits, and of a later probe
-        return files
+        listed, names = self._listed
+        return ImageFiles(listed[split], names, self._side, self.window) if split in listed else None
+
+    @functools.cached_property
+    def _listed(self) -> tuple[dict[str, list[Row]], list[str]]:
+        """The images of each split, and the names of the classes."""
+        listed = self._list()
+        names = class_names(listed, self.classes, self.manifest or str(self.data_dir))
+        log_classes(names, listed["train"], "column label" if self.manifest else "folder")
+        return listed, names
+
+    @functools.cached_property
+    def _side(self) -> int:
+        """Side of all images: as asked for, as in the run that they are prepared for, or by the training images."""
+        return self.image_size or self._size_of_run() or default_size([row.path for row in self._listed[0]["train"]])
 
     def _size_of_run(self) -> int | None:
         """Side of the images of the run that these are prepared for, which are read as they were."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from msssl.backbones import evaluating
 from msssl.data import MultiViewDataModule
-from msssl.data.pixels.cache import fingerprint
+from msssl.data.pixels.labels import fingerprint
 from msssl.errors import UserError
 from msssl.progress import with_bar
 from msssl.run.files import read_file, write_file

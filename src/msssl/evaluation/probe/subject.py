@@ -15,8 +15,7 @@ from torch import Tensor
 
 import msssl
 from msssl.data import MultiViewDataModule
-from msssl.data.pixels.cache import fingerprint
-from msssl.data.pixels.images import class_names_of, strings_of
+from msssl.data.pixels.labels import class_names_of, fingerprint, strings_of
 from msssl.errors import UserError
 from msssl.evaluation.probe.cross_validation import Folds, make_folds
 from msssl.evaluation.probe.features import content_of

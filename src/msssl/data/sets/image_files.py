@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from msssl.data.pixels.deep import Window
 from msssl.data.pixels.files import open_square, short_side, shown
-from msssl.data.pixels.images import UnreadableImageError, stop_for_the_machine
+from msssl.data.pixels.item import UnreadableImageError, stop_for_the_machine
 from msssl.data.sets.manifest import Row
 from msssl.errors import UserError
 
@@ -27,7 +27,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
     Args:
         rows: the files.
         classes: names of the classes, in the order of their labels.
-        image_size: side in pixels; by default the median short side of 100 of the files, at most 64.
+        image_size: side in pixels.
         window: values that become black and white in images of more than 8 bits.
 
     Attributes:
@@ -35,14 +35,16 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         groups: what each image must not be separated from, where the rows say so.
     """
 
-    def __init__(self, rows: list[Row], classes: list[str], image_size: int | None, window: Window | None) -> None:
+    has_squares = True
+
+    def __init__(self, rows: list[Row], classes: list[str], image_size: int, window: Window | None) -> None:
         self.classes = classes
         numbers = {name: label for label, name in enumerate(classes)}
         self.paths = [row.path for row in rows]
         self.targets = [numbers.get(row.label, -1) for row in rows]
         self.groups = [row.group or row.path for row in rows] if any(row.group for row in rows) else None
         self.window = window
-        self.image_size = image_size or self._default_size()
+        self.image_size = image_size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -63,22 +65,24 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         for path, label in zip(self.paths, self.targets, strict=True):
             try:
                 stat = os.stat(path)  # noqa: PTH116  # half the time of pathlib's
-                told = f"{stat.st_size} {stat.st_mtime_ns}"
+                version = f"{stat.st_size} {stat.st_mtime_ns}"
             except OSError:  # a link that leads nowhere
-                told = ""
-            content.update(f"{path[root:]} {told} {label}\n".encode(errors="surrogateescape"))
+                version = ""
+            content.update(f"{path[root:]} {version} {label}\n".encode(errors="surrogateescape"))
         return content.hexdigest()
 
-    def _default_size(self) -> int:
-        sides = []
-        for path in self.paths[:: -(-len(self) // N_MEASURED)]:
-            try:
-                sides.append(short_side(path))
-            except Exception as error:  # reported where the image is read
-                log.debug("%s: %s", path, error)
-        size = min(int(statistics.median(sides or [MAX_DEFAULT_SIZE])), MAX_DEFAULT_SIZE)
-        log.info("image_size: %d px; short sides are %s px", size, f"{min(sides)} to {max(sides)}" if sides else "?")
-        return size
+
+def default_size(paths: list[str]) -> int:
+    """Side in pixels that suits these files: the median short side of 100 of them, at most 64."""
+    sides = []
+    for path in paths[:: -(-len(paths) // N_MEASURED)]:
+        try:
+            sides.append(short_side(path))
+        except Exception as error:  # reported where the image is read
+            log.debug("%s: %s", path, error)
+    size = min(int(statistics.median(sides or [MAX_DEFAULT_SIZE])), MAX_DEFAULT_SIZE)
+    log.info("image_size: %d px; short sides are %s px", size, f"{min(sides)} to {max(sides)}" if sides else "?")
+    return size
 
 
 def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: str) -> list[str]:

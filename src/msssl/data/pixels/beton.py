@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from msssl.batch import Batch
 from msssl.data.pixels.images import BatchRows
 from msssl.errors import MissingPackageError, UserError
 
@@ -64,6 +65,8 @@ class BetonFile(Dataset[Any]):
         ImportError: FFCV is missing.
         ValueError: the file is cut short, or holds something else.
     """
+
+    has_squares = True
 
     def __init__(self, path: Path, quasi_random: bool = False) -> None:
         self.path = path
@@ -143,7 +146,7 @@ class BetonBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         if not len(self.batches):
             return
         size = max(map(len, self.batches))
@@ -162,8 +165,9 @@ class BetonBatches:
                 n = len(batch)
                 # Both copy: FFCV writes the next batches into the same memory.
                 image, label = image[:n].permute(0, 3, 1, 2).contiguous(), label[:n, 0].long().clone()
-                found = {"image": image, "label": label, "index": self.indices[batch]}
-                yield {name: value.pin_memory() for name, value in found.items()} if pinned else found
+                values = (image, label, self.indices[batch])
+                image, label, index = (value.pin_memory() for value in values) if pinned else values
+                yield {"image": image, "label": label, "index": index}
         finally:
             batches.close()
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msssl.data.datamodule import MultiViewDataModule
-from msssl.data.ffcv.beton_file import FIELDS, import_ffcv
-from msssl.data.fixed import why_not_fixed
+from msssl.data.pixels.beton import FIELDS, import_ffcv
 from msssl.data.pixels.decode import image_size, usable_cores
-from msssl.data.pixels.images import UnreadableImageError, labels_of, read, strings_of
+from msssl.data.pixels.item import UnreadableImageError, read, why_not_fixed
+from msssl.data.pixels.labels import labels_of, strings_of
 from msssl.errors import UserError
 from msssl.run.files import writing
 from msssl.wording import counted

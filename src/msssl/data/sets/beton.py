@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
-from msssl.data.ffcv.beton_file import BetonFile
+from msssl.data.pixels.beton import BetonFile
 from msssl.errors import UserError
 
 
