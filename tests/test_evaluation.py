@@ -188,11 +188,11 @@ def test_the_number_of_neighbours_is_the_one_that_voted(features):
     """Of each bank: train alone for val, train and val for test; and of every draw of few labels."""
     result, _ = evaluate(features, CLASSES)
     assert (result["val_knn_k"], result["test_knn_k"]) == (200, 200)
-    assert "kNN: k = 200, T = 0.1" in Protocol("standard", None).told(features)["protocol"]
+    assert "kNN: k = 200, T = 0.1" in Protocol("standard", None).described(features)["protocol"]
     small = {**features, "probe": split(60, 1, unlabelled=10), "val": split(40, 2, unlabelled=6)}
     result, _ = evaluate(small, CLASSES)
     assert (result["val_knn_k"], result["test_knn_k"]) == (25, 42)
-    assert "kNN: k = 25 on val, 42 on test (at most half of" in Protocol("standard", None).told(small)["protocol"]
+    assert "kNN: k = 25 on val, 42 on test (at most half of" in Protocol("standard", None).described(small)["protocol"]
     x, y = (torch.cat(parts) for parts in zip(small["probe"], small["val"], strict=True))
     bank, bank_labels = x[y >= 0], y[y >= 0]
     scores = knn(small["test"][0], bank, bank_labels, num_classes=CLASSES, k=42)

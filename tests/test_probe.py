@@ -887,14 +887,14 @@ def test_without_a_test_split_val_is_reported(run, monkeypatch):
 def test_the_protocol_tells_what_chose_and_what_is_reported(of, splits, n_val, chosen_on, reported_on):
     val = torch.cat([torch.zeros(n_val, dtype=torch.long), torch.full((9,), -1)])  # and 9 without a label
     features = {name: (torch.zeros(1, 1), val if name == "val" else torch.zeros(30).long()) for name in splits}
-    told = protocol.Protocol(of, None).told(features)
-    assert (told["chosen_on"], told["reported_on"]) == (chosen_on, reported_on)
-    assert ("chosen on val" in told["protocol"]) == (chosen_on == "val")
-    assert ("test read once" in told["protocol"]) == (reported_on == "test")
-    assert ("train + val" in told["protocol"]) == (splits == SPLITS)
+    described = protocol.Protocol(of, None).described(features)
+    assert (described["chosen_on"], described["reported_on"]) == (chosen_on, reported_on)
+    assert ("chosen on val" in described["protocol"]) == (chosen_on == "val")
+    assert ("test read once" in described["protocol"]) == (reported_on == "test")
+    assert ("train + val" in described["protocol"]) == (splits == SPLITS)
     if chosen_on is None:
-        assert "val chose" not in told["protocol"]
-        assert "chosen likewise" not in told["protocol"]
+        assert "val chose" not in described["protocol"]
+        assert "chosen likewise" not in described["protocol"]
 
 
 def test_where_val_is_too_small_cross_validation_chooses(run, caplog):

@@ -1,4 +1,4 @@
-"""Before and after a run: what it will see, what its features are worth, and in which form they leave."""
+"""What surrounds a run: `inspect` its data, `probe` its features, `compare` runs, `export` the backbone."""
 
 from msssl.data.inspect import inspect as inspect
 from msssl.evaluation.compare.side_by_side import compare as compare

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, built again: the module, the data module, the views, and how images are prepared."""
+"""Builds again what a checkpoint describes: the module, the data module, the views, and how images are prepared."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def epochs_of(checkpoint: dict[str, Any]) -> int:
-    """Epochs that a checkpoint has behind it; the one that it was written at the end of counts."""
+    """Number of epochs that were complete when a checkpoint was written, including one that was just ending."""
     loop = checkpoint["loops"]["fit_loop"]
     progress, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
     under_way = progress["ready"] > progress["completed"]
@@ -24,11 +24,11 @@ def epochs_of(checkpoint: dict[str, Any]) -> int:
 
 
 def preprocess_of(path: Path, checkpoint: dict[str, Any]) -> Preprocess:
-    """What evaluation does to an image, as the content of a checkpoint says.
+    """How images are prepared for evaluation, from the content of a checkpoint.
 
     Raises:
-        ValueError: naming the file, where it does not say so: its run used a data module of another library, or it is
-            of version 0.1 and its data module cannot be built again.
+        ValueError: the checkpoint does not say so, because its run used a data module of another library, or because
+            version 0.1 wrote it and its data module cannot be built again. The message names the file.
     """
     if "preprocess" in checkpoint:
         return Preprocess.from_dict(checkpoint["preprocess"])
@@ -41,10 +41,12 @@ def preprocess_of(path: Path, checkpoint: dict[str, Any]) -> Preprocess:
 
 
 def data_of(path: Path, checkpoint: dict[str, Any], without: Sequence[str] = ("views",)) -> MultiViewDataModule:
-    """The data module that a checkpoint was written with; not set up, and of the views the default ones.
+    """The data module of a checkpoint's run, not set up.
+
+    Arguments named in `without` keep their defaults.
 
     Raises:
-        ValueError: naming the file, where its images cannot be known from it.
+        ValueError: the checkpoint does not say where its images are; the message names the file.
     """
     names = ["a data module of another library"]
     saved = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
@@ -66,26 +68,27 @@ def data_of(path: Path, checkpoint: dict[str, Any], without: Sequence[str] = ("v
 
 
 def paths_where_it_began(checkpoint: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The relative paths among a data module's arguments, made absolute if they exist where the run began.
+    """The relative paths among a data module's arguments, as absolute paths below the run's working directory.
 
-    Paths are left as they are where the command runs in the same directory, or where nothing is there any more.
+    Only those that exist there are returned, and none where the command runs in that same directory.
     """
     began_in = checkpoint.get("working_dir")
     if began_in is None or Path(began_in) == Path.cwd():
         return {}
-    given = {name: arguments[name] for name in PATHS if isinstance(arguments.get(name), str)}
-    found = {name: str(Path(began_in, path)) for name, path in given.items() if not Path(path).is_absolute()}
-    found = {name: path for name, path in found.items() if Path(path).exists()}
-    for name, path in found.items():
-        log.info("%s: %s, as the run began in %s", name, path, began_in)
-    return found
+    existing = {}
+    for name in PATHS:
+        path = arguments.get(name)
+        if isinstance(path, str) and not Path(path).is_absolute() and Path(began_in, path).exists():
+            existing[name] = str(Path(began_in, path))
+            log.info("%s: %s, as the run began in %s", name, existing[name], began_in)
+    return existing
 
 
 def views_of(path: Path, checkpoint: dict[str, Any], preprocess: Preprocess) -> MultiView:
-    """The random views that a checkpoint was trained on.
+    """The random views that the run of a checkpoint trained on.
 
     Raises:
-        ValueError: naming the file, where they cannot be built again.
+        ValueError: they cannot be built again; the message names the file.
     """
     key = MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY
     saved = checkpoint.get(key, {})
@@ -105,10 +108,10 @@ def views_of(path: Path, checkpoint: dict[str, Any], preprocess: Preprocess) -> 
 
 
 def build_module(path: Path, checkpoint: dict[str, Any]) -> MultiViewModule:
-    """The module that a checkpoint names, without its weights; how it learned does not matter.
+    """The module of a checkpoint without its weights, optimizer and schedule.
 
     Raises:
-        ValueError: naming the file, and what its module was built with that no checkpoint can hold.
+        ValueError: a checkpoint cannot hold the objects that the module was built with; the message names them.
     """
     try:
         return MultiViewModule.from_hyperparameters(checkpoint, without=("optimizer", "lr_scheduler"))
@@ -123,7 +126,11 @@ def build_module(path: Path, checkpoint: dict[str, Any]) -> MultiViewModule:
 
 
 def module_of(path: Path, checkpoint: dict[str, Any], model: MultiViewModule | None = None) -> MultiViewModule:
-    """The module of a checkpoint, or one that was built again for it, with its weights; ValueError naming the file."""
+    """The module of a checkpoint with its weights; they are loaded into `model` if it is given.
+
+    Raises:
+        ValueError: the weights do not fit, or the module cannot be built; the message names the file.
+    """
     module = model or build_module(path, checkpoint)
     try:
         load_state(module, checkpoint)
@@ -133,14 +140,8 @@ def module_of(path: Path, checkpoint: dict[str, Any], model: MultiViewModule | N
 
 
 def data_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What the data module of the run keeps in a checkpoint, under the name of its class; empty if it kept nothing."""
-    given = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
-    parts = given.get("_class_path", "").split(".")
+    """The state of the run's data module in a checkpoint, under the name of its class; empty if it has none."""
+    saved = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    parts = saved.get("_class_path", "").split(".")
     names = (".".join(parts[start:]) for start in range(len(parts)))  # its module and its name, of unknown lengths
     return next((checkpoint[name] for name in names if name in checkpoint), {})
-
-
-def n_pretrained_on(state: dict[str, Any]) -> int | None:
-    """How many images a run was pretrained on."""
-    seen = state.get("pretrained_on")
-    return None if seen is None else len(seen)

@@ -1,4 +1,4 @@
-"""Tables: the report of a probe on the terminal, and any in markdown."""
+"""Tables and lines of text: the report of a probe on the terminal, any table in markdown, numbers as their cells."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,49 +9,45 @@ from rich.console import Console
 from rich.table import Table
 
 INTERVAL, NEIGHBOURS = "  95 % interval", "  neighbours k"
-MEASURES = {
+MEASURES = {  # each with its interval and its number of neighbours, where a report has them
     "dim": "dim",
     "weight_decay": "weight decay",
     "cv_top1": "cross-validated top-1",
-    "cv_interval": INTERVAL,
     "val_top1": "val top-1",
-    "val_interval": INTERVAL,
     "test_top1": "test top-1",
-    "test_interval": INTERVAL,
     "test_top5": "test top-5",
     "test_balanced": "test balanced",
     "test_auroc": "test AUROC",
     "val_mlp": "val MLP",
-    "val_mlp_interval": INTERVAL,
     "test_mlp": "test MLP",
-    "test_mlp_interval": INTERVAL,
     "val_knn": "val kNN",
-    "val_knn_interval": INTERVAL,
-    "val_knn_k": NEIGHBOURS,
     "test_knn": "test kNN",
-    "test_knn_interval": INTERVAL,
-    "test_knn_k": NEIGHBOURS,
     "alpha": "alpha",
     "rankme": "RankMe of z",
 }
 
 
 def print_report(report: dict[str, Any], path: Path) -> None:
-    """Print a column for each of the features, and where the report is."""
+    """Print the report of a probe as a table with a column for each encoder, and say where it was written."""
     rows = report["rows"]
     table = Table("", *(row["features"] for row in rows), caption=report["protocol"])
     for key, name in MEASURES.items():
-        if any(row.get(key) is not None for row in rows):
-            table.add_row(name, *(_cell(key, row.get(key)) for row in rows))
+        for part, title in ((key, name), (f"{key.removesuffix('_top1')}_interval", INTERVAL), (f"{key}_k", NEIGHBOURS)):
+            if any(row.get(part) is not None for row in rows):
+                table.add_row(title, *(_cell(part, row.get(part)) for row in rows))
     for count in dict.fromkeys(count for row in rows for count in row.get("few_labels", {})):
         for head in ("linear", "knn"):
-            found = [row.get("few_labels", {}).get(count, {}).get(head, {}) for row in rows]
-            k = next((f" (k = {each['k']})" for each in found if "k" in each), "")
-            table.add_row(f"{count} a class, {head}{k}", *(_cell("mean", each.get("mean")) for each in found))
-            table.add_row(INTERVAL, *(_cell("interval", each.get("interval")) for each in found))
+            accuracies = [row.get("few_labels", {}).get(count, {}).get(head, {}) for row in rows]
+            k = next((f" (k = {accuracy['k']})" for accuracy in accuracies if "k" in accuracy), "")
+            for part, title in (("mean", f"{count} a class, {head}{k}"), ("interval", INTERVAL)):
+                table.add_row(title, *(_cell(part, accuracy.get(part)) for accuracy in accuracies))
     Console(markup=False).print(table)
-    written = f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('.head.pt').name}"
-    Console(soft_wrap=True, markup=False, highlight=False).print(written)
+    print_line(f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('.head.pt').name}")
+
+
+def print_line(text: str) -> None:
+    """Print a text as it is, on one line however wide the terminal is."""
+    Console(soft_wrap=True, markup=False, highlight=False).print(text)
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -79,7 +75,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """A number of a table; `sign` "+" writes that of a positive one too.
+    """A number as the cell of a table; with `sign` "+", positive numbers have a sign too.
 
     >>> number(0.12345), number(12.345), number(0.25, "+"), number(None), number(float("nan"))
     ('0.123', '12.35', '+0.250', '-', '-')

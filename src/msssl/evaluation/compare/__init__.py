@@ -1,1 +1,1 @@
-"""Runs side by side, over seeds and with intervals."""
+"""`msssl report`: compares runs by their probe reports, over seeds and with intervals."""

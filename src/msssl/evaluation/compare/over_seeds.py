@@ -1,4 +1,4 @@
-"""A measure over seeds, and the difference of two arms, paired by seed: as numbers, as text and in a picture."""
+"""Means and intervals of a measure over seeds, and differences paired by seed: as numbers, as text and as points."""
 
 import math
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ class OverSeeds:
     """One measure of runs that differ in their seeds only.
 
     Attributes:
-        values: of each seed, in the order of the seeds; None where the run has none.
-        mean: None unless every run has a value.
-        low: lower end of the 95 % interval, NaN where there is none.
-        high: upper end.
-        over: `seeds`, `images` (of the test set, for a single measurement), or empty: what the interval is over.
+        values: one value for each seed, in the order of the seeds; None where a run has no value.
+        mean: the mean of the values; None unless every run has one.
+        low: lower end of the 95 % interval; NaN where there is no interval.
+        high: upper end of the interval.
+        over: what the interval is over: `seeds`; or `images` of the test set, for a single run; empty without one.
     """
 
     values: list[float | None]
@@ -35,7 +35,7 @@ class OverSeeds:
     over: str = ""
 
     def spread(self, sign: str = "") -> str:
-        """What the mean alone does not say, as text: the interval, or below 4 seeds the value of each."""
+        """The interval as text, or the value of each seed where there are fewer than 4."""
         if self.over:
             images = " (images)" if self.over == "images" else ""
             return f"{number(self.low, sign)} to {number(self.high, sign)}{images}"
@@ -47,12 +47,12 @@ def over_seeds(
     bounds: tuple[float, float] = (-math.inf, math.inf),
     over_images: tuple[float, float] | None = None,
 ) -> OverSeeds:
-    """A measure over seeds, with the interval that belongs to it.
+    """Mean and interval of a measure over seeds.
 
     Args:
-        values: of each seed, None where a run has none.
+        values: one value for each seed; None where a run has no value.
         bounds: the smallest and largest value that the measure can have.
-        over_images: the interval over test images, which is taken where there is one value.
+        over_images: the interval over test images, used where there is a single value.
 
     >>> over_seeds([0.5, 0.75]).spread()
     '0.500, 0.750'
@@ -73,13 +73,13 @@ def over_seeds(
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm minus another.
+    """The difference between two settings of a comparison, paired by seed.
 
     Attributes:
-        arm: what is compared.
-        reference: what is subtracted.
-        seeds: that both have.
-        over_seeds: of the differences, one for each of these seeds.
+        arm: name of the setting that is compared.
+        reference: name of the setting that is subtracted.
+        seeds: the seeds that both have.
+        over_seeds: the differences, one for each of these seeds.
     """
 
     arm: str
@@ -90,10 +90,9 @@ class Difference:
     HEADINGS = ("difference of", "minus", "seeds", "mean", SPREAD)
 
     def cells(self) -> list[str]:
-        """As text, by `HEADINGS`."""
-        found = self.over_seeds
-        seeds = " ".join(map(str, self.seeds))
-        return [self.arm, self.reference, seeds, number(found.mean, "+"), found.spread("+")]
+        """The row of a table with these `HEADINGS`."""
+        seeds, mean = " ".join(map(str, self.seeds)), number(self.over_seeds.mean, "+")
+        return [self.arm, self.reference, seeds, mean, self.over_seeds.spread("+")]
 
 
 def paired_difference(
@@ -103,23 +102,23 @@ def paired_difference(
     of_reference: Mapping[int, float | None],
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Difference | None:
-    """The difference of two arms, paired by the seeds that both have; None if there is no such seed.
+    """The difference of two settings, paired by the seeds that both have; None if they share no seed.
 
     Args:
-        arm: name of what is compared.
-        values: its measure by seed; None where a run has none.
-        reference: name of what is subtracted.
+        arm: name of the setting that is compared.
+        values: its measure by seed; None where a run has no value.
+        reference: name of the setting that is subtracted.
         of_reference: its measure by seed.
         bounds: the smallest and largest value that the measure can have.
 
     >>> paired_difference("b", {0: 0.5, 1: 0.75}, "a", {1: 0.5, 2: 0.25}).cells()
     ['b', 'a', '1', '+0.250', '-']
     """
-    differences = {}
-    for seed, value in values.items():
-        other = of_reference.get(seed)
-        if value is not None and other is not None:
-            differences[seed] = value - other
+    differences = {
+        seed: value - subtracted
+        for seed, value in values.items()
+        if value is not None and (subtracted := of_reference.get(seed)) is not None
+    }
     if not differences:
         return None
     width = bounds[1] - bounds[0]
@@ -127,7 +126,7 @@ def paired_difference(
 
 
 def draw(axes: Any, at: float, measure: OverSeeds, color: str, label: str | None = None) -> None:
-    """Draw a measure at a place along x: the point of each seed, or from 4 seeds on the mean with its interval."""
+    """Draw a measure at position `at` of the x axis: a point for each seed; with 4 seeds or more, mean and interval."""
     if measure.over == "seeds" and measure.mean is not None:
         ends = [[measure.mean - measure.low], [measure.high - measure.mean]]
         axes.errorbar([at], [measure.mean], ends, fmt="o", capsize=3, color=color, label=label)

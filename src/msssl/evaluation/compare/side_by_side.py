@@ -1,4 +1,4 @@
-"""Runs side by side, those that can be compared."""
+"""`msssl report RUN ...`: compares runs by their probe reports, in tables, in files and in a picture."""
 
 import csv
 import io
@@ -13,51 +13,49 @@ from rich.table import Table
 
 from msssl.evaluation.compare.comparison import COSTS, PRETRAINED, TOP1, ComparedTable, Row, group, read_reports
 from msssl.evaluation.compare.over_seeds import HOW, SPREAD, Difference, OverSeeds, draw
-from msssl.evaluation.probe.unlabelled import HEADINGS as HEADINGS_OF_SPECTRA
-from msssl.evaluation.probe.unlabelled import TITLE, spectrum_of
-from msssl.evaluation.table import markdown, number
+from msssl.evaluation.compare.without_labels import HEADINGS as HEADINGS_WITHOUT_LABELS
+from msssl.evaluation.compare.without_labels import TITLE, row_without_labels
+from msssl.evaluation.table import markdown, number, print_line
 from msssl.run.files import atomic_write, write_text
 
 HEADINGS = ("run", "features", "seeds", TOP1, SPREAD)
 
 
 def compare(runs: list[str], out: str) -> None:
-    """Compare runs by their `probe.json`, those of one protocol and one set of images in one table.
+    """Compare runs by their `probe.json`. Runs whose probes used the same protocol and images share a table.
 
-    Runs that differ in their seeds only are one row. Below 4 seeds it shows the value of each, from 4 on the interval
-    of their mean; differences between rows are paired by seed. Writes `<out>.md`, `<out>.csv` and `<out>.png`, accuracy
-    against epochs, minutes and views.
+    Runs that differ only in their seed are one row. With fewer than 4 seeds the row shows the value of each seed, with
+    4 or more the 95 % interval of their mean; differences between rows are paired by seed. Writes `<out>.md`,
+    `<out>.csv` and `<out>.png`, which shows accuracy against epochs, minutes and views.
 
-    A run without labels, that has no probe, is a row of RankMe, alpha and spread in a table of its own.
+    Runs without labels have no probe. They are compared by RankMe, alpha and spread, in a table of their own.
 
     Args:
         runs: folders of runs, or reports of `msssl probe`.
-        out: of the files, without their ending.
+        out: path of the files to write, without their ending.
 
     Raises:
         FileNotFoundError: a run was not probed.
-        ValueError: a file that is no report of `msssl probe`.
+        ValueError: a file is not a report of `msssl probe`.
     """
-    spectra = {run: found for run in runs if (found := spectrum_of(run)) is not None}
-    tables = group(read_reports([run for run in runs if run not in spectra]))
-    pages = []
+    without_labels = {run: row for run in runs if (row := row_without_labels(run)) is not None}
+    tables = group(read_reports([run for run in runs if run not in without_labels]))
     for table in tables:
         _print(table)
-        pages.append(_page(table))
+    pages = list(map(_page, tables))
+    if without_labels:
+        rows = list(without_labels.values())
+        print_line(TITLE)
+        _print_table(HEADINGS_WITHOUT_LABELS, rows)
+        pages.append(f"## {TITLE}\n\n{markdown(HEADINGS_WITHOUT_LABELS, rows)}\n")
     target = Path(out)
-    if spectra:
-        lines = [spectrum.cells() for spectrum in spectra.values()]
-        _line(TITLE)
-        _print_table(HEADINGS_OF_SPECTRA, lines)
-        pages.append(f"## {TITLE}\n\n{markdown(HEADINGS_OF_SPECTRA, lines)}\n")
+    write_text(Path(f"{target}.md"), "\n".join(pages))
     if not tables:
-        write_text(target.with_name(f"{target.name}.md"), "\n".join(pages))
-        _line(f"written to {target}.md")
+        print_line(f"written to {target}.md")
         return
-    write_text(target.with_name(f"{target.name}.md"), "\n".join(pages))
-    write_text(target.with_name(f"{target.name}.csv"), _csv(tables))
-    _draw(tables, target.with_name(f"{target.name}.png"))
-    _line(f"written to {target}.md, {target}.csv and {target}.png")
+    write_text(Path(f"{target}.csv"), _csv(tables))
+    _draw(tables, Path(f"{target}.png"))
+    print_line(f"written to {target}.md, {target}.csv and {target}.png")
 
 
 def _headings(table: ComparedTable) -> list[str]:
@@ -68,12 +66,12 @@ def _cells(table: ComparedTable, row: Row) -> list[str]:
     top1 = row.measures[TOP1]
     cells = [row.name, row.features, " ".join(map(str, row.seeds)) or "-", number(top1.mean), top1.spread()]
     others = (row.measures.get(name) for name in table.measures if name != TOP1)
-    cells += ["-" if each is None else _mean_of_those_with(each) for each in others]
+    cells += ["-" if measure is None else _mean_of_present(measure) for measure in others]
     return [*cells, *(_cost(value) for value in row.costs.values())]
 
 
-def _mean_of_those_with(measure: OverSeeds) -> str:
-    """The mean over the runs that have a value, and how many these are."""
+def _mean_of_present(measure: OverSeeds) -> str:
+    """The mean over the runs that have a value; where some have none, also how many have one."""
     values = [value for value in measure.values if value is not None]
     if not values or len(values) == len(measure.values):
         return number(measure.mean)
@@ -84,8 +82,8 @@ def _cost(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _below(table: ComparedTable) -> list[str]:
-    """What stands below a table: which runs are in a row, what was not counted, and what the intervals are."""
+def _footnotes(table: ComparedTable) -> list[str]:
+    """Lines below a table: which runs are in a row, which were not counted, and what the intervals are."""
     several = [row for row in table.rows if len(row.folders) > 1]
     return [*(f"{row.name}: {', '.join(row.folders)}" for row in several), *table.notes, HOW]
 
@@ -94,21 +92,21 @@ def _page(table: ComparedTable) -> str:
     parts = [f"## {table.title}", markdown(_headings(table), (_cells(table, row) for row in table.rows))]
     if table.differences:
         parts.append("Differences of top-1, paired by seed:")
-        parts.append(markdown(Difference.HEADINGS, (each.cells() for each in table.differences)))
-    parts.append("\n".join(f"- {text}" for text in _below(table)))
+        parts.append(markdown(Difference.HEADINGS, (difference.cells() for difference in table.differences)))
+    parts.append("\n".join(f"- {text}" for text in _footnotes(table)))
     return "\n\n".join(parts) + "\n"
 
 
 def _print(table: ComparedTable) -> None:
-    _line(table.title)
+    print_line(table.title)
     lines = [[cell.removesuffix(" encoder") for cell in _cells(table, row)[:-1]] for row in table.rows]
     _print_table(_headings(table)[:-1], lines)  # all of it is wider than a terminal
     if table.differences:
-        _line("Differences of top-1, paired by seed:")
-        _print_table(Difference.HEADINGS, [each.cells() for each in table.differences])
-    for text in _below(table):
-        _line(text)
-    _line("")
+        print_line("Differences of top-1, paired by seed:")
+        _print_table(Difference.HEADINGS, [difference.cells() for difference in table.differences])
+    for text in _footnotes(table):
+        print_line(text)
+    print_line("")
 
 
 def _print_table(headings: Sequence[str], lines: list[list[str]]) -> None:
@@ -119,7 +117,7 @@ def _print_table(headings: Sequence[str], lines: list[list[str]]) -> None:
 
 
 def _csv(tables: list[ComparedTable]) -> str:
-    """A line for each row; for each measure beside top-1 its mean and, in a column of its own, its values."""
+    """A line for each row. Measures other than top-1 have two columns: the mean, and the values of the seeds."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     others = list(dict.fromkeys(name for table in tables for name in table.measures if name != TOP1))
@@ -160,7 +158,3 @@ def _draw(tables: list[ComparedTable], path: Path) -> None:
         line[1].set_title(table.title, fontsize=7, wrap=True)
     with atomic_write(path) as growing:
         figure.savefig(growing, format="png")
-
-
-def _line(text: str) -> None:
-    Console(soft_wrap=True, markup=False, highlight=False).print(text)

@@ -1,4 +1,4 @@
-"""A page that says what a backbone was trained on, and how good it is."""
+"""Writes the model card of an export: what the backbone was trained on, how to use it, and how accurate it is."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from msssl.data import MultiViewDataModule
 from msssl.evaluation.export.preparation import code, description, normalization
 from msssl.evaluation.rebuild import data_state, epochs_of
+from msssl.evaluation.table import number
 from msssl.run.files import sha256_of
 from msssl.views import Preprocess
 from msssl.wording import counted
@@ -23,22 +24,22 @@ ROWS = {
 def model_card(
     path: Path, checkpoint: dict[str, Any], preprocess: Preprocess, config: dict[str, Any], lines: list[str]
 ) -> str:
-    """Markdown.
+    """The text of the model card, in markdown.
 
     Args:
         path: of the checkpoint; the reports of `msssl probe` beside it are quoted.
-        checkpoint: its content.
-        preprocess: what evaluation does to an image; with the size of the images.
-        config: of the export.
-        lines: of code that load it.
+        checkpoint: content of the checkpoint.
+        preprocess: how images are prepared for evaluation, with their size.
+        config: content of the export's `config.json`.
+        lines: lines of code that load the exported file.
     """
-    seen = data_state(checkpoint).get("pretrained_on")
-    n_images = "" if seen is None else f", {len(seen):,} images"
+    indices = data_state(checkpoint).get("pretrained_on")
+    n_images = "" if indices is None else f", {len(indices):,} images"
     size = preprocess.image_size or ("?", "?")
     method = checkpoint["hyper_parameters"].get("_class_path", "a MultiViewModule")
     data = _name_of_data(checkpoint)
     steps = "\n".join(f"  - `{step}`" for step in preprocess.recipe)
-    to_do = "\n".join(f"- {line}" for line in description(preprocess))
+    preparation = "\n".join(f"- {line}" for line in description(preprocess))
     height, width = config["image_size"]
     load, prepare = "\n".join(lines), "\n".join(code(preprocess, as_tensor=config["format"] != "onnx"))
     output = f"logits of {', '.join(config['classes'])}" if config["classes"] else f"{config['feature_dim']} features"
@@ -59,7 +60,7 @@ def model_card(
 
 ## Prepare an image
 
-{to_do}
+{preparation}
 
 ```python
 {prepare}
@@ -72,8 +73,8 @@ def model_card(
 
 
 def _name_of_data(checkpoint: dict[str, Any]) -> str:
-    given = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
-    name: str = given.get("_class_path", "").rpartition(".")[2]
+    arguments = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    name: str = arguments.get("_class_path", "").rpartition(".")[2]
     return "data sets given in Python" if name in ("", "FromDatasets") else name
 
 
@@ -87,8 +88,8 @@ def _accuracy(path: Path) -> str:
         if not isinstance(report, dict) or report.get("sha256") != sha256:
             continue
         lines = [f"| features | {' | '.join(ROWS.values())} |", "|---" * (len(ROWS) + 1) + "|"]
-        for row in report["rows"]:
-            cells = [f"{row[key]:.3f}" if isinstance(row.get(key), float) else "-" for key in ROWS]
-            lines.append(f"| {row['features']} | {' | '.join(cells)} |")
+        lines += [
+            f"| {' | '.join([row['features'], *(number(row.get(key)) for key in ROWS)])} |" for row in report["rows"]
+        ]
         parts.append(f"On {report['data_class']}: {report['protocol']}.\n\n" + "\n".join(lines))
     return "\n\n".join(parts) or "Not measured: `msssl probe` was not run on this checkpoint."

@@ -1,4 +1,4 @@
-"""`msssl export`: a pretrained backbone for software that has never heard of this package."""
+"""`msssl export`: writes a pretrained backbone so that software without msssl can load it."""
 
 import copy
 import json
@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from rich.console import Console
 
 from msssl.errors import UserError
 from msssl.evaluation.export.card import model_card
 from msssl.evaluation.export.formats import FormatName, Network, load, usage, write
 from msssl.evaluation.export.preparation import settings
 from msssl.evaluation.rebuild import module_of, preprocess_of
+from msssl.evaluation.table import print_line
 from msssl.methods import MultiViewModule
 from msssl.run.files import atomic_write, read, writing
 from msssl.run.find import find
@@ -32,24 +32,24 @@ def export(
 ) -> None:
     """Write a checkpoint's backbone so that torchvision, timm, onnxruntime or safetensors loads it.
 
-    The checkpoint is all that is needed: neither the folder of its run nor its images. The file is loaded again, by the
-    lines that are printed, and its outputs compared. With it come a model card, `README.md`, and `config.json`: all
-    that is done to an image before the backbone sees it, and the names of classes.
+    It needs the checkpoint only, neither the folder of the run nor its images. It prints the lines of code that load
+    the file, runs them, and compares the outputs with those of the checkpoint. It also writes a model card, `README.md`,
+    and `config.json`, which says how an image is prepared for the backbone, and the names of the classes.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
-        format: torchvision and timm hold networks that they have, onnx and safetensors any.
-        head: linear head to put behind it, `probe.head.pt` as `msssl probe` writes it.
+        format: torchvision and timm take only architectures that they have, onnx and safetensors take any.
+        head: file of a linear head to put behind the backbone, `probe.head.pt` as `msssl probe` writes it.
         out: folder to write; by default `export-<format>` beside the checkpoint.
-        model: the module, built again as for the run, where the checkpoint cannot name all that it was built with.
+        model: the module, built again as for the run, where the checkpoint does not hold all that this needs.
 
     Raises:
         FileNotFoundError: no such checkpoint or head.
         ImportError: the exporter is not installed.
-        ValueError: the format cannot hold the architecture, the head is not for these features, or the weights are not
-            for this model.
-        FileExistsError: the folder holds something else.
-        RuntimeError: what was written does not give the same outputs.
+        ValueError: the format does not support the architecture, the head was fitted on other features, or the weights
+            do not fit the model.
+        FileExistsError: the folder holds something else than an earlier export.
+        RuntimeError: the written file gives other outputs than the checkpoint.
     """
     path = find(ckpt_path)
     checkpoint = read(path)
@@ -78,31 +78,31 @@ def export(
         }
         Path(building, "config.json").write_text(json.dumps(config, indent=2) + "\n")
         Path(building, "README.md").write_text(model_card(path, checkpoint, preprocess, config, shown))
-        _put(Path(building), folder)
-    written = ["", f"written to {folder / file.name}, outputs compared; in that folder, load it by", "", *shown]
-    for line in written:
-        Console(soft_wrap=True, markup=False, highlight=False).print(line)
+        _copy_files(Path(building), folder)
+    print_line(f"\nwritten to {folder / file.name}, outputs compared; in that folder, load it by\n")
+    print_line("\n".join(shown))
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether nothing is there but an export."""
-    names = {each.name for each in folder.iterdir()} if folder.is_dir() else {""}
-    return all(name in ("config.json", "README.md") or name.startswith("model.") for name in names)
+    """Whether this is a folder that holds the files of an export only."""
+    if not folder.is_dir():
+        return False
+    return all(path.name in ("config.json", "README.md") or path.name.startswith("model.") for path in folder.iterdir())
 
 
-def _put(building: Path, folder: Path) -> None:
-    """Files into a folder, in place of an earlier export; all of them or none."""
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+def _copy_files(building: Path, folder: Path) -> None:
+    """Copy the files of an export into a folder, where they replace an earlier export: all of them or none."""
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     earlier = list(folder.iterdir())
     try:
-        with ExitStack() as stack:  # each gets its name at the end
+        with ExitStack() as stack:  # all files get their final names at its end
             for file in building.iterdir():
                 shutil.copyfile(file, stack.enter_context(atomic_write(folder / file.name)))
     except OSError:
-        for each in made:
-            each.rmdir()
+        for new_folder in new_folders:
+            new_folder.rmdir()
         raise
     for file in earlier:
         if not (building / file.name).exists():
@@ -111,10 +111,11 @@ def _put(building: Path, folder: Path) -> None:
 
 @torch.no_grad()
 def _check(network: Network, lines: list[str], file: Path) -> None:
+    """Raise RuntimeError if the lines of code load a model with other outputs."""
     loaded = load(network, lines, file)
-    more = torch.cat([network.images] * 2)[:3]
-    for images in (network.images, more):  # another number of images
-        expected, found = network.model(images), loaded(images)
-        difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+    three = torch.cat([network.images] * 2)[:3]
+    for images in (network.images, three):  # the number of images must not matter
+        expected = network.model(images)
+        difference = float((loaded(images) - expected).abs().max() / expected.abs().max().clamp(min=1))
         if not difference <= TOLERANCE:
             raise RuntimeError(f"{file.name}: outputs differ by {difference:.1e} from those of the checkpoint")

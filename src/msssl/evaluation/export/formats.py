@@ -1,4 +1,4 @@
-"""Formats that other software loads: what is written, and the lines of code that load it."""
+"""Writes a network in the formats of torchvision, timm, ONNX and safetensors, with the lines of code that load it."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from msssl.backbones import ResNet
 from msssl.errors import MissingPackageError, UserError
 
 FormatName = Literal["torchvision", "timm", "onnx", "safetensors"]
-NEEDS = {
+NEEDS = {  # packages
     "torchvision": (),
     "timm": ("timm", "safetensors"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -25,12 +25,12 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Network:
-    """What is written.
+    """The network to write.
 
     Attributes:
         backbone: in evaluation mode, on the CPU.
-        head: from its features to logits, or None.
-        images: normalised images (N, 3, H, W) of the size that it was pretrained on.
+        head: maps the features to logits, if there is a head.
+        images: normalised images (N, 3, H, W) of the size of the pretraining, as example inputs.
     """
 
     backbone: nn.Module
@@ -39,28 +39,40 @@ class Network:
 
     @property
     def model(self) -> nn.Module:
-        """The backbone, and the head behind it."""
+        """The backbone, with the head behind it if there is one."""
         if self.head is None:
             return self.backbone
         return nn.Sequential(OrderedDict(backbone=self.backbone, fc=self.head)).eval()
 
     @property
     def output(self) -> str:
-        """What it returns."""
+        """Name of what the network returns."""
         return "features" if self.head is None else "logits"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits, 0 without a head."""
+        return 0 if self.head is None else self.head.out_features
+
+    @property
+    def state_of_torchvision(self) -> dict[str, Tensor]:
+        """Parameters and buffers by the names that torchvision gives them."""
+        return {name.removeprefix("backbone."): value for name, value in self.model.state_dict().items()}
 
 
 def write(network: Network, name: FormatName, path: Path) -> tuple[Path, list[str]]:
-    """Write a file, and return it with the lines that load it, in which `{file}` stands for its path.
+    """Write a network to a file, and return the file's path and the lines of code that load it.
+
+    In these lines `{file}` stands for the path.
 
     Args:
-        network: to write.
-        name: of the format.
-        path: of the file, without its ending.
+        network: the network to write.
+        name: name of the format.
+        path: path of the file, without its ending.
 
     Raises:
         ImportError: the exporter is not installed.
-        ValueError: the format cannot hold the architecture; the message names those that can.
+        ValueError: the format does not support the architecture; the message names formats that do.
     """
     for package in NEEDS[name]:
         if find_spec(package) is None:
@@ -69,18 +81,18 @@ def write(network: Network, name: FormatName, path: Path) -> tuple[Path, list[st
 
 
 def usage(network: Network, name: FormatName) -> str:
-    """The line that applies what was loaded to `images`."""
+    """The line of code that applies the loaded model to `images`."""
     if name == "onnx":
         return f'({network.output},) = session.run(None, {{"images": images}})  # NumPy, float32'
     return f"{network.output} = model.eval()(images)"
 
 
 def load(network: Network, lines: list[str], file: Path) -> Callable[[Tensor], Tensor]:
-    """The model that the lines load from a file: they are run as they are shown."""
-    scope: dict[str, Any] = {"model": deepcopy(network.model)}  # for a class that the lines cannot build
+    """The model that the lines of code load from a file; they are run exactly as they are shown to the user."""
+    scope: dict[str, Any] = {"model": deepcopy(network.model)}  # with zeros, for a class that the lines cannot build
     for value in scope["model"].state_dict().values():
         value.zero_()
-    exec("\n".join(lines).format(file=str(file)), scope)  # nothing in them is from elsewhere
+    exec("\n".join(lines).format(file=str(file)), scope)  # all of them are from this file
     if "session" in scope:
         return lambda images: torch.from_numpy(scope["session"].run(None, {"images": images.numpy()})[0])
     model: nn.Module = scope["model"].eval()
@@ -89,30 +101,28 @@ def load(network: Network, lines: list[str], file: Path) -> Callable[[Tensor], T
 
 def _torchvision(network: Network, path: Path) -> tuple[Path, list[str]]:
     resnet = _resnet(network.backbone, "torchvision")
-    num_classes = "" if network.head is None else f"num_classes={network.head.out_features}"
-    changes = _small_stem(resnet) | ({"fc": "torch.nn.Identity()"} if network.head is None else {})
+    arguments = f"num_classes={network.num_classes}" if network.head else ""
+    changes = _small_stem(resnet) | ({} if network.head else {"fc": "torch.nn.Identity()"})
     file = path.with_suffix(".pth")
-    torch.save(_named_as_torchvision(network), file)
-    lines = ["import torch, torchvision", f"model = torchvision.models.resnet{resnet.depth}({num_classes})"]
+    torch.save(network.state_of_torchvision, file)
+    lines = ["import torch, torchvision", f"model = torchvision.models.resnet{resnet.depth}({arguments})"]
     return file, [*lines, *_assigned(changes), "model.load_state_dict(torch.load({file!r}))"]
 
 
 def _timm(network: Network, path: Path) -> tuple[Path, list[str]]:
-    backbone, num_classes = network.backbone, 0 if network.head is None else network.head.out_features
-    config = getattr(backbone, "pretrained_cfg", None)
-    changes = {}
+    config, changes = getattr(network.backbone, "pretrained_cfg", None), {}
     if config is None:
-        resnet = _resnet(backbone, "timm")
+        resnet = _resnet(network.backbone, "timm")
         name, options, changes = f"resnet{resnet.depth}", "", _small_stem(resnet)
-        state = _named_as_torchvision(network)
+        state = network.state_of_torchvision
     else:
-        name, options = config["architecture"], _timm_options(backbone)
-        state = dict(backbone.state_dict())
+        name, options = config["architecture"], _timm_options(network.backbone)
+        state = dict(network.backbone.state_dict())
         if network.head is not None:
             if not isinstance(config["classifier"], str):
                 raise UserError(f"timm's {name} has several classifiers: export it as onnx, or without head")
             state |= {f"{config['classifier']}.{key}": value for key, value in network.head.state_dict().items()}
-    lines = ["import timm, torch", f'model = timm.create_model("{name}", num_classes={num_classes}{options})']
+    lines = ["import timm, torch", f'model = timm.create_model("{name}", num_classes={network.num_classes}{options})']
     lines += [*_assigned(changes), "timm.models.load_checkpoint(model, {file!r})"]
     return _save_safetensors(state, path), lines
 
@@ -158,27 +168,23 @@ _WRITERS = {"torchvision": _torchvision, "timm": _timm, "onnx": _onnx, "safetens
 
 
 def _resnet(backbone: nn.Module, library: str) -> ResNet:
-    """The backbone, if the library has such a network."""
+    """The backbone, if this library has such a network; else a ValueError that names other formats."""
     if isinstance(backbone, ResNet) and backbone.width == 64:
         return backbone
-    what = f"{type(backbone).__name__} of width {backbone.width}" if isinstance(backbone, ResNet) else ""
-    raise UserError(f"{library} has no {what or type(backbone).__name__}: export it as onnx or safetensors")
+    width = f" of width {backbone.width}" if isinstance(backbone, ResNet) else ""
+    raise UserError(f"{library} has no {type(backbone).__name__}{width}: export it as onnx or safetensors")
 
 
 def _small_stem(resnet: ResNet) -> dict[str, str]:
-    """What is other than in the library, for small images."""
+    """Layers that differ from those of the library, where the network has the stem for small images."""
     if not resnet.low_resolution:
         return {}
     return {"conv1": "torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)", "maxpool": "torch.nn.Identity()"}
 
 
 def _assigned(changes: dict[str, str]) -> list[str]:
+    """A line of code that replaces layers of `model`, if there are any to replace."""
     return [", ".join(f"model.{name}" for name in changes) + " = " + ", ".join(changes.values())] if changes else []
-
-
-def _named_as_torchvision(network: Network) -> dict[str, Tensor]:
-    head = {} if network.head is None else {f"fc.{key}": value for key, value in network.head.state_dict().items()}
-    return {**network.backbone.state_dict(), **head}
 
 
 def _timm_options(backbone: nn.Module) -> str:

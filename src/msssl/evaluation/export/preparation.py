@@ -1,4 +1,4 @@
-"""What whoever uses an exported backbone does to an image file, as data and as lines of code without msssl."""
+"""How an image file is prepared for an exported backbone: as plain data, in words, and as code without msssl."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from msssl.views import Preprocess
 
 
 def settings(preprocess: Preprocess) -> dict[str, Any]:
-    """All that turns an image file into the input of a backbone, as plain data, in the order in which it is done."""
+    """The steps that turn an image file into an input of the backbone, as plain data, in their order."""
     return {
         "window": preprocess.window,
         "channels": "RGB",
@@ -20,7 +20,7 @@ def settings(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def description(preprocess: Preprocess) -> list[str]:
-    """The same in words, a line for each thing to do."""
+    """The same steps in words, one line for each."""
     lines = ["Turn it upright, as its Exif tag says."]
     if preprocess.window is not None:
         low, high = preprocess.window
@@ -39,17 +39,17 @@ def description(preprocess: Preprocess) -> list[str]:
 
 
 def normalization(preprocess: Preprocess) -> str:
-    """What happens to the values of the channels, in words."""
+    """How the values of the channels are normalised, in words."""
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (preprocess.mean, preprocess.std))
     return f"values from 0 to 1, minus mean ({mean}), divided by std ({std})"
 
 
 def code(preprocess: Preprocess, as_tensor: bool) -> list[str]:
-    """Lines that turn the file `image.png` into `images` (1, 3, H, W), float32, with Pillow and NumPy.
+    """Lines of code that turn the file `image.png` into `images` (1, 3, H, W), float32, with Pillow and NumPy.
 
     Args:
-        preprocess: of a run that knows the size of its images.
-        as_tensor: whether `images` becomes a tensor of torch.
+        preprocess: how images are prepared for evaluation; it must hold their size.
+        as_tensor: whether `images` is a tensor of torch at the end, and not an array of NumPy.
     """
     assert preprocess.image_size is not None
     height, width = preprocess.image_size
@@ -68,20 +68,16 @@ def code(preprocess: Preprocess, as_tensor: bool) -> list[str]:
         f'image = ImageOps.fit(image.convert("RGB"), ({width}, {height}), Image.Resampling.BILINEAR)',
     ]
     if preprocess.crop is not None:
-        lines += _crop(height, width, preprocess.resize or preprocess.crop, preprocess.crop)
+        side, short_side = preprocess.crop, preprocess.resize or preprocess.crop
+        if short_side != min(height, width):
+            smaller = min(height, width)
+            height, width = (max(short_side, int(short_side * length / smaller)) for length in (height, width))
+            lines += [f"image = image.resize(({width}, {height}), Image.Resampling.BILINEAR)"]
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        lines += [f"image = image.crop(({left}, {top}, {left + side}, {top + side}))"]
     mean, std = (f"np.float32({[round(value, 6) for value in values]})" for values in (preprocess.mean, preprocess.std))
     lines += [
         f"images = (np.asarray(image, dtype=np.float32) / 255 - {mean}) / {std}",
         "images = np.ascontiguousarray(images.transpose(2, 0, 1)[None])",
     ]
     return [*lines, "import torch", "images = torch.from_numpy(images)"] if as_tensor else lines
-
-
-def _crop(height: int, width: int, short_side: int, side: int) -> list[str]:
-    """Lines for a resize of the short side, where it is needed, and the square of `side` in the centre."""
-    lines = []
-    if short_side != min(height, width):
-        height, width = (max(short_side, int(short_side * each / min(height, width))) for each in (height, width))
-        lines += [f"image = image.resize(({width}, {height}), Image.Resampling.BILINEAR)"]
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return [*lines, f"image = image.crop(({left}, {top}, {left + side}, {top + side}))"]

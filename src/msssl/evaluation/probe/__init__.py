@@ -1,1 +1,1 @@
-"""`msssl probe`: how good the features of an encoder are, by heads that are trained on them."""
+"""`msssl probe`: how good the features of an encoder are, measured by classifiers that are fitted on them."""

@@ -1,4 +1,4 @@
-"""Heads that are trained by steps of Adam: a hidden layer, which is not convex, and the paper's own linear head."""
+"""Classifiers that are trained by Adam: one with a hidden layer (MLP), and the linear head of the paper."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -21,17 +21,18 @@ PAPER_EPOCHS, PAPER_BATCH_SIZE, PAPER_LR, PAPER_WEIGHT_DECAY, PAPER_SMOOTHING = 
 def mlp_probe(
     train: Split, *, num_classes: int, rounds: int = ROUNDS, val: Split | None = None
 ) -> tuple[nn.Module, int, float | None]:
-    """Linear, ReLU, Linear on standardised features, trained by AdamW; the average of the last steps' weights counts.
+    """Train Linear, ReLU, Linear on standardised features by AdamW, and average the weights of the last steps.
 
     Args:
         train: features (N, F) and labels (N,); rows labelled -1 are left out.
         num_classes: C.
-        rounds: how long; a round is an epoch, and 25 steps at least.
-        val: where given, training stops 5 rounds after the best accuracy on it.
+        rounds: how many rounds to train, at most; a round is an epoch, but at least 25 steps.
+        val: features and labels; if given, training stops 5 rounds after the best accuracy on them.
 
     Returns:
-        The head; the rounds that were best on `val`, and the accuracy then (`rounds` and None
-        without it). With `val` the head is that of the last round: fit anew for the best.
+        The head, the number of rounds after which the accuracy on `val` was best, and that accuracy. Without `val`
+        these are `rounds` and None. With `val` the head is that of the last round, not of the best one: to get the
+        best, train again for that many rounds.
     """
     x, y = _labelled(train)
     with torch.random.fork_rng(devices=[]):
@@ -61,7 +62,7 @@ def mlp_probe(
 
 
 def paper_probe(train: Split, *, num_classes: int) -> nn.Module:
-    """A linear head as Ghosh et al. (2024, appendix D; weight decay of their code) train it, after its last epoch."""
+    """Train a linear head as Ghosh et al. do (2024, appendix D, with the weight decay of their code)."""
     x, y = _labelled(train)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -77,18 +78,18 @@ def paper_probe(train: Split, *, num_classes: int) -> nn.Module:
 
 @torch.no_grad()
 def scores_of(head: nn.Module, x: Tensor) -> Tensor:
-    """Logits (N, C) of features (N, F), from blocks of rows: within the head there are copies of a block only."""
+    """Logits (N, C) of features (N, F), computed in blocks of rows to save memory."""
     return torch.cat([head(x[block]) for block in blocks(len(x), max(x.shape[1], HIDDEN_DIM))])
 
 
 def top1(scores: Tensor, labels: Tensor) -> float:
-    """Share of the labelled rows whose largest score is that of their class."""
+    """Share of the labelled rows whose largest score is that of their own class."""
     labelled = labels >= 0
     return float((scores[labelled].argmax(dim=1) == labels[labelled]).double().mean())
 
 
 def _standardise(x: Tensor) -> nn.BatchNorm1d:
-    """By the statistics of these rows, always."""
+    """A layer that standardises features by the mean and variance of these rows, also in training mode."""
     norm = nn.BatchNorm1d(x.shape[1], affine=False).eval()
     norm.running_mean, norm.running_var = x.mean(dim=0), x.var(dim=0, correction=0)
     return norm
@@ -103,7 +104,7 @@ def _labelled(split: Split) -> Split:
 def _train(
     head: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, batch_size: int, smoothing: float = 0.0
 ) -> Iterator[None]:
-    """Steps without an end, over one seeded permutation after the other."""
+    """Train endlessly, yielding after each step; each epoch is a seeded permutation of the rows."""
     generator = torch.Generator().manual_seed(0)
     while True:
         for rows in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):

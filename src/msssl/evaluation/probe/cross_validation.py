@@ -1,4 +1,4 @@
-"""Choices, and an accuracy, by cross-validation: for sets with too few labels to hold some out."""
+"""Cross-validation, which chooses the weight decay and measures accuracy on sets with too few labels for a split."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ N_FOLDS = 5
 
 
 class Folds(NamedTuple):
-    """Which images are held out together.
+    """The assignment of images to the folds of a cross-validation.
 
     Attributes:
-        of_image: shape (n,), the fold in which an image is held out; -1 for those that are never held out.
+        of_image: shape (n,), the number of the fold in which each image is held out; -1 if it is never held out.
         n: number of folds.
-        n_groups: how many groups are held out once; None where images have no groups.
+        n_groups: number of groups that are held out; None where images have no groups.
     """
 
     of_image: Tensor
@@ -27,15 +27,15 @@ class Folds(NamedTuple):
 
 
 def make_folds(labels: Tensor, groups: Sequence[str] | None = None, n: int = N_FOLDS, seed: int = 0) -> Folds | None:
-    """Folds with nearly equally many images of each class, and no group in two of them.
+    """Assign images to folds so that classes are balanced and no group is in two folds.
 
-    Images without a label, and a class that has only one group (or only one image), are never held out.
+    Images without a label are never held out, nor are those of a class that has only one group or only one image.
 
     Args:
-        labels: shape (n,); -1 for none.
-        groups: names of what must stay together, one an image; by default each image is alone.
-        n: number of folds, at most as many as the largest class has groups.
-        seed: of the order in which groups are dealt out.
+        labels: shape (n,); -1 for an image without a label.
+        groups: name of each image's group, whose images stay in one fold; by default each image is its own group.
+        n: number of folds; fewer where the largest class has fewer groups.
+        seed: seed of the order in which groups are assigned.
 
     Returns:
         The folds; None where fewer than two classes have two groups.
@@ -50,7 +50,9 @@ def make_folds(labels: Tensor, groups: Sequence[str] | None = None, n: int = N_F
             members.setdefault(groups[image] if groups else str(image), []).append(image)
     groups_of_class: dict[int, list[str]] = {}
     for name, images in members.items():
-        groups_of_class.setdefault(_most_common([values[image] for image in images]), []).append(name)
+        # Sorted, so that of several equally frequent labels it is the smallest.
+        most_common = Counter(sorted(values[image] for image in images)).most_common(1)[0][0]
+        groups_of_class.setdefault(most_common, []).append(name)
     divisible = {label: names for label, names in sorted(groups_of_class.items()) if len(names) > 1}
     if len(divisible) < 2:
         return None
@@ -72,19 +74,21 @@ def make_folds(labels: Tensor, groups: Sequence[str] | None = None, n: int = N_F
 def cross_validate(
     x: Tensor, y: Tensor, folds: Folds, *, num_classes: int, weight_decays: Sequence[float]
 ) -> dict[str, Any]:
-    """The weight decay of a linear head whose predictions for images that it was not fitted on are best.
+    """Choose the weight decay of a linear head by cross-validation, and measure its accuracy.
+
+    Each image is predicted by the head of the fold in which it was held out, which was fitted without it.
 
     Args:
         x: features, shape (n, F).
         y: labels, shape (n,).
-        folds: of these images.
+        folds: folds of these images.
         num_classes: C.
-        weight_decays: to choose from; the first of several that are equally good is taken.
+        weight_decays: values to choose from; of several with equal accuracy the first is chosen.
 
     Returns:
-        `weight_decay`; `grid`, the accuracy of each in [0, 1], each image predicted by the head of the fold in which
-        it was held out; `cv_top1`, that of the chosen one; and `cv_interval`, its ends at 95 %. Images of a group are
-        no independent measurements: with groups the interval is that of as many images as there are groups.
+        `weight_decay`, the chosen value; `grid`, the accuracy in [0, 1] of each value; `cv_top1`, the accuracy of the
+        chosen value; and `cv_interval`, its 95 % interval. The images of a group are not independent measurements, so
+        that with groups the interval is as wide as that of one image for each group.
     """
     of_image = folds.of_image.to(y.device)
     predicted = y.new_full((len(weight_decays), len(y)), -1)
@@ -104,9 +108,3 @@ def cross_validate(
         "cv_top1": best,
         "cv_interval": accuracy_interval(round(best * n_independent), n_independent),
     }
-
-
-def _most_common(labels: list[int]) -> int:
-    """The most frequent label; of several the smallest."""
-    counts = Counter(labels)
-    return min(counts, key=lambda label: (-counts[label], label))

@@ -1,4 +1,4 @@
-"""How many labels the features need."""
+"""Accuracy with few labels: heads that are fitted on a few images of each class, several times."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,41 +19,45 @@ N_SEEDS = 5
 def evaluate_few_labels(
     features: dict[str, Split], num_classes: int, counts: Sequence[int], n_seeds: int = N_SEEDS
 ) -> dict[str, Any]:
-    """Accuracy on `test` (on `val` without it) of heads that see few labels, over seeds that choose the images.
+    """Accuracy of heads that are fitted on few labelled images, over several random choices of these images.
 
-    Nothing is chosen: who has ten labels has no validation split. Of one seed the fewer images are among the more.
+    No hyperparameter is chosen, since with so few labels there is no validation split. The images of a small count are
+    among those of a larger one with the same seed. Accuracy is measured on `test`, or on `val` without `test`.
 
     Args:
-        features: of `probe`, which the labels are of, and `test` or `val`.
+        features: of `probe`, from which the labelled images are chosen, and of `test` or `val`.
         num_classes: C.
-        counts: labelled images of each class.
-        n_seeds: draws of them.
+        counts: numbers of labelled images of each class.
+        n_seeds: number of random choices for each count.
 
     Returns:
-        For each count, `linear` and `knn`: `top1` of each seed, their `mean` and `interval` (95 %, Student's t, within
-        [0, 1]); for `knn` also `k`, the number of neighbours that voted.
+        For each count, `linear` and `knn`. Each holds `top1`, the accuracy for each seed, their `mean` and `interval`
+        (95 %, Student's t, within [0, 1]); `knn` also `k`, the number of neighbours that vote.
 
     Raises:
-        ValueError: a class has fewer images; the message names it.
+        ValueError: a class has fewer images than a count; the message names the class.
     """
     x, y = features["probe"]
     test_x, test_y = features["test" if "test" in features else "val"]
-    result = {}
+    result: dict[str, Any] = {}
     for count in counts:
-        found: dict[str, list[float]] = {"linear": [], "knn": []}
+        accuracies: dict[str, list[float]] = {"linear": [], "knn": []}
         for seed in range(n_seeds):
             rows = draw(y, count, seed).to(x.device)
             head = linear_probe(x[rows], y[rows], num_classes=num_classes, weight_decay=DEFAULT)
             scores = knn(test_x, x[rows], y[rows], num_classes=num_classes, k=K, temperature=TEMPERATURE)
-            found["linear"].append(top1(head(test_x), test_y))
-            found["knn"].append(top1(scores, test_y))
-        result[str(count)] = {name: _summary(values) for name, values in found.items()}
+            accuracies["linear"].append(top1(head(test_x), test_y))
+            accuracies["knn"].append(top1(scores, test_y))
+        result[str(count)] = {}
+        for name, values in accuracies.items():
+            mean, low, high = mean_interval(values, bounds=(0.0, 1.0))
+            result[str(count)][name] = {"top1": values, "mean": mean, "interval": (low, high)}
         result[str(count)]["knn"]["k"] = neighbours_taken(y[rows], K)  # every draw is a bank of this size
     return result
 
 
 def draw(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Sorted rows of so many images of each class, nested.
+    """Rows, sorted, of `count` random images of each class; those of a smaller count are among them.
 
     >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
     >>> labels[draw(labels, 2, seed=0)]
@@ -66,12 +70,7 @@ def draw(labels: Tensor, count: int, seed: int) -> Tensor:
     for label in labels[labels >= 0].unique().tolist():
         rows = (labels == label).nonzero().flatten().cpu()
         if len(rows) < count:
-            there = counted(len(rows), "training image")
-            raise UserError(f"labels_per_class is {count}, but class {label} has {there}")
+            images = counted(len(rows), "training image")
+            raise UserError(f"labels_per_class is {count}, but class {label} has {images}")
         chosen.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
     return torch.cat(chosen).sort().values
-
-
-def _summary(values: list[float]) -> dict[str, Any]:
-    mean, low, high = mean_interval(values, bounds=(0.0, 1.0))
-    return {"top1": values, "mean": mean, "interval": (low, high)}

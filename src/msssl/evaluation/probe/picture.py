@@ -1,4 +1,4 @@
-"""The report of a probe as a picture."""
+"""Draws the report of a probe: confusion matrix, spectra of the features, and nearest neighbours of some images."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ N_IMAGES, N_NEIGHBOURS = 6, 6
 
 
 class Nearest(NamedTuple):
-    """Some images of a split, and the training images that are nearest to each.
+    """Some images of a split, and the training images whose features are nearest to those of each.
 
     Attributes:
         split: `test`, `val` or `probe`.
-        rows: of the images in it, shape (n,).
-        similarity: cosine similarity of the neighbours, nearest first, shape (n, k).
-        neighbours: their rows in `probe`, shape (n, k).
+        rows: rows of the images in the split, shape (n,).
+        similarity: cosine similarity to the neighbours, nearest first, shape (n, k).
+        neighbours: rows of the neighbours in `probe`, shape (n, k).
     """
 
     split: str
@@ -32,7 +32,12 @@ class Nearest(NamedTuple):
 
 
 def nearest_images(features: dict[str, Split], split: str) -> Nearest:
-    """Neighbours, by features of each split, of a few images of this one (of `probe` where there are none of it)."""
+    """The nearest training images of a few images of a split, or of `probe` where there are no features of that split.
+
+    Args:
+        features: of each split.
+        split: of the images.
+    """
     split = split if split in features else "probe"  # a cross-validation has no split of its own
     n_self = int(split == "probe")  # the nearest of these is the image itself
     (x, _), (bank, _) = features[split], features["probe"]
@@ -44,13 +49,13 @@ def nearest_images(features: dict[str, Split], split: str) -> Nearest:
 def draw_report(
     report: dict[str, Any], data: MultiViewDataModule, spectra: dict[str, Tensor], nearest: Nearest, path: Path
 ) -> None:
-    """Write the confusion matrix, the spectra and the training images nearest to images not seen.
+    """Write a picture of the confusion matrix, the spectra and the nearest training images of a few images.
 
     Args:
-        report: with its rows, the pretrained encoder's last.
-        data: of the images.
-        spectra: eigenvalues of the covariance of the features of encoders, by their names.
-        nearest: by the pretrained encoder.
+        report: its last row is that of the pretrained encoder.
+        data: data module of the images.
+        spectra: eigenvalues of the features' covariance, largest first, by the name of the encoder.
+        nearest: neighbours by the features of the pretrained encoder.
         path: of the picture.
     """
     from matplotlib.figure import Figure  # half a second, for this only
@@ -65,5 +70,5 @@ def draw_report(
     shown = shown.unflatten(0, nearest.neighbours.shape)
     draw_neighbours(right, data.evaluation_dataloader(nearest.split).pixels(nearest.rows), shown, nearest.similarity)
     figure.suptitle(f"{row['features']}: {report['protocol']}", fontsize=8, wrap=True)
-    with atomic_write(path) as growing:
-        figure.savefig(growing, format="png")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")

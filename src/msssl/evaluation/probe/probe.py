@@ -1,4 +1,4 @@
-"""`msssl probe`: what frozen features are worth, beside raw pixels and the same encoder with random weights."""
+"""`msssl probe`: the accuracy of classifiers on frozen features, beside raw pixels and random weights as baselines."""
 
 import functools
 import json
@@ -24,10 +24,10 @@ from msssl.metrics import alpha_of, eigenspectrum, rankme, spread_rows
 from msssl.run.files import check_writable, write_text
 from msssl.run.head import write_head
 
-PIXEL_SIZE = 32
-SEED = 0  # of the views that features are averaged over
+PIXEL_SIZE = 32  # side to which images are resized for the baseline of raw pixels
+SEED = 0  # of the random views that features are averaged over
 RAW, UNTRAINED, PRETRAINED = "raw pixels", "untrained encoder", "pretrained encoder"
-RANDOM = "random encoder"  # instead of `UNTRAINED` where the run began from `weights`: it is not what it began from
+RANDOM = "random encoder"  # instead of `UNTRAINED` where the run started from given weights, not from random ones
 log = logging.getLogger(__name__)
 
 
@@ -42,19 +42,19 @@ def probe(
 ) -> None:
     """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on random features.
 
-    Everything comes from the checkpoint, its data included. Beside it are written `probe.json`, a picture and the
-    fitted linear head; another checkpoint, set, protocol or number of patches has file names of its own. What was
-    measured before with fewer labels stays in the report.
+    The checkpoint says where the images are and how they are prepared. The probe writes `probe.json`, a picture and the
+    fitted linear head beside the checkpoint; for another checkpoint of the run, data set, protocol or number of patches
+    the files have other names. Results with few labels from an earlier report are kept.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
-        data: another set (transfer); its images are resized to those of the pretraining, and normalised alike.
+        data: another data set to evaluate on (transfer); its images are resized and normalised as in the pretraining.
         protocol: `standard`: linear head by L-BFGS, MLP and kNN; `paper`: the linear head of Ghosh et al.
-        test_patches: V: features are averaged over the clean image and V - 1 random views of it; by default 1, and
-            16 for the paper's protocol, as it has it.
-        labels_per_class: also fit heads on so many images of each class, over 5 seeds.
-        baselines: whether raw pixels and the same encoder with random weights stand beside it.
-        model: the module, built again as for the run, where the checkpoint cannot name all that it was built with.
+        test_patches: V: features are averaged over the clean image and V - 1 random views of it; 1 by default, and 16
+            for the paper's protocol.
+        labels_per_class: also fit heads on this many images of each class, over 5 seeds.
+        baselines: whether to evaluate raw pixels and the same encoder with random weights too.
+        model: the module, built again as for the run, where the checkpoint does not hold all that this needs.
     """
     kind = Protocol(protocol, test_patches)
     subject = open_subject(ckpt_path, data, model, random_views=kind.test_patches > 1)
@@ -64,15 +64,14 @@ def probe(
         log.warning("fewer than %d labelled validation images: cross-validation chooses the weight decay", MIN_VAL)
     _check_labels(subject, kind, labels_per_class or [])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    untrained = _name_of_random_weights(subject)
-    encoders: dict[str, Encoder] = (
-        {RAW: _pixels, untrained: subject.with_random_weights().to(device)} if baselines else {}
-    )
-    encoders[PRETRAINED] = subject.module.to(device)
+    encoders: dict[str, Encoder] = {PRETRAINED: subject.module.to(device)}  # first: a diverged run stops at once
+    if baselines:
+        encoders[RANDOM if subject.began_from_weights else UNTRAINED] = subject.with_random_weights().to(device)
+        encoders[RAW] = _pixels
     fit = evaluate_as_the_paper if kind.of_paper else functools.partial(evaluate, folds=folds)
     rows: list[dict[str, Any]] = []
     spectra: dict[str, Tensor] = {}
-    for name, encoder in reversed(encoders.items()):  # the pretrained one first: a diverged run stops the probe at once
+    for name, encoder in encoders.items():
         features = joined(_features(subject, kind, name, encoder, device), device)
         measured, head = fit(features, subject.num_classes)
         row = {"features": name, "dim": features["probe"][0].shape[1], **measured}
@@ -84,12 +83,12 @@ def probe(
             row["few_labels"] = evaluate_few_labels(features, subject.num_classes, labels_per_class)
         rows.insert(0, row)
         if name == PRETRAINED:
-            told, pretrained_head = kind.told(features, folds), head
-            nearest = nearest_images(features, told["reported_on"])
+            described, pretrained_head = kind.described(features, folds), head
+            nearest = nearest_images(features, described["reported_on"])
         del features  # before those of the next encoder are made
     report = {
         **subject.provenance(),
-        **told,
+        **described,
         "seeds": {"run": subject.state.get("seed"), "split": subject.data.split_seed, "views": SEED, "heads": 0},
         "data_dir": str(subject.data.data_dir),
         "rows": rows,
@@ -106,51 +105,43 @@ def probe(
 
 
 def _check_labels(subject: Subject, kind: Protocol, labels_per_class: list[int]) -> None:
-    """Raise now, and not after the work, where there are too few labels."""
+    """Raise ValueError for too few labels before any features are extracted."""
     if kind.of_paper or labels_per_class:
         subject.check_measurable("protocol paper" if kind.of_paper else "labels_per_class")
     for count in labels_per_class:
-        draw(subject.labels("probe"), count, seed=0)
-
-
-def _name_of_random_weights(subject: Subject) -> str:
-    return RANDOM if subject.began_from_weights else UNTRAINED
+        draw(subject.data.split_labels("probe"), count, seed=0)
 
 
 def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, device: str) -> dict[str, Split]:
-    """Features of each split, from the run's folder where they have been extracted before."""
-    size, found = subject.preprocess.image_size, {}
+    """Features of each split, from the folder of the run where an earlier probe has kept them."""
+    features = {}
+    drawn = f"{kind.test_patches} {SEED} {subject.data.batch_size}" if kind.test_patches > 1 else ""
     for split in subject.splits:
         content = None if name == RAW else subject.contents[split]  # pixels are large, and soon made
-        drawn = f"{kind.test_patches} {SEED} {subject.data.batch_size}" if kind.test_patches > 1 else ""
-        key = content and f"{subject.sha256} {name} {content} {size} {device} {drawn}"
-
-        def make(split: str = split) -> Split:
-            return extract(encoder, subject.data, split, device, kind.test_patches, SEED)
-
-        found[split] = load_or_extract(subject.path.with_name("features"), key, make)
-    return found
+        key = content and f"{subject.sha256} {name} {content} {subject.preprocess.image_size} {device} {drawn}"
+        make = functools.partial(extract, encoder, subject.data, split, device, kind.test_patches, SEED)
+        features[split] = load_or_extract(subject.path.with_name("features"), key, make)
+    return features
 
 
 def _keep_few_labels(path: Path, report: dict[str, Any]) -> None:
-    """Add to the rows what an earlier report, of the same checkpoint and images, holds of few labels."""
+    """Add the results with few labels of an earlier report, if that is of the same checkpoint and images."""
     try:
-        before = json.loads(path.read_text())
+        earlier = json.loads(path.read_text())
     except (OSError, ValueError):  # there is none, or a damaged one
         return
     same = ("sha256", "data_id", "protocol_name", "test_patches", "reported_on")
-    if any(before.get(name) != report[name] for name in same):
+    images_may_differ = report["data_id"] is None and report["transfer"]
+    if images_may_differ or any(earlier.get(name) != report[name] for name in same):
         return
-    if report["data_id"] is None and report["transfer"]:  # the images may be others
-        return
-    kept = {row["features"]: row.get("few_labels", {}) for row in before["rows"]}
+    kept = {row["features"]: row.get("few_labels", {}) for row in earlier["rows"]}
     for row in report["rows"]:
-        if found := {**kept.get(row["features"], {}), **row.get("few_labels", {})}:
-            row["few_labels"] = found
+        if few_labels := {**kept.get(row["features"], {}), **row.get("few_labels", {})}:
+            row["few_labels"] = few_labels
 
 
 def _stem(subject: Subject, kind: Protocol, data_id: str | None) -> str:
-    """Name of what is written: `probe` for the last checkpoint, its own data and the standard protocol."""
+    """Name of the files without ending: `probe` for the last checkpoint, the run's own data and standard protocol."""
     parts = ["probe", *([] if subject.path.stem == "last" else [subject.path.stem])]
     if subject.transferred:
         parts += [type(subject.data).__name__, *([data_id[:8]] if data_id else [])]

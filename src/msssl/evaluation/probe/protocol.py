@@ -1,4 +1,4 @@
-"""How accuracies were made."""
+"""The protocol of a probe: which heads are fitted on what, chosen by what and reported on what, also as a sentence."""
 
 from typing import Any, Literal
 
@@ -19,24 +19,25 @@ from msssl.evaluation.probe.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, W
 from msssl.metrics import neighbours_taken
 
 PAPER_PATCHES = 16
-_REPORTED = {  # by the split and whether anything was chosen
+_UPPER_BOUND = "read it as an upper bound"
+_REPORTED = {  # by the split, and whether hyperparameters were chosen
     ("test", True): ", test read once, 95 % Wilson interval",
     ("test", False): ", test read once, 95 % Wilson interval",
-    ("val", True): "; there is no test split, and val chose: read it as an upper bound",
+    ("val", True): f"; there is no test split, and val chose: {_UPPER_BOUND}",
     ("val", False): "; there is no test split, and val was read once",
-    (
-        "cv",
-        True,
-    ): "; there is no test split, and the accuracy is that of the cross-validation: read it as an upper bound",
+    ("cv", True): f"; there is no test split, and the accuracy is that of the cross-validation: {_UPPER_BOUND}",
 }
 
 
 class Protocol:
-    """The kind of heads, and what they see.
+    """Which heads a probe fits, and how many views its features are averaged over.
 
     Args:
         name: `standard` or `paper`.
-        test_patches: V, or None for that of the name.
+        test_patches: V, the number of views; None for the default of the protocol.
+
+    Raises:
+        ValueError: another name, or V < 1.
     """
 
     def __init__(self, name: Literal["standard", "paper"], test_patches: int | None) -> None:
@@ -51,19 +52,21 @@ class Protocol:
         self._is_default = self.test_patches == default
 
     def suffixes(self) -> list[str]:
-        """What tells its files from those of the standard one."""
+        """Parts of file names that distinguish the files of this protocol from those of the standard one."""
         parts = ["paper"] if self.of_paper else []
         return parts if self._is_default else [*parts, f"{self.test_patches}-patches"]
 
-    def told(self, features: dict[str, Split], folds: Folds | None = None) -> dict[str, Any]:
-        """The protocol as plain data and in a sentence, for these splits, and folds if `val` cannot choose."""
-        chosen_on = None
+    def described(self, features: dict[str, Split], folds: Folds | None = None) -> dict[str, Any]:
+        """The protocol as plain data and as a sentence.
+
+        Args:
+            features: of the splits that there are.
+            folds: of a cross-validation, where `val` has too few labels to choose hyperparameters on.
+        """
+        chosen_on = None if folds is None else "cv"
         if not self.of_paper and "val" in features and can_choose(features["val"][1]):
             chosen_on = "val"
-        elif folds is not None:
-            chosen_on = "cv"
-        on_val = "val" if chosen_on != "cv" else "cv"
-        reported_on = "test" if "test" in features else on_val
+        reported_on = "test" if "test" in features else "cv" if chosen_on == "cv" else "val"
         return {
             "protocol": self._sentence(features, folds, chosen_on, reported_on),
             "protocol_name": self.name,
@@ -90,7 +93,7 @@ class Protocol:
         if chosen_on is None:
             how += f", weight decay {DEFAULT}, nothing chosen"
         else:
-            how += f", weight decay of {', '.join(map(str, WEIGHT_DECAYS))} chosen {_by(features, folds)}"
+            how += f", weight decay of {', '.join(map(str, WEIGHT_DECAYS))} chosen {_chosen_by(features, folds)}"
         if "val" in features and reported_on != "val":
             how += ", refitted on train + val"
         epochs = "epochs chosen likewise" if chosen_on == "val" else f"{DEFAULT_ROUNDS} epochs"
@@ -100,8 +103,8 @@ class Protocol:
         return how + reported + (heads if {"val", "test"} & features.keys() else "")
 
 
-def _by(features: dict[str, Split], folds: Folds | None) -> str:
-    """What chose."""
+def _chosen_by(features: dict[str, Split], folds: Folds | None) -> str:
+    """On which images the weight decay was chosen, in words."""
     if folds is None:
         return "on val"
     images = "train + val" if "val" in features else "train"
@@ -110,14 +113,11 @@ def _by(features: dict[str, Split], folds: Folds | None) -> str:
 
 
 def _neighbours(features: dict[str, Split]) -> str:
-    """The numbers of neighbours that voted, which are half of a small bank, and differ with the bank."""
-    taken = {}
-    if "val" in features:
-        taken["val"] = neighbours_taken(features["probe"][1], K)
-    if "test" in features:
-        labels = torch.cat([features[split][1] for split in ("probe", "val") if split in features])
-        taken["test"] = neighbours_taken(labels, K)
+    """The number of neighbours that vote on each split, in words: a small bank has fewer than K."""
+    labels = {split: features[split][1] for split in ("probe", "val") if split in features}
+    banks = {"val": labels["probe"], "test": torch.cat(list(labels.values()))}
+    taken = {split: neighbours_taken(bank, K) for split, bank in banks.items() if split in features}
     if set(taken.values()) == {K}:
         return f"k = {K}, T = {TEMPERATURE}"
-    told = ", ".join(f"{k} on {split}" for split, k in taken.items())
-    return f"k = {told} (at most half of the labelled images it compares with), T = {TEMPERATURE}"
+    listed = ", ".join(f"{k} on {split}" for split, k in taken.items())
+    return f"k = {listed} (at most half of the labelled images it compares with), T = {TEMPERATURE}"

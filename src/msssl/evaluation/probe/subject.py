@@ -1,4 +1,4 @@
-"""What a probe measures: a checkpoint, the run that it is from, and the images that it is evaluated on."""
+"""What a probe evaluates: a checkpoint, the run that wrote it, and the labelled images that it is evaluated on."""
 
 import copy
 import functools
@@ -11,7 +11,6 @@ from typing import Any
 import lightning
 import torch
 import torchvision
-from torch import Tensor
 
 import msssl
 from msssl.data import MultiViewDataModule
@@ -26,7 +25,6 @@ from msssl.evaluation.rebuild import (
     data_state,
     epochs_of,
     module_of,
-    n_pretrained_on,
     preprocess_of,
     views_of,
 )
@@ -41,17 +39,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint and its surroundings; `open_subject` makes one.
+    """A checkpoint with the images that it is evaluated on; made by `open_subject`.
 
     Attributes:
-        path: of the checkpoint.
-        sha256: of its file.
-        checkpoint: its content.
-        preprocess: what evaluation does to an image.
-        data: what it is judged by.
-        transferred: whether these images were named for the probe, and are not those of the checkpoint's run.
-        module: the pretrained one, in evaluation mode.
-        model: as its user built it again, where the checkpoint cannot; its weights may be any.
+        path: path of the checkpoint.
+        sha256: fingerprint of this file.
+        checkpoint: content of this file.
+        preprocess: how images are prepared for evaluation.
+        data: data module of the images that the checkpoint is evaluated on, set up.
+        transferred: whether `data` was given for the probe, and is not that of the checkpoint's run.
+        module: the pretrained module, in evaluation mode.
+        model: the module as the user built it again, where the checkpoint cannot; its weights are not used.
     """
 
     path: Path
@@ -65,60 +63,63 @@ class Subject:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the data module of the run keeps in a checkpoint; empty if it is not one of msssl."""
+        """The state of the run's data module in the checkpoint; empty if that module is not one of msssl."""
         return data_state(self.checkpoint)
+
+    @property
+    def n_pretrained_on(self) -> int | None:
+        """The number of images that the run was pretrained on, where it is known."""
+        indices = self.state.get("pretrained_on")
+        return None if indices is None else len(indices)
 
     @property
     def splits(self) -> list[str]:
         """Those of `probe`, `val` and `test` that have labelled images."""
-        return [name for name in SPLITS if name in self.data.splits and self._n_labelled(name)]
+        return [name for name in SPLITS if self._n_labelled(name)]
 
     @property
     def num_classes(self) -> int:
-        """Of the images that it is judged by."""
+        """The number of classes of the evaluated images."""
         number = self.data.num_classes
         assert number is not None  # `open_subject` saw to it
         return number
 
     @property
     def class_names(self) -> list[str]:
-        """Of the images that it is judged by; numbers where they have none."""
-        given = class_names_of(self.data.splits["probe"].dataset)
-        return [str(name) for name in given or range(self.num_classes)]
+        """The names of the classes; their numbers where they have no names."""
+        names = class_names_of(self.data.splits["probe"].dataset)
+        return [str(name) for name in names or range(self.num_classes)]
 
     @functools.cached_property
     def contents(self) -> dict[str, str | None]:
-        """A name for the images of each split; found once, as it may read all of them."""
+        """The fingerprint of each split's images; kept, as it may be necessary to read all images for it."""
         return {name: content_of(self.data, name) for name in self.splits}
 
-    def labels(self, split: str) -> Tensor:
-        """Of the images of a split."""
-        return self.data.split_labels(split)
-
     def _n_labelled(self, split: str) -> int:
-        return int((self.labels(split) >= 0).sum()) if split in self.data.splits else 0
+        return int((self.data.split_labels(split) >= 0).sum()) if split in self.data.splits else 0
 
     @functools.cached_property
     def folds(self) -> Folds | None:
-        """Folds of the images of `probe` and then `val`, where `val` has too few labels to choose by, else None.
+        """Folds of the images of `probe` and `val`, where `val` has too few labels to choose hyperparameters on.
 
-        None as well where fewer than two classes have two groups, and where nothing is to be chosen: `val_fraction` is
-        0, and there is no `val`.
+        None where `val` has enough labels, where fewer than two classes have two groups each, and where nothing is to
+        be chosen because `val_fraction` is 0 and there is no `val`.
         """
         if self._n_labelled("val") >= MIN_VAL or ("val" not in self.data.splits and self.data.val_fraction == 0):
             return None
         names = [name for name in ("probe", "val") if name in self.splits]
         groups: list[str] = []
+        has_groups = False
         for name in names:
-            part = self.data.splits[name]
-            of_dataset = strings_of(part.dataset, "groups")
-            groups += [of_dataset[i] if of_dataset else f"image {i} of {name}" for i in part.indices.tolist()]
-        labels = torch.cat([self.labels(name) for name in names])
-        has_groups = any(strings_of(self.data.splits[name].dataset, "groups") for name in names)
+            split = self.data.splits[name]
+            of_dataset = strings_of(split.dataset, "groups")
+            has_groups |= bool(of_dataset)
+            groups += [of_dataset[i] if of_dataset else f"image {i} of {name}" for i in split.indices.tolist()]
+        labels = torch.cat([self.data.split_labels(name) for name in names])
         return make_folds(labels, groups if has_groups else None)
 
     def check_measurable(self, what: str) -> None:
-        """Raise ValueError where there are labelled images neither in `test` nor in `val`, which `what` needs."""
+        """Raise ValueError if neither `test` nor `val` has labelled images, which `what` needs."""
         if {"val", "test"} & set(self.splits):
             return
         reason = "val_fraction is 0" if self.data.val_fraction == 0 else "there are too few to hold some out"
@@ -127,12 +128,12 @@ class Subject:
 
     @property
     def began_from_weights(self) -> bool:
-        """Whether the run began from given weights instead of random ones."""
+        """Whether the run started from given weights instead of random ones."""
         settings = self.checkpoint.get(MultiViewModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
         return settings.get("weights") is not None
 
     def with_random_weights(self) -> MultiViewModule:
-        """The same network with random weights, from a seed of its own, whatever its run began from."""
+        """The same network with random weights, drawn from a fixed seed, even where its run started from given ones."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             if self.model is None:
@@ -144,43 +145,34 @@ class Subject:
             return module.eval()
 
     def run(self) -> dict[str, Any]:
-        """What the run was and what it cost, as plain data."""
-        epochs = epochs_of(self.checkpoint)
-        clock = self.checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train")
+        """The settings of the run and what it cost, as plain data."""
+        seconds = self.checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train")
         settings = {
             "model": self.checkpoint.get(MultiViewModule.CHECKPOINT_HYPER_PARAMS_KEY, {}),
             "data": self.checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {}),
         }
+        # The K of the run, not of the evaluated images; unknown if another library's data module made the views.
+        n_views = self.preprocess.n_views if self.state else None
+        global_batch = self.state.get("global_batch")
+        n_batches: int = self.checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
         return {
             "method": settings["model"].get("_class_path"),
-            "epochs": epochs,
+            "epochs": epochs_of(self.checkpoint),
             "steps": self.checkpoint["global_step"],
-            "minutes": None if clock is None else clock / 60,
-            "images": n_pretrained_on(self.state),
-            "n_views": self._n_views,
-            "views_seen": self._views_seen(),
+            "minutes": None if seconds is None else seconds / 60,
+            "images": self.n_pretrained_on,
+            "n_views": n_views,
+            "views_seen": None if n_views is None or global_batch is None else n_batches * int(global_batch) * n_views,
             "settings": settings,
         }
 
-    @property
-    def _n_views(self) -> int | None:
-        """K of the run, not of the images that it is judged by; None if a data module of another library made views."""
-        return self.preprocess.n_views if self.state else None
-
-    def _views_seen(self) -> int | None:
-        global_batch, n_views = self.state.get("global_batch"), self._n_views
-        if global_batch is None or n_views is None:
-            return None
-        n_batches: int = self.checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
-        return n_batches * int(global_batch) * n_views
-
     def provenance(self) -> dict[str, Any]:
-        """Fingerprints of checkpoint and images, seeds and versions, as plain data.
+        """What was evaluated on which images, with fingerprints of both and the versions of libraries, as plain data.
 
-        `data_id` names the images of all splits and their labels; None where there is no way to tell.
+        `data_id` is the fingerprint of the images of all splits and their labels; None where they have none.
         """
         contents = list(self.contents.values())
-        told = None if None in contents else hashlib.sha256("".join(map(str, contents)).encode()).hexdigest()[:16]
+        data_id = None if None in contents else hashlib.sha256("".join(map(str, contents)).encode()).hexdigest()[:16]
         return {
             "checkpoint": str(self.path),
             "sha256": self.sha256,
@@ -188,10 +180,10 @@ class Subject:
             "run": self.run(),
             "data_class": type(self.data).__name__,
             "data": {name: fingerprint(dataset) for name, dataset in self.data.datasets.items()},
-            "data_id": told,
+            "data_id": data_id,
             "images": {split: len(self.data.splits[split]) for split in self.splits},
             "classes": self.class_names,
-            "pretrained_on": n_pretrained_on(self.state),
+            "pretrained_on": self.n_pretrained_on,
             "transfer": self.transferred,
             "versions": {module.__name__: module.__version__ for module in (msssl, torch, torchvision, lightning)},
         }
@@ -203,13 +195,13 @@ def open_subject(
     model: MultiViewModule | None = None,
     random_views: bool = False,
 ) -> Subject:
-    """A checkpoint and its images, set up.
+    """Load a checkpoint, and set up the data module of the images that it is evaluated on.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
-        data: images to judge it by, prepared as those that it was pretrained on; by default these.
-        model: the module, built again where the checkpoint cannot do so.
-        random_views: whether the random views of the run are needed, and not only clean images.
+        data: images to evaluate on, which are prepared as those of the pretraining were; by default those of the run.
+        model: the module, built again, where the checkpoint does not hold all that is needed to build it.
+        random_views: whether the probe needs the random views of the run, and not only clean images.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -238,7 +230,7 @@ def open_subject(
 
 
 def _prepare_alike(path: Path, checkpoint: dict[str, Any], data: MultiViewDataModule) -> None:
-    """Have a data module prepare images as the run of a checkpoint did, where msssl prepared them there."""
+    """Make a data module prepare its images as the run of the checkpoint did, if the checkpoint says how."""
     if "preprocess" in checkpoint or MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
         data.preprocess = preprocess_of(path, checkpoint)
     else:
@@ -246,7 +238,7 @@ def _prepare_alike(path: Path, checkpoint: dict[str, Any], data: MultiViewDataMo
 
 
 def _check_splits(subject: Subject, where: str) -> None:
-    """Raise ValueError where there are no labelled images to fit on or to measure on; log which splits are left out."""
+    """Raise ValueError without labelled images to fit on or to measure on; log which splits are left out."""
     if "probe" not in subject.splits:
         raise UserError(f"{subject.path} cannot be probed: {where} has no labels in probe")
     for split in ("val", "test"):
