@@ -24,12 +24,7 @@ log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def extract(
-    encoder: Encoder,
-    data: MultiViewDataModule,
-    split: str,
-    device: str,
-    n_patches: int = 1,
-    seed: int = 0,
+    encoder: Encoder, data: MultiViewDataModule, split: str, device: str, n_patches: int = 1, seed: int = 0
 ) -> Split:
     """Features (N, F) and labels (N,) of the images of a split, in order, both on the CPU.
 

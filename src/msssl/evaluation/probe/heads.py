@@ -55,8 +55,7 @@ def evaluate(
         mlp = mlp_probe((x, y), num_classes=num_classes, rounds=result["mlp_rounds"])[0]
         votes = knn(test_x, x, y, num_classes=num_classes, k=K, temperature=TEMPERATURE)
         for name, scores in {"mlp": scores_of(mlp, test_x), "knn": votes}.items():
-            result[f"test_{name}"] = top1(scores, test_y)
-            result[f"test_{name}_interval"] = _interval(scores, test_y)
+            result |= {f"test_{name}": top1(scores, test_y), f"test_{name}_interval": _interval(scores, test_y)}
         result["test_knn_k"] = neighbours_taken(y, K)
     elif "val" in features:
         n = int((features["val"][1] >= 0).sum())
@@ -147,9 +146,8 @@ def _auroc(logits: Tensor, labels: Tensor, present: Tensor) -> float | None:
 
 
 def _interval(scores: Tensor, labels: Tensor) -> tuple[float, float]:
-    labelled = labels >= 0
-    right = scores[labelled].argmax(dim=1) == labels[labelled]
-    return accuracy_interval(int(right.sum()), len(right))
+    n = int((labels >= 0).sum())
+    return accuracy_interval(round(top1(scores, labels) * n), n)
 
 
 def _named(split: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -5,28 +5,13 @@ from typing import Any, Literal
 import torch
 
 from msssl.errors import UserError
-from msssl.evaluation.probe.adam import (
-    HIDDEN_DIM,
-    PAPER_BATCH_SIZE,
-    PAPER_EPOCHS,
-    PAPER_LR,
-    PAPER_SMOOTHING,
-    PAPER_WEIGHT_DECAY,
-)
+from msssl.evaluation.probe import adam
 from msssl.evaluation.probe.cross_validation import Folds
 from msssl.evaluation.probe.features import Split
 from msssl.evaluation.probe.heads import DEFAULT, DEFAULT_ROUNDS, TEMPERATURE, WEIGHT_DECAYS, K, can_choose
 from msssl.metrics import neighbours_taken
 
 PAPER_PATCHES = 16
-_UPPER_BOUND = "read it as an upper bound"
-_REPORTED = {  # by the split, and whether hyperparameters were chosen
-    ("test", True): ", test read once, 95 % Wilson interval",
-    ("test", False): ", test read once, 95 % Wilson interval",
-    ("val", True): f"; there is no test split, and val chose: {_UPPER_BOUND}",
-    ("val", False): "; there is no test split, and val was read once",
-    ("cv", True): f"; there is no test split, and the accuracy is that of the cross-validation: {_UPPER_BOUND}",
-}
 
 
 class Protocol:
@@ -45,16 +30,15 @@ class Protocol:
             raise UserError(f"protocol is {name!r}: expected standard or paper")
         self.name = name
         self.of_paper = name == "paper"
-        default = PAPER_PATCHES if self.of_paper else 1
-        self.test_patches = default if test_patches is None else test_patches
+        self._default_patches = PAPER_PATCHES if self.of_paper else 1
+        self.test_patches = self._default_patches if test_patches is None else test_patches
         if self.test_patches < 1:
             raise UserError(f"test_patches is {test_patches}: expected the clean image at least, 1")
-        self._is_default = self.test_patches == default
 
     def suffixes(self) -> list[str]:
         """Parts of file names that distinguish the files of this protocol from those of the standard one."""
         parts = ["paper"] if self.of_paper else []
-        return parts if self._is_default else [*parts, f"{self.test_patches}-patches"]
+        return parts if self.test_patches == self._default_patches else [*parts, f"{self.test_patches}-patches"]
 
     def described(self, features: dict[str, Split], folds: Folds | None = None) -> dict[str, Any]:
         """The protocol as plain data and as a sentence.
@@ -78,13 +62,13 @@ class Protocol:
     def _sentence(
         self, features: dict[str, Split], folds: Folds | None, chosen_on: str | None, reported_on: str
     ) -> str:
-        patches = self.test_patches
-        seen = "clean images" if patches == 1 else f"mean features of the clean image and {patches - 1} views"
-        reported = _REPORTED[reported_on, chosen_on is not None]
+        n_views = self.test_patches - 1
+        seen = f"mean features of the clean image and {n_views} views" if n_views else "clean images"
+        reported = _reported(reported_on, chosen_on is not None)
         if self.of_paper:
             how = (
-                f"the paper's linear probe, {seen}, Adam {PAPER_LR:g}, weight decay {PAPER_WEIGHT_DECAY:g}, "
-                f"{PAPER_EPOCHS} epochs, batch {PAPER_BATCH_SIZE}, label smoothing {PAPER_SMOOTHING}, "
+                f"the paper's linear probe, {seen}, Adam {adam.PAPER_LR:g}, weight decay {adam.PAPER_WEIGHT_DECAY:g}, "
+                f"{adam.PAPER_EPOCHS} epochs, batch {adam.PAPER_BATCH_SIZE}, label smoothing {adam.PAPER_SMOOTHING}, "
                 "last epoch; nothing chosen"
             )
             fitted = ", fitted on train + val" if {"val", "test"} <= features.keys() else ", fitted on train"
@@ -97,10 +81,22 @@ class Protocol:
         if "val" in features and reported_on != "val":
             how += ", refitted on train + val"
         epochs = "epochs chosen likewise" if chosen_on == "val" else f"{DEFAULT_ROUNDS} epochs"
-        heads = f"; MLP: {HIDDEN_DIM} hidden units, AdamW, averaged weights, {epochs}; kNN: {_neighbours(features)}"
+        heads = (
+            f"; MLP: {adam.HIDDEN_DIM} hidden units, AdamW, averaged weights, {epochs}; kNN: {_neighbours(features)}"
+        )
         if reported_on == "cv" and folds is not None and folds.n_groups is not None:
             reported += f", 95 % interval of {folds.n_groups} groups"
         return how + reported + (heads if {"val", "test"} & features.keys() else "")
+
+
+def _reported(split: str, chosen: bool) -> str:
+    """What the accuracy is, in words: on which split, and whether hyperparameters were chosen on it."""
+    if split == "test":
+        return ", test read once, 95 % Wilson interval"
+    if not chosen:
+        return "; there is no test split, and val was read once"
+    accuracy = "val chose" if split == "val" else "the accuracy is that of the cross-validation"
+    return f"; there is no test split, and {accuracy}: read it as an upper bound"
 
 
 def _chosen_by(features: dict[str, Split], folds: Folds | None) -> str:

@@ -16,18 +16,10 @@ import msssl
 from msssl.data import MultiViewDataModule
 from msssl.data.pixels.labels import class_names_of, fingerprint, strings_of
 from msssl.errors import UserError
+from msssl.evaluation import rebuild
 from msssl.evaluation.probe.cross_validation import Folds, make_folds
 from msssl.evaluation.probe.features import content_of
 from msssl.evaluation.probe.heads import MIN_VAL
-from msssl.evaluation.rebuild import (
-    build_module,
-    data_of,
-    data_state,
-    epochs_of,
-    module_of,
-    preprocess_of,
-    views_of,
-)
 from msssl.methods import MultiViewModule
 from msssl.run.files import read, sha256_of
 from msssl.run.find import find
@@ -64,7 +56,7 @@ class Subject:
     @property
     def state(self) -> dict[str, Any]:
         """The state of the run's data module in the checkpoint; empty if that module is not one of msssl."""
-        return data_state(self.checkpoint)
+        return rebuild.data_state(self.checkpoint)
 
     @property
     def n_pretrained_on(self) -> int | None:
@@ -137,7 +129,7 @@ class Subject:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             if self.model is None:
-                return build_module(self.path, self.checkpoint).eval()
+                return rebuild.build_module(self.path, self.checkpoint).eval()
             module = copy.deepcopy(self.model)
             for part in module.modules():
                 if callable(reset := getattr(part, "reset_parameters", None)):
@@ -157,7 +149,7 @@ class Subject:
         n_batches: int = self.checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
         return {
             "method": settings["model"].get("_class_path"),
-            "epochs": epochs_of(self.checkpoint),
+            "epochs": rebuild.epochs_of(self.checkpoint),
             "steps": self.checkpoint["global_step"],
             "minutes": None if seconds is None else seconds / 60,
             "images": self.n_pretrained_on,
@@ -209,12 +201,12 @@ def open_subject(
     """
     path = find(ckpt_path)
     checkpoint = read(path)
-    module = module_of(path, checkpoint, copy.deepcopy(model)).eval()
+    module = rebuild.module_of(path, checkpoint, copy.deepcopy(model)).eval()
     transferred = data is not None
-    data = data or data_of(path, checkpoint)
+    data = data or rebuild.data_of(path, checkpoint)
     _prepare_alike(path, checkpoint, data)
     if random_views:
-        data.views = views_of(path, checkpoint, data.preprocess)
+        data.views = rebuild.views_of(path, checkpoint, data.preprocess)
     if data.preprocess.image_size is None and transferred:
         log.warning("%s does not say the size of its images: those of another set are not resized", path)
     data.prepare_data()
@@ -232,7 +224,7 @@ def open_subject(
 def _prepare_alike(path: Path, checkpoint: dict[str, Any], data: MultiViewDataModule) -> None:
     """Make a data module prepare its images as the run of the checkpoint did, if the checkpoint says how."""
     if "preprocess" in checkpoint or MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
-        data.preprocess = preprocess_of(path, checkpoint)
+        data.preprocess = rebuild.preprocess_of(path, checkpoint)
     else:
         log.warning("%s does not say how images are normalised: they are as %s says", path, type(data).__name__)
 
