@@ -1,4 +1,4 @@
-"""Callbacks: what watches a run without touching the encoder."""
+"""Callbacks that a user may add to a run: they measure, draw or write, and never change the encoder's weights."""
 
 from msssl.callbacks.features_writer import FeaturesWriter as FeaturesWriter
 from msssl.callbacks.online_knn import OnlineKNN as OnlineKNN

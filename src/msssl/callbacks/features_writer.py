@@ -1,4 +1,4 @@
-"""The file that `msssl predict` writes."""
+"""Writes the features or classes of images to a file, for `msssl predict`."""
 
 import json
 import logging
@@ -25,25 +25,28 @@ log = logging.getLogger(__name__)
 
 
 class FeaturesWriter(BasePredictionWriter):
-    """Writes the features of the predicted images, or by a head their classes, to one file.
+    """Writes the features of the predicted images, or with a head their classes, to one file.
 
-    The file has a row for each image, those of all ranks together, in the order of the data set:
+    The file has a row for each image of all ranks, in the order of the data set, with these columns:
 
-    - `features` (n, F), float32; or with a head `class` (n,), the name of the most probable class, `probability` (n,)
-      of it, and `probabilities` (n, C) of all classes, in the order of `classes` (C,), their names;
-    - `label` (n,), int64, -1 where the image has none;
-    - `path` (n,), of the image's file, or a description where it has none;
-    - `dataset` (n,), the name of the image's data set, such as `test`, and `index` (n,), its position in there.
+    - without a head `features` (n, F), float32;
+    - with a head `class` (n,), the name of the most probable class; `probability` (n,), the probability of that class;
+      `probabilities` (n, C), those of all classes; and `classes` (C,), the names of all classes in the same order;
+    - `label` (n,), int64; -1 where the image has none;
+    - `path` (n,), the path of the image's file, or a description of the image where it has no file;
+    - `dataset` (n,), the name of the image's data set, such as `test`;
+    - `index` (n,), the position of the image in that data set.
 
-    In a parquet file `classes` stands in the metadata of the schema, as JSON.
+    A parquet file has `classes` in the metadata of its schema, as JSON.
 
     Args:
-        path: file to write; its ending is `.npz`, or `.parquet`, which needs pyarrow. It replaces an earlier one.
-        head: linear head, `probe.head.pt` as `msssl probe` writes it.
+        path: file to write, whose name ends in `.npz`, or in `.parquet`, which needs pyarrow. An earlier file is
+            replaced.
+        head: file of a linear head, `probe.head.pt` as `msssl probe` writes it.
 
     Raises:
         ImportError: pyarrow is missing.
-        ValueError: another ending.
+        ValueError: the name of the file has another ending.
     """
 
     def __init__(self, path: str | Path, head: str | None = None) -> None:
@@ -57,16 +60,16 @@ class FeaturesWriter(BasePredictionWriter):
             raise MissingPackageError("format parquet needs pyarrow: pip install 'msssl[parquet]'")
 
     def prepare(self, module: LightningModule, ckpt_path: str | Path | None) -> None:
-        """Read the head and try whether the file can be written, so that an error comes before the work.
+        """Read the head and check that the file can be written, so that errors come before any features are computed.
 
         Args:
-            module: whose features are written.
-            ckpt_path: that it was loaded from; a head that was fitted on another one's features is refused.
+            module: the module whose features are written.
+            ckpt_path: checkpoint of the module; a head that was fitted on features of another checkpoint is refused.
 
         Raises:
-            FileNotFoundError: no such head.
+            FileNotFoundError: the file of the head does not exist.
             NotWrittenError: the file cannot be written.
-            ValueError: the head is for other features.
+            ValueError: the head was fitted on other features.
         """
         if self.head is not None and self._head is None:
             width: Any = module.feature_dim
@@ -84,8 +87,8 @@ class FeaturesWriter(BasePredictionWriter):
         loaders = getattr(trainer.predict_dataloaders, "loaders", [None])  # None: a loader of the user's own
         remaining = iter(predictions)
         parts = []
-        for loader in loaders:  # gathered one by one, as an index counts in the data set of its loader
-            of_loader = islice(remaining, len(loader) if loader else None)  # none, perhaps: `limit_predict_batches`
+        for loader in loaders:  # gathered one by one, as an index is the position in the data set of its loader
+            of_loader = islice(remaining, len(loader) if loader else None)  # empty, perhaps: `limit_predict_batches`
             batches = [tuple(batch[name].cpu() for name in ("index", "label", "features")) for batch in of_loader]
             if rows := gather_rows(batches, on_first_rank_only=True):
                 parts.append((loader and loader.images, *rows))
@@ -100,7 +103,7 @@ class FeaturesWriter(BasePredictionWriter):
             "index": torch.cat([index for _, index, _, _ in parts]).numpy(),
         }
         replaced = self.path.exists()
-        with atomic_write(self.path) as growing, growing.open("wb") as file:
+        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
             _WRITERS[self.path.suffix](file, columns)
         asked_for = sum(len(loader.images) for loader in loaders if loader)
         self._log_summary(columns, features, asked_for, replaced)
@@ -123,9 +126,9 @@ class FeaturesWriter(BasePredictionWriter):
     ) -> None:
         n_images = len(features)
         names, counts = np.unique(columns["dataset"], return_counts=True)
-        of_each = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True))
+        by_dataset = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True))
         what = f"{'features' if self._head is None else 'classes'} of {counted(n_images, 'image')}"
-        what += f" ({of_each})" if len(names) > 1 else ""
+        what += f" ({by_dataset})" if len(names) > 1 else ""
         log.info("%s: %s%s", what, self.path, ", in place of an earlier file" if replaced else "")
         if n_images < asked_for:
             log.warning("limit_predict_batches leaves out %d of the %d images", asked_for - n_images, asked_for)

@@ -1,18 +1,18 @@
-"""Whether a classifier that is trained along has labels to learn from and to be measured on."""
+"""Checks whether an online probe has labels to learn from and to be measured on."""
 
 from typing import Any
 
 UNLABELLED_VALIDATION = "no validation image has a label"
 
 
-def why_nothing_is_learnt(data: Any, *, nearest: bool = False) -> str | None:
-    """Why a classifier cannot learn from the labels of a data module, in words, or None where it can.
+def reason_not_to_learn(data: Any, *, nearest: bool = False) -> str | None:
+    """Why a classifier cannot learn from the labels of a data module, in words; None where it can.
 
-    All ranks find the same, since they know all labels.
+    The result is the same on all ranks, since each of them knows all labels.
 
     Args:
-        data: that of the trainer, set up; one of the user's own kind needs no more than `num_classes`.
-        nearest: whether the classifier sees all labelled training images, and not the batches of the run.
+        data: data module of the trainer, set up; one of another library needs no more than `num_classes`.
+        nearest: whether the classifier learns from all labelled training images, and not from the batches of the run.
     """
     if getattr(data, "num_classes", None) is None:
         return "the data has no labels (or its data set no `targets` to count the classes by)"
@@ -26,7 +26,7 @@ def why_nothing_is_learnt(data: Any, *, nearest: bool = False) -> str | None:
 
 
 def validation_is_labelled(data: Any) -> bool:
-    """Whether there are labelled validation images, or no validation, or no way to tell."""
+    """Whether validation images have labels; also true without validation images, or where this is not known."""
     if not hasattr(data, "split_labels") or "val" not in data.splits:
         return True
     return bool((data.split_labels("val") >= 0).any())

@@ -1,4 +1,4 @@
-"""Accuracy of nearest neighbours, while it trains."""
+"""Measures the accuracy of a k-nearest-neighbour classifier on the features at each validation."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
-from msssl.callbacks.labelled import UNLABELLED_VALIDATION, validation_is_labelled, why_nothing_is_learnt
+from msssl.callbacks.labelled import UNLABELLED_VALIDATION, reason_not_to_learn, validation_is_labelled
 from msssl.distributed import gather_rows
 from msssl.metrics import knn, neighbours_taken
 from msssl.progress import with_bar
@@ -17,16 +17,17 @@ log = logging.getLogger(__name__)
 
 
 class OnlineKNN(Callback):
-    """Logs `val/knn_top1`: each validation image votes with the nearest clean training images, by `metrics.knn`.
+    """Logs `val/knn_top1`, the accuracy with which the nearest training images predict the class of validation images.
 
-    Before each validation the labelled training images go through the encoder, in evaluation mode and without views.
-    Without labels in training or in validation, or with one class, it is off, with one line in the log.
+    Before each validation, the features of the labelled training images (the bank) are computed from clean images, in
+    evaluation mode. Votes are weighted as in `metrics.knn`. The callback turns itself off, with one line in the log,
+    if training or validation images have no labels, or if there is only one class.
 
     Args:
         k: number of neighbours. At most half of the labelled images of the bank are taken, so that a small set has
             fewer; the log then says how many.
-        temperature: of their votes.
-        bank_size: labelled training images that are compared with, spread evenly over the set, at most.
+        temperature: temperature of the votes.
+        bank_size: size of the bank at most; its images are spread evenly over the training set.
     """
 
     def __init__(self, k: int = 200, temperature: float = 0.1, bank_size: int = 20_000) -> None:
@@ -36,12 +37,12 @@ class OnlineKNN(Callback):
         self._off = False
         self._bank: tuple[Tensor, Tensor] | None = None
         self._accuracy: MeanMetric | None = None
-        self._k_taken = k  # what was said last
+        self._k_taken = k  # that was logged last
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        reason = why_nothing_is_learnt(data, nearest=True)
+        reason = reason_not_to_learn(data, nearest=True)
         if reason is None and not validation_is_labelled(data):
             reason = UNLABELLED_VALIDATION
         self._off = reason is not None
@@ -54,12 +55,12 @@ class OnlineKNN(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         loader = data.evaluation_dataloader("probe", at_most=self.bank_size, labelled=True)
-        found = []
+        rows = []
         for batch in with_bar(loader, "Features of the neighbours", len(loader)):
             clean = data.views.evaluate(batch["image"].to(pl_module.device))
             with trainer.precision_plugin.forward_context():
-                found.append((batch["index"].cpu(), pl_module(clean).float().cpu(), batch["label"].cpu()))
-        _, features, labels = gather_rows(found)
+                rows.append((batch["index"].cpu(), pl_module(clean).float().cpu(), batch["label"].cpu()))
+        _, features, labels = gather_rows(rows)
         self._bank = features.to(pl_module.device), labels.to(pl_module.device)
         k = neighbours_taken(labels, self.k)
         if k != self._k_taken:
@@ -100,4 +101,4 @@ class OnlineKNN(Callback):
         accuracy = self._accuracy.compute()  # of all ranks
         self._bank = self._accuracy = None
         if accuracy.isfinite():  # else no image had a label
-            pl_module.log("val/knn_top1", accuracy, prog_bar=True, sync_dist=True)  # which only tells Lightning so
+            pl_module.log("val/knn_top1", accuracy, prog_bar=True, sync_dist=True)  # it is: for Lightning

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier that is trained along, on features that it cannot change."""
+"""Trains a classifier on the detached features while the encoder trains, and logs its accuracy."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from msssl.backbones import evaluating
-from msssl.callbacks.labelled import UNLABELLED_VALIDATION, validation_is_labelled, why_nothing_is_learnt
+from msssl.callbacks.labelled import UNLABELLED_VALIDATION, reason_not_to_learn, validation_is_labelled
 from msssl.distributed import gather
 from msssl.errors import UserError
 from msssl.run.steps import is_logging_step
@@ -24,33 +24,33 @@ log = logging.getLogger(__name__)
 class OnlineProbe(Callback):
     """Trains BatchNorm1d(affine=False) + Linear on the detached features of all views; logs `val/<name>_top1`.
 
-    Where the batch brings labelled images of another set (`"probe"`, as for STL-10), it learns on those instead.
+    Where a batch has labelled images of another set under the key `"probe"`, as for STL-10, it learns on those instead.
 
-    It has its own optimizer and never sends a gradient into the encoder. Labels of -1 are left out. Under DDP every
-    rank takes the same step on the features of all ranks, so the probes stay equal. Head and optimizer are in the
-    checkpoint. Without labels to learn from, or with one class, it turns itself off, with one line in the log; where no
-    validation image has a label it learns, and logs no accuracy.
+    It has its own optimizer and never sends a gradient into the encoder. Images with label -1 are left out. Under DDP
+    every rank takes the same step on the features of all ranks, so that the heads stay equal. Head and optimizer are in
+    the checkpoint. The callback turns itself off, with one line in the log, without labels to learn from or with only
+    one class. If no validation image has a label it learns, but logs no accuracy.
 
     Args:
-        lr: learning rate of its AdamW.
+        lr: learning rate of its AdamW optimizer.
         hidden_dims: widths of hidden layers with ReLU before the Linear; none by default.
         on: `backbone`, or `projector.<i>` for the output of the projector's layer i, in evaluation mode.
-        name: of what it logs; probes that run together need names of their own.
+        name: name under which it logs; probes that run together need different names.
 
     Raises:
-        ValueError: `on` is neither.
+        ValueError: `on` has another value.
     """
 
     def __init__(
         self, lr: float = 1e-3, hidden_dims: Sequence[int] = (), on: str = "backbone", name: str = "probe"
     ) -> None:
-        found = re.fullmatch(r"backbone|projector\.(\d+)", on)
-        if found is None:
+        layer = re.fullmatch(r"backbone|projector\.(\d+)", on)
+        if layer is None:
             raise UserError(f"on is {on!r}: expected backbone, or projector.0 for the projector's first layer")
         self.lr = lr
         self.hidden_dims = list(hidden_dims)
         self.name = name
-        self._n_layers = 0 if found[1] is None else int(found[1]) + 1  # of the projector
+        self._n_layers = 0 if layer[1] is None else int(layer[1]) + 1  # of the projector
         self.head: nn.Sequential | None = None
         self._accuracy: MeanMetric | None = None
         self._saved: dict[str, Any] = {}
@@ -63,7 +63,7 @@ class OnlineProbe(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        if (reason := why_nothing_is_learnt(data)) is not None:
+        if (reason := reason_not_to_learn(data)) is not None:
             log.info("online %s: off, %s", self.name, reason)
             return
         if stage == "fit" and not validation_is_labelled(data):
@@ -71,7 +71,7 @@ class OnlineProbe(Callback):
         if self.head is not None:
             return
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # equal on all ranks, and no draw from the run's own state
+            torch.default_generator.manual_seed(0)  # equal on all ranks, and the run's random state is left alone
             head = self._build(pl_module, data.num_classes)
         device = trainer.strategy.root_device
         self.head = head.to(device)
@@ -85,12 +85,12 @@ class OnlineProbe(Callback):
     ) -> None:
         if self.head is None:
             return
-        found = outputs.get("probe", outputs)  # a labelled set of its own, or all views
-        features = self._layer(pl_module, gather(found["features"]))  # (K, W*N, F)
-        label = gather(found["label"].view(1, -1, 1)).flatten()
+        labelled = outputs.get("probe", outputs)  # images of a labelled set, or all views of the batch
+        features = self._layer(pl_module, gather(labelled["features"]))  # (K, W*N, F)
+        label = gather(labelled["label"].view(1, -1, 1)).flatten()
         self.head.train()
         logits = self.head(features.flatten(0, 1))
-        # A mean over the labelled rows that stays 0, not NaN, where there are none.
+        # The mean over the labelled rows; 0, not NaN, where there are none.
         labels = label.repeat(len(features))
         total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
         loss = total / (labels >= 0).sum().clamp(min=1)
@@ -113,8 +113,8 @@ class OnlineProbe(Callback):
         if self.head is None or self._accuracy is None:
             return
         self.head.eval()
-        found, label = self.head(self._layer(pl_module, outputs["features"])).argmax(dim=1), outputs["label"]
-        self._accuracy.update((found == label).float(), (label >= 0).float())
+        logits, label = self.head(self._layer(pl_module, outputs["features"])), outputs["label"]
+        self._accuracy.update((logits.argmax(dim=1) == label).float(), (label >= 0).float())
 
     on_test_batch_end = on_validation_batch_end
 
@@ -132,7 +132,7 @@ class OnlineProbe(Callback):
         accuracy = self._accuracy.compute()  # of all ranks
         self._accuracy.reset()
         if accuracy.isfinite():  # else no image had a label
-            pl_module.log(name, accuracy, prog_bar=True, sync_dist=True)  # which only tells Lightning that it is
+            pl_module.log(name, accuracy, prog_bar=True, sync_dist=True)  # it is: for Lightning
 
     def _build(self, pl_module: LightningModule, num_classes: int) -> nn.Sequential:
         width: Any = pl_module.feature_dim
@@ -149,14 +149,14 @@ class OnlineProbe(Callback):
 
     @torch.no_grad()
     def _layer(self, pl_module: LightningModule, features: Tensor) -> Tensor:
-        """What the head sees of features (..., F): themselves, or the output of the projector's layer (..., D)."""
+        """The inputs of the head: the features (..., F), or the output (..., D) of a layer of the projector."""
         if self._n_layers == 0:
             return features.float()
         layers: Any = pl_module.projector[: self._n_layers]  # type: ignore[index]
         with evaluating(layers):  # BatchNorm's statistics stay as they are
-            found: Tensor = layers(features.to(pl_module.dtype).flatten(0, -2))
-        found = found.unflatten(0, features.shape[:-1])
-        return found.float()
+            outputs: Tensor = layers(features.to(pl_module.dtype).flatten(0, -2))
+        outputs = outputs.unflatten(0, features.shape[:-1])
+        return outputs.float()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -171,11 +171,12 @@ class OnlineProbe(Callback):
 
     def _restore(self) -> None:
         if self.head is not None and self._saved:
-            wanted, saved = (list(each.values())[-2].shape for each in (self.head.state_dict(), self._saved["head"]))
-            if wanted != saved:
+            states = (self.head.state_dict(), self._saved["head"])
+            built, saved = (list(state.values())[-2].shape for state in states)  # the weight of the last layer
+            if built != saved:
                 raise UserError(
                     f"online {self.name}: its head in the checkpoint has {saved[0]} classes and {saved[1]} features, "
-                    f"but the run has {wanted[0]} and {wanted[1]}"
+                    f"but the run has {built[0]} and {built[1]}"
                 )
             self.head.load_state_dict(self._saved["head"])
             self._optimizer.load_state_dict(self._saved["optimizer"])

@@ -1,4 +1,4 @@
-"""Pictures for the loggers of a run that take some."""
+"""Gives pictures to those loggers of a run that accept them, such as TensorBoard and W&B."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from torchvision.transforms.functional import to_pil_image
 
 
 def takes_pictures(trainer: Trainer) -> bool:
-    """Whether a logger of this process takes pictures."""
+    """Whether this process has a logger that accepts pictures."""
     return trainer.is_global_zero and any(map(_takes_pictures, trainer.loggers))
 
 
 def log_picture(trainer: Trainer, name: str, picture: Tensor, step: int) -> None:
-    """Give a picture (3, h, w) in [0, 1] to TensorBoard, and to each logger with `log_image`, as that of W&B has it."""
+    """Give a picture (3, h, w) in [0, 1] to TensorBoard and to each logger with a method `log_image`, such as W&B's."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, picture, step)

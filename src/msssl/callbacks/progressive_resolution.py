@@ -1,4 +1,4 @@
-"""Small views first."""
+"""Trains on small views first and on full ones later, to save time."""
 
 import logging
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ log = logging.getLogger(__name__)
 
 
 class ProgressiveResolution(Callback):
-    """Trains on smaller views in the first part of a run, for cheaper steps: work goes with the area.
+    """Trains on smaller views in the first part of a run, where steps cost less: their work grows with the area.
 
-    The sides share the first part of the run equally; then views have their full size. The side changes where an epoch
-    begins. Evaluation always sees whole images. A resumed run has the sides that it would have had, unless it becomes
-    longer: they are a share of the run.
+    Each of the sides is used for an equal share of the first part; then views have their full size. The side changes at
+    the start of an epoch. Evaluation always uses whole images. A resumed run uses the same sides in the same epochs as
+    a run without interruption, unless its length is changed, as they depend on the share of the run that is over.
 
     Args:
-        sides: of the views in pixels, in order; where views are not square, of their shorter side.
+        sides: sides of the views in pixels, in order; the shorter side where views are not square.
         until: share of the run after which views have their full size.
 
     Raises:
-        ValueError: `sides` is empty or has sides below 1; `until` is not in (0, 1]; the run has no end; its views are
-            not made by `MultiView`, or by no crop of `msssl.views`.
+        ValueError: `sides` is empty or has sides below 1; `until` is not in (0, 1]; the run has no end; or its views
+            are not made by `MultiView` with a crop of `msssl.views`.
 
     Source: Bordes et al. 2023 (FFCV-SSL, arXiv:2303.01986) and Leclerc et al. 2023 (FFCV), for progressive resizing.
     """
@@ -82,7 +82,7 @@ class ProgressiveResolution(Callback):
             self._views.side = None
 
     def side(self, share: float) -> int | None:
-        """Of the views in an epoch that begins when this share of the run is over, in pixels; None: their full size.
+        """Side of the views in an epoch that begins when this share of the run is over, in pixels; None is full size.
 
         >>> [ProgressiveResolution(sides=[24, 28], until=0.5).side(share / 8) for share in range(8)]
         [24, 24, 28, 28, None, None, None, None]
@@ -92,9 +92,9 @@ class ProgressiveResolution(Callback):
 
 
 def _share_behind(trainer: Trainer) -> float:
-    """Share of the run that is over when an epoch begins, by what ends it first: its epochs or its steps."""
-    ends = [(trainer.current_epoch, trainer.max_epochs or -1), (trainer.global_step, trainer.max_steps)]
-    shares = [done / whole for done, whole in ends if whole != -1]
+    """Share of the run that is over when an epoch begins, by `max_epochs` or `max_steps`, whichever ends it first."""
+    limits = [(trainer.current_epoch, trainer.max_epochs or -1), (trainer.global_step, trainer.max_steps)]
+    shares = [done / limit for done, limit in limits if limit != -1]
     if not shares:
         raise UserError("ProgressiveResolution needs an end: give trainer.max_epochs or trainer.max_steps")
     return max(shares)

@@ -1,4 +1,4 @@
-"""How many directions the embeddings use, and a warning when they collapse."""
+"""Measures the rank of the embeddings at each validation, which needs no labels, and warns when they collapse."""
 
 import logging
 import math
@@ -16,9 +16,9 @@ from msssl.drawing import draw_neighbours, draw_spectrum
 from msssl.metrics import alpha_of, alpha_req, eigenspectrum, neighbours, rankme
 from msssl.run.steps import run_length
 
-MIN_RANK, MIN_SPREAD = 2.0, 0.1  # below either the embeddings are called collapsed
-MAX_ROWS, MAX_WORK = 10_000, 4e10  # images looked at, and multiplications of a Gram matrix: a second or two
-MAX_DIMS = 512  # of the correlations drawn
+MIN_RANK, MIN_SPREAD = 2.0, 0.1  # below either of them there is a warning of a collapse
+MAX_ROWS, MAX_WORK = 10_000, 4e10  # images measured, and multiplications of a Gram matrix: a second or two
+MAX_DIMS = 512  # dimensions whose correlations are drawn
 N_IMAGES, N_NEIGHBOURS = 6, 6
 PICTURES_EVERY = 10  # validations
 log = logging.getLogger(__name__)
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 class RankMonitor(Callback):
     """Logs `val/rankme` (of z), `val/alpha` (of features) and `val/spread` at each validation; warns of a collapse.
 
-    The spread is the standard deviation of each dimension of z / ||z||, averaged, times sqrt(D): about 1 where z fills
-    the sphere, 0 where all images have one embedding. It sees clean validation images in evaluation mode, of all ranks,
-    each once: 10,000 at most, fewer where D is above 2,000, evenly spread.
+    The spread is the mean standard deviation of the dimensions of z / ||z||, times sqrt(D): about 1 where z fills the
+    sphere, 0 where all images have the same embedding. Measurements use the clean validation images of all ranks, in
+    evaluation mode: 10,000 images at most, evenly spread, and fewer where D is above 2,000.
 
-    The first rank measures, and the others get its numbers. At the first validation, at every tenth and at the last
-    one of a run, TensorBoard, and W&B where it is used, get pictures too: the correlations of z (of 512 dimensions at
-    most; red is 1, blue -1), the eigenspectrum of features and the nearest neighbours of a few validation images among
-    the others.
+    The first rank measures, and all ranks log its numbers. At the first, at every tenth and at the last validation of a
+    run, TensorBoard, and W&B where it is used, also get pictures: the correlations between dimensions of z (512 of them
+    at most; red is 1, blue -1), the eigenspectrum of the features, and the nearest neighbours of a few validation
+    images.
     """
 
     def __init__(self) -> None:
@@ -68,18 +68,18 @@ class RankMonitor(Callback):
         self._validations += 1
         measured = {}
         if trainer.is_global_zero:
-            index, *embeddings = rows_of_all
+            index, features, z = rows_of_all
             if pl_module.device.type == "cuda":  # other devices may have no float64
-                embeddings = [each.to(pl_module.device) for each in embeddings]
-            measured = self._measure(trainer, index, *embeddings)
+                features, z = features.to(pl_module.device), z.to(pl_module.device)
+            measured = self._measure(trainer, index, features, z)
         for name, value in trainer.strategy.broadcast(measured).items():  # all ranks choose checkpoints by them
             pl_module.log(f"val/{name}", value, rank_zero_only=True)
 
     def _measure(self, trainer: Trainer, index: Tensor, features: Tensor, z: Tensor) -> dict[str, float]:
-        """What is logged; nothing of embeddings that are not finite, where `NonFiniteGuard` stops the run."""
+        """The measurements to log; none if embeddings are not finite, for which `NonFiniteGuard` stops the run."""
         if not len(z) or not z.isfinite().all():
             return {}
-        draws = takes_pictures(trainer) and self._has_pictures_now(trainer)
+        draws = takes_pictures(trainer) and self._is_time_for_pictures(trainer)
         variances = eigenspectrum(features) if draws else None
         alpha = float(alpha_req(features) if variances is None else alpha_of(variances))
         rank = float(rankme(z))
@@ -98,19 +98,19 @@ class RankMonitor(Callback):
         measured = {"rankme": rank, "alpha": alpha, "spread": spread}
         return {name: value for name, value in measured.items() if math.isfinite(value)}
 
-    def _has_pictures_now(self, trainer: Trainer) -> bool:
+    def _is_time_for_pictures(self, trainer: Trainer) -> bool:
         steps, all_steps = run_length(trainer)
         return self._validations == 1 or self._validations % PICTURES_EVERY == 0 or steps >= all_steps
 
 
 def _n_images(trainer: Trainer) -> int:
-    """Of the validation split; 0 where a loader of the user's own does not tell."""
+    """Number of validation images; 0 where a loader of the user's own does not say."""
     images = getattr(trainer.val_dataloaders, "images", None)
     return 0 if images is None else len(images)
 
 
 def _stride(n_images: int, dim: int) -> int:
-    """Every so many of the images are looked at, so that the Gram matrix of their z takes no more than `MAX_WORK`."""
+    """Only each image whose index is a multiple of this is measured, so that the Gram matrix of z stays affordable."""
     n = MAX_WORK / dim**2
     at_most = min(MAX_ROWS, n if n >= dim else math.sqrt(MAX_WORK / dim))
     return max(1, math.ceil(n_images / at_most))
@@ -127,12 +127,12 @@ def _draw(trainer: Trainer, variances: Tensor, index: Tensor, features: Tensor, 
     if not hasattr(loader, "pixels") or len(features) <= N_IMAGES:
         return
     shown = torch.linspace(0, len(features) - 1, N_IMAGES).long()
-    others = torch.ones(len(features), dtype=torch.bool)
-    others[shown] = False
-    similarity, nearest = neighbours(features[shown], features[others], min(N_NEIGHBOURS, int(others.sum())))
+    bank = torch.ones(len(features), dtype=torch.bool)  # which images may be neighbours
+    bank[shown] = False
+    similarity, nearest = neighbours(features[shown], features[bank], min(N_NEIGHBOURS, int(bank.sum())))
     similarity, nearest = similarity.cpu(), nearest.cpu()
     rows = torch.searchsorted(loader.images.indices, index)  # both are sorted
-    pixels = loader.pixels(rows[others][nearest.flatten()]).unflatten(0, nearest.shape)
+    pixels = loader.pixels(rows[bank][nearest.flatten()]).unflatten(0, nearest.shape)
     queries = loader.pixels(rows[shown])
     _log_figure(trainer, "neighbours", lambda axes: draw_neighbours(axes, queries, pixels, similarity))
 

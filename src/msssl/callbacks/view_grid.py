@@ -1,4 +1,4 @@
-"""A picture of what the encoder sees."""
+"""Draws images with their augmented views at the first step, so that a user sees what the encoder sees."""
 
 import textwrap
 from pathlib import Path
@@ -19,12 +19,12 @@ from msssl.views import MultiCrop, MultiView
 
 
 class ViewGrid(Callback):
-    """Draws images down and their views across at the first step, as `views.png`, and for TensorBoard and W&B.
+    """Draws a grid of views at the first step, a row for each image: as `views.png`, and for TensorBoard and W&B.
 
     The file is written to `trainer.default_root_dir`, which is the folder of the run.
 
     Args:
-        n_images: rows at most.
+        n_images: number of rows at most.
     """
 
     def __init__(self, n_images: int = 8) -> None:
@@ -40,13 +40,19 @@ class ViewGrid(Callback):
         if not trainer.is_global_zero:
             return
         grid = contact_sheet(views_of, batch["views"], self.n_images)
-        with atomic_write(Path(trainer.default_root_dir, "views.png")) as growing:
-            save_image(grid, growing, format="png")
+        with atomic_write(Path(trainer.default_root_dir, "views.png")) as temporary:
+            save_image(grid, temporary, format="png")
         log_picture(trainer, "views", grid, step=0)
 
 
 def contact_sheet(views_of: MultiView, views: Tensor | list[Tensor], n_images: int) -> Tensor:
-    """The first images' normalised views (K, N, 3, H, W), or a list of such, with the operations that made them."""
+    """A picture of views with a caption that names the operations that made them.
+
+    Args:
+        views_of: made the views.
+        views: normalised views (K, N, 3, H, W), or a list of such tensors, one for each size.
+        n_images: number of images to draw at most.
+    """
     groups = views if isinstance(views, list) else [views]
     makers: list[Any] = list(views_of.groups) if isinstance(views_of, MultiCrop) else [views_of]
     lines = []
@@ -57,7 +63,7 @@ def contact_sheet(views_of: MultiView, views: Tensor | list[Tensor], n_images: i
 
 
 def add_caption(picture: Tensor, lines: list[str]) -> Tensor:
-    """A picture (3, h, w) in [0, 1] with lines of text below, folded to its width."""
+    """A picture (3, h, w) in [0, 1] with lines of text below it, wrapped at its width."""
     width = max(picture.shape[-1], 480)
     folded = [part for line in lines for part in textwrap.wrap(line, width // 6, subsequent_indent="    ")]
     canvas = Image.new("RGB", (width, picture.shape[-2] + 14 * len(folded) + 10), "white")
@@ -70,7 +76,12 @@ def add_caption(picture: Tensor, lines: list[str]) -> Tensor:
 
 
 def draw_views(groups: list[Tensor], min_size: int = 64) -> Tensor:
-    """Views (K, N, 3, H, W) in [0, 1] of each size as one picture (3, h, w), a row per image; small ones magnified."""
+    """Draw views as one picture (3, h, w), a row for each image.
+
+    Args:
+        groups: views (K, N, 3, H, W) in [0, 1], one tensor for each size.
+        min_size: width in pixels below which views are magnified.
+    """
     height, width = groups[0].shape[-2:]
     factor = max(1, min_size // width)
     size = (height * factor, width * factor)

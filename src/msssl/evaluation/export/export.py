@@ -33,8 +33,8 @@ def export(
     """Write a checkpoint's backbone so that torchvision, timm, onnxruntime or safetensors loads it.
 
     It needs the checkpoint only, neither the folder of the run nor its images. It prints the lines of code that load
-    the file, runs them, and compares the outputs with those of the checkpoint. It also writes a model card, `README.md`,
-    and `config.json`, which says how an image is prepared for the backbone, and the names of the classes.
+    the file, runs them, and compares the outputs with those of the checkpoint. It also writes a model card,
+    `README.md`, and `config.json`, which says how an image is prepared for the backbone, and the names of the classes.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.

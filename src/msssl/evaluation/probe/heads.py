@@ -24,8 +24,8 @@ def evaluate(
 
     The weight decay of the linear head is the one of `WEIGHT_DECAYS` with the best accuracy on `val`; how long the MLP
     trains is chosen likewise. Both heads are then fitted again on train and val together, and measured once on `test`.
-    With `folds`, the weight decay is chosen by cross-validation instead. Nothing is chosen where there are neither folds
-    nor 20 labelled images in `val`. Without `test`, the accuracies are those on `val` or of the cross-validation.
+    With `folds`, the weight decay is chosen by cross-validation instead. Nothing is chosen where there are neither
+    folds nor 20 labelled images in `val`. Without `test`, accuracies are those on `val` or of the cross-validation.
 
     Args:
         features: of the splits `probe` (on which heads are fitted), `val` and `test`, where there are any.
