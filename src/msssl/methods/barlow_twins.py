@@ -1,4 +1,4 @@
-"""Barlow Twins."""
+"""The Barlow Twins method."""
 
 import logging
 from typing import Any, Literal
@@ -20,7 +20,7 @@ class BarlowTwins(MultiViewModule):
     Args:
         beta: weight of the redundancy; `auto` is 5 / proj_dim, so that a small projector works untuned.
         form: `mean`, `pairs` or `eq10`; see the loss.
-        **kwargs: those of `MultiViewModule`.
+        **kwargs: arguments of `MultiViewModule`.
 
     Raises:
         ValueError: beta is negative.

@@ -1,4 +1,4 @@
-"""How views pass through the encoder: compiled where it can be, and some at a time where memory is short."""
+"""Passes views through the encoder: compiled where possible, and in chunks with recomputation to save memory."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -14,13 +14,14 @@ log = logging.getLogger(__name__)
 
 
 def features_of(encode: Any, views: Tensor, chunk_views: int | None, backbone: nn.Module) -> Any:
-    """Features (K, N, F) of views (K, N, C, H, W): all together, or so many at a time, recomputed.
+    """Features (K, N, F) of normalised views (K, N, C, H, W).
 
     Args:
-        encode: from images to features, through the backbone.
-        views: normalised.
-        chunk_views: how many views pass together, of which only they are kept until the backward pass runs them again.
-        backbone: whose buffers change in the first pass alone: BatchNorm must see a batch once, not twice.
+        encode: maps images to features by the backbone.
+        views: all views of a batch.
+        chunk_views: number of views that pass together, with activation checkpointing: their activations are computed
+            again in the backward pass. None passes all views at once without it.
+        backbone: its buffers are not changed by the recomputation, since BatchNorm must count each batch once.
 
     Source: Chen et al. 2016 (arXiv:1604.06174).
     """
@@ -31,7 +32,7 @@ def features_of(encode: Any, views: Tensor, chunk_views: int | None, backbone: n
             encode,
             chunk.flatten(0, 1),
             use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _buffers_kept(backbone)),
+            context_fn=lambda: (nullcontext(), _frozen_buffers(backbone)),
         )
         for chunk in views.split(chunk_views)
     ]
@@ -39,26 +40,26 @@ def features_of(encode: Any, views: Tensor, chunk_views: int | None, backbone: n
 
 
 @contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """What the module writes into its buffers is lost."""
-    kept = [(part, name, buffer) for part in module.modules() for name, buffer in part.named_buffers(recurse=False)]
+def _frozen_buffers(module: nn.Module) -> Iterator[None]:
+    """Discards what the module writes into its buffers within the context."""
+    buffers = [(part, name, buffer) for part in module.modules() for name, buffer in part.named_buffers(recurse=False)]
     try:
-        for part, name, buffer in kept:
+        for part, name, buffer in buffers:
             part._buffers[name] = buffer.clone()
         yield
     finally:
-        for part, name, buffer in kept:
+        for part, name, buffer in buffers:
             part._buffers[name] = buffer
 
 
 class CompiledEncoder:
-    """Runs an encoder through `torch.compile`; eagerly, with one line in the log, where there is no compiler.
+    """Runs an encoder compiled by `torch.compile`, or eagerly, with a warning, where compilation fails.
 
     Args:
-        encode: from images (N, C, H, W) to features (N, F).
+        encode: maps images (N, C, H, W) to features (N, F).
 
     Attributes:
-        is_compiled: whether it runs compiled; None before the first call, which tries.
+        is_compiled: whether it runs compiled; None before the first call, in which compilation is tried.
     """
 
     def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
@@ -72,7 +73,7 @@ class CompiledEncoder:
             return self._try(images)
         return self._compiled(images) if self.is_compiled else self._eager(images)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # for `pickle` and `copy`: compiled code is for the very weights
+    def __reduce__(self) -> tuple[Any, ...]:  # for `pickle` and `copy`: compiled code belongs to these weights
         return CompiledEncoder, (self._eager,)
 
     def _try(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Maximum manifold capacity representations."""
+"""The MMCR method: maximum manifold capacity representations."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from msssl.methods.module import MultiViewModule
 
 
 class MMCR(MultiViewModule):
-    """MMCR for K >= 2 views; the loss is `msssl.losses.mmcr_loss`. Its singular values make a GPU's step wait.
+    """MMCR for K >= 2 views; the loss is `msssl.losses.mmcr_loss`, whose singular values synchronise with the GPU.
 
     Args:
         local_coeff: weight of the spread of an image's views.
-        **kwargs: those of `MultiViewModule`.
+        **kwargs: arguments of `MultiViewModule`.
     """
 
     def __init__(self, local_coeff: float = 0.0, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The method that all losses share: views -> backbone -> projector -> loss."""
+"""`MultiViewModule`, the base class of all methods: views -> backbone -> projector -> loss, and the optimizer."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -41,28 +41,28 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     All K*N views pass through backbone and projector as one batch, so BatchNorm pools its statistics over the views.
     Views of several sizes pass through the backbone as one batch for each size, and together through the projector.
-    `module(images)` returns backbone features (N, F) of normalised images: those of a file are
-    `module.preprocess.evaluate(images)`, where the module comes from a checkpoint.
+    `module(images)` returns backbone features (N, F) of normalised images. Where the module was loaded from a
+    checkpoint, `module.preprocess.evaluate(images)` normalises images as its run did.
 
     Args:
         backbone: `resnet18`, `resnet34` or `resnet50` (`msssl.ResNet` at width 64 with the small-image stem),
             `timm:<name>`, or a module that maps (N, 3, H, W) to (N, F).
         proj_dim: D, width of the projector's output.
-        proj_hidden_dim: width of its hidden layers; `proj_dim` by default.
-        proj_layers: its linear layers; 2 is the paper's projector, 1 a single linear map.
-        weights: what the backbone of a fresh run starts from: a checkpoint, a file of a `state_dict`, or such as
-            `torchvision:ResNet50_Weights.IMAGENET1K_V2` or `timm:resnet50.a1_in1k`; a run that goes on, and a loaded
-            checkpoint, keep their own.
-        feature_dim: F; found from the backbone by default.
+        proj_hidden_dim: width of the projector's hidden layers; `proj_dim` by default.
+        proj_layers: number of the projector's linear layers; 2 is the paper's projector, 1 a single linear map.
+        weights: weights from which the backbone of a new run starts: a checkpoint, a file of a `state_dict`, or a name
+            such as `torchvision:ResNet50_Weights.IMAGENET1K_V2` or `timm:resnet50.a1_in1k`. A resumed run and a loaded
+            checkpoint ignore them.
+        feature_dim: F; by default what the backbone says, or the width of its output for one image.
         decay_bias_and_norm: whether weight decay acts on biases and normalisation parameters too.
-        chunk_views: how many of the K views pass through the backbone together, computed again in the backward pass:
-            memory is that of these alone, for a third more time, and BatchNorm's statistics are those of each such
-            part; by default all views pass together, and are kept.
-        compile: whether `torch.compile` fuses the backbone in training, after a minute or so; `auto` is yes on CUDA.
-            Where it does, and on CUDA in any case, the backbone's weights lie in memory with channels last.
-        optimizer: from parameters to an optimizer; Adam as in the paper by default.
-        lr_scheduler: from the optimizer to a schedule that steps once an epoch (`msssl.WarmupCosine`: every step);
-            constant by default.
+        chunk_views: number of views that pass through the backbone together, with their activations computed again in
+            the backward pass. This needs the memory of these views alone and a third more time, and BatchNorm has the
+            statistics of these views. By default all views pass together, without recomputation.
+        compile: whether `torch.compile` compiles the backbone for training, which takes about a minute; `auto` does so
+            on CUDA. A compiled backbone, and any backbone on CUDA, has its weights in channels-last memory format.
+        optimizer: makes an optimizer of the parameters; Adam as in the paper by default.
+        lr_scheduler: makes a schedule of the optimizer, which steps once an epoch (`msssl.WarmupCosine`: every step);
+            the learning rate is constant by default.
 
     Source: Ghosh et al. 2024 (NeurIPS), appendix D for projector and optimizer.
     """
@@ -106,28 +106,37 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @abstractmethod
     def compute_loss(self, z: Tensor) -> Tensor | dict[str, Tensor]:
-        """Loss of the embeddings z (K, N, D), float32, N being the global batch: z is gathered over the devices.
+        """Compute the loss of embeddings.
 
-        Returns a scalar, or a dict of scalars with the key `loss`; each is logged as `train/<name>`. Random numbers
-        come from `step_generator`, so that all ranks draw the same.
+        Take random numbers from `step_generator`, so that all ranks draw the same.
+
+        Args:
+            z: shape (K, N, D), float32, gathered over all ranks: N is the global batch.
+
+        Returns:
+            A scalar, or a dict of scalars with the key `loss`; each is logged as `train/<name>`.
         """
 
     def step_generator(self) -> torch.Generator:
-        """A generator of random numbers on this module's device, for this optimizer step.
+        """A random number generator for this optimizer step, on this module's device.
 
-        It depends on the seed of the run and the number of the step alone: it is the same on every rank, for all
-        batches whose gradients accumulate, and in a run that goes on. The global random state is left as it was. Each
-        call begins the numbers of the step anew: take all that a step needs from one generator.
+        Its seed depends only on the seed of the run and the number of the step. So it is the same on every rank, for
+        all batches whose gradients are accumulated, and in a resumed run. The global random state does not change.
+        Each call returns a generator that starts again: draw all random numbers of a step from one generator.
         """
         seed = torch.initial_seed() if self._step_seed is None else self._step_seed
         return torch.Generator(self.device).manual_seed(derive_seed("step", seed, self.global_step))
 
     def terms(self, z: Tensor) -> dict[str, Tensor]:
-        """What `compute_loss` returns, as a dict, for this rank's embeddings z (K, N, D) gathered over the ranks.
+        """Gather this rank's embeddings z (K, N, D) over the ranks, and return their `compute_loss` as a dict.
 
-        It runs outside autocast and sees float32, or float64 if z is: losses are small differences of large sums.
+        The loss is computed outside autocast in float32 (float64 if z is), since losses are small differences of large
+        sums.
+
+        Raises:
+            ValueError: `compute_loss` returned something else than a scalar or a dict of scalars with the key `loss`.
         """
-        gathered = gather(z if z.dtype == torch.float64 else z.float())  # so that its gradient is not rounded either
+        gathered = gather(z if z.dtype == torch.float64 else z.float())  # in float32, so that its gradient is too
         with torch.autocast(z.device.type, enabled=False):
             terms = self.compute_loss(gathered)
         if isinstance(terms, Tensor):
@@ -150,37 +159,37 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        given = getattr(getattr(trainer_of(self), "datamodule", None), "preprocess", None)
-        if isinstance(given, Preprocess):  # else there is no data module, or one of the user's own kind
-            self.preprocess = given
+        preprocess = getattr(getattr(trainer_of(self), "datamodule", None), "preprocess", None)
+        if isinstance(preprocess, Preprocess):  # else there is no data module, or one of another library
+            self.preprocess = preprocess
         if self.preprocess is not None:
             checkpoint["preprocess"] = self.preprocess.as_dict()
-        checkpoint["working_dir"] = str(Path.cwd())  # from which relative paths of the run are meant
+        checkpoint["working_dir"] = str(Path.cwd())  # to which relative paths of the run refer
         checkpoint["step_seed"] = self._step_seed
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._has_weights = True
-        self._step_seed = checkpoint.get("step_seed", self._step_seed)  # a run that goes on keeps its random numbers
+        self._step_seed = checkpoint.get("step_seed", self._step_seed)  # a resumed run draws the same
         if "preprocess" in checkpoint:
             self.preprocess = Preprocess.from_dict(checkpoint["preprocess"])
 
     @override
-    def on_fit_start(self) -> None:  # not in `setup`, which does not know yet whether a run goes on
+    def on_fit_start(self) -> None:  # not in `setup`, when it is not known yet whether the run is resumed
         if self.weights is not None and not self._has_weights:
             load_weights(self.backbone, self.weights)
         self._has_weights = True
 
     @override
-    def configure_model(self) -> None:  # before DDP looks at the layout of the parameters
+    def configure_model(self) -> None:  # before DDP records the layout of the parameters
         trainer = trainer_of(self)
         device = trainer.strategy.root_device if trainer else self.device  # the module itself has not moved there yet
         compiles = self.compile_backbone is True or (self.compile_backbone == "auto" and device.type == "cuda")
-        if compiles or device.type == "cuda":  # in which the views come there, and its convolutions are fastest
+        if compiles or device.type == "cuda":  # as the views are there; fastest for convolutions
             self.backbone.to(memory_format=torch.channels_last)
         self._compiled = None
         if compiles:
-            self._compiled = CompiledEncoder(self.forward)  # in training alone: evaluation has sizes of its own
+            self._compiled = CompiledEncoder(self.forward)  # for training only: evaluation has other sizes
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -188,7 +197,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        views = batch["views"]  # (K, N, C, H, W), or a list of such, one for each size
+        views = batch["views"]  # (K, N, C, H, W), or a list of such tensors, one for each size
         groups = views if isinstance(views, list) else [views]
         encode: Any = self._compiled or self
         features = torch.cat([features_of(encode, group, self.chunk_views, self.backbone) for group in groups])
@@ -213,7 +222,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @torch.no_grad()
     def _clean_features(self, images: Tensor) -> Tensor:
-        """Features in evaluation mode: BatchNorm's statistics never see these images."""
+        """Features in evaluation mode, so that these images do not change BatchNorm's statistics."""
         with evaluating(self.backbone):
             features: Tensor = self(images)
         return features
@@ -237,7 +246,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         return with_schedule(optimizer, self.make_lr_scheduler)
 
     @override
-    def on_train_start(self) -> None:  # after the optimizer of a checkpoint is loaded: arguments win over it
+    def on_train_start(self) -> None:  # after the optimizer of a checkpoint was loaded, whose arguments are replaced
         for loaded in self.trainer.optimizers:
             take_memory_layout(loaded)
         scheduler = self.lr_schedulers()
@@ -249,14 +258,14 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             scheduler.fill_in(total_steps, step)
 
 
-# Under this name `pickle` finds the default, as `torch.save(module)` and `ddp_spawn` need; for the command line, which
-# reads its source, it stays the lambda that it is.
+# `pickle`, which `torch.save(module)` and `ddp_spawn` need, finds the default optimizer under this name. It stays a
+# lambda because the command line reads its source.
 _default_optimizer = inspect.signature(MultiViewModule).parameters["optimizer"].default
 _default_optimizer.__qualname__ = "_default_optimizer"
 
 
 def _projector(dims: list[int]) -> nn.Sequential:
-    """Linear(bias=False), BatchNorm1d, ReLU between each two widths, then Linear."""
+    """Linear(bias=False), BatchNorm1d and ReLU for each hidden width, then Linear to the last width."""
     layers: list[nn.Module] = []
     for width, next_width in pairwise(dims[:-1]):
         layers += [nn.Linear(width, next_width, bias=False), nn.BatchNorm1d(next_width), nn.ReLU(inplace=True)]

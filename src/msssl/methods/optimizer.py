@@ -14,12 +14,13 @@ from typing_extensions import override
 
 from msssl.errors import UserError
 
-# The learning rate is scaled; the last two say on which device the state is.
+# Entries of a parameter group that a resumed run keeps: the learning rate is scaled instead, and the last two say on
+# which device the state is.
 _KEPT_FROM_CHECKPOINT = ("params", "lr", "initial_lr", "fused", "capturable")
 
 
 def refuse_finders(trainer: Trainer) -> None:
-    """Raise ValueError for callbacks of Lightning that set arguments which are not theirs to set here."""
+    """Raise ValueError for Lightning's callbacks that tune the learning rate or the batch size."""
     for callback in getattr(trainer, "callbacks", []):
         if isinstance(callback, LearningRateFinder):
             raise UserError(
@@ -34,7 +35,7 @@ def refuse_finders(trainer: Trainer) -> None:
 
 
 def parameter_groups(module: nn.Module, decay_bias_and_norm: bool) -> list[dict[str, Any]]:
-    """The parameters that learn: one group, or one without weight decay for biases and normalisation."""
+    """Trainable parameters in one group, or with a second group without weight decay for biases and normalisation."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     if decay_bias_and_norm:
         return [{"params": parameters}]
@@ -45,7 +46,7 @@ def parameter_groups(module: nn.Module, decay_bias_and_norm: bool) -> list[dict[
 
 
 def with_schedule(optimizer: Optimizer, make_lr_scheduler: Callable[[Optimizer], Any] | None) -> Any:
-    """What `configure_optimizers` returns."""
+    """The optimizer with its schedule, if there is one, as `configure_optimizers` returns them to Lightning."""
     if make_lr_scheduler is None:
         return optimizer
     scheduler = make_lr_scheduler(optimizer)
@@ -57,24 +58,24 @@ def with_schedule(optimizer: Optimizer, make_lr_scheduler: Callable[[Optimizer],
 
 
 def let_clip(optimizer: Optimizer, trainer: Trainer | None) -> None:
-    """Let Lightning clip gradients for a fused optimizer under bf16, which has no scaler that would be in the way.
+    """Allow gradient clipping with a fused optimizer where there is no gradient scaler, such as under bf16.
 
-    Lightning refuses whatever says that it can undo the scaling of float16, and asks nothing else.
+    Lightning refuses to clip for any optimizer that supports the gradient scaling of float16, even if none is used.
     """
     if trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is None:
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def arguments_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The hyperparameters of each group of a fresh optimizer."""
+    """The hyperparameters of each parameter group of a new optimizer."""
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
 def take_memory_layout(optimizer: Optimizer) -> None:
-    """Lay the averages that an optimizer has loaded out in memory as its parameters are.
+    """Give the averages that an optimizer loaded from a checkpoint the memory layout of its parameters.
 
-    They differ where a run goes on with channels last that began without. PyTorch's fused kernels go through both in
-    the order of the memory: on a CPU they would pair a weight with the average of another one, without an error.
+    The layouts differ where a run without channels-last memory is resumed with it. PyTorch's fused kernels read both in
+    memory order: on a CPU they would combine a weight with the average of another weight, without an error.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -83,31 +84,31 @@ def take_memory_layout(optimizer: Optimizer) -> None:
 
 
 def take_arguments(optimizer: Optimizer, arguments: list[dict[str, Any]], scheduler: Any) -> None:
-    """Give an optimizer that was loaded from a checkpoint the hyperparameters of a fresh one.
+    """Give an optimizer that was loaded from a checkpoint the hyperparameters of a new one.
 
-    A learning rate under a schedule stays where the schedule has it, in proportion.
+    With a schedule, the current learning rate is scaled in proportion to the new initial one.
     """
-    for i, (group, given) in enumerate(zip(optimizer.param_groups, arguments, strict=True)):
-        group.update({name: value for name, value in given.items() if name not in _KEPT_FROM_CHECKPOINT})
+    for i, (group, new) in enumerate(zip(optimizer.param_groups, arguments, strict=True)):
+        group.update({name: value for name, value in new.items() if name not in _KEPT_FROM_CHECKPOINT})
         if scheduler is None:
-            group["lr"] = given["lr"]
-        elif "initial_lr" in group and group["initial_lr"] != given["lr"]:
-            group["lr"] *= given["lr"] / group["initial_lr"]
-            group["initial_lr"] = scheduler.base_lrs[i] = given["lr"]
+            group["lr"] = new["lr"]
+        elif "initial_lr" in group and group["initial_lr"] != new["lr"]:
+            group["lr"] *= new["lr"] / group["initial_lr"]
+            group["initial_lr"] = scheduler.base_lrs[i] = new["lr"]
 
 
 class WarmupCosine(LambdaLR):
-    """Learning rates that rise linearly to those of the optimizer, then fall along half a cosine, step by step.
+    """Linear warm-up to the learning rate of the optimizer, then cosine decay, step by step.
 
     Args:
-        optimizer: whose learning rates are the highest.
-        warmup: share of the steps in which they rise, in [0, 1).
-        final: share of the learning rate that is left at the end, in [0, 1].
-        total_steps: of the run; `MultiViewModule` fills it in from its trainer.
+        optimizer: its learning rates are the highest of the schedule.
+        warmup: share of the steps in which the rate rises, in [0, 1).
+        final: share of the learning rate at the end of the run, in [0, 1].
+        total_steps: number of steps of the run; `MultiViewModule` sets it from its trainer.
 
-    The rate is a function of how much of the run is behind it. So a run that goes on with another number of steps an
-    epoch (another `batch_size`, say) goes on at the same rate, and one that has been made longer is where a run that
-    had been so long from the start would be. Either ends at `final`.
+    The rate depends only on the share of the run that is over. So a run that is resumed with another number of steps in
+    an epoch, such as with another `batch_size`, continues at the same rate. A run that is resumed with more epochs has
+    the rate of a run that had this length from the start.
 
     Raises:
         ValueError: a share outside its range.
@@ -137,14 +138,14 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, self._factor)
 
     def fill_in(self, total_steps: float, step: int | None = None) -> None:
-        """Set the number of steps, and with it the learning rate of the next.
+        """Set the number of steps of the run, and the learning rate of the next step.
 
         Args:
-            total_steps: of the whole run.
-            step: how many of these are behind it; by default those that the schedule has counted.
+            total_steps: number of steps of the whole run.
+            step: number of steps that were taken; by default those that the schedule has counted.
 
         Raises:
-            ValueError: an endless run.
+            ValueError: the run has no end.
         """
         if total_steps == math.inf:
             raise UserError("WarmupCosine needs an end: give trainer.max_epochs or trainer.max_steps")
@@ -165,5 +166,5 @@ class WarmupCosine(LambdaLR):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        kept = super().state_dict()
-        return {name: value for name, value in kept.items() if name not in ("warmup", "final", "total_steps")}
+        state = super().state_dict()
+        return {name: value for name, value in state.items() if name not in ("warmup", "final", "total_steps")}

@@ -1,4 +1,4 @@
-"""SimCLR."""
+"""The SimCLR method."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class SimCLR(MultiViewModule):
 
     Args:
         temperature: 0.15 is best for the small batches of one GPU (Bordes et al. 2023).
-        **kwargs: those of `MultiViewModule`.
+        **kwargs: arguments of `MultiViewModule`.
     """
 
     def __init__(self, temperature: float = 0.15, **kwargs: Any) -> None:

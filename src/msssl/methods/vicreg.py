@@ -1,4 +1,4 @@
-"""VICReg."""
+"""The VICReg method."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class VICReg(MultiViewModule):
         std_coeff: weight of the variance.
         cov_coeff: weight of the covariance.
         form: `mean` or `pairs`; see the loss.
-        **kwargs: those of `MultiViewModule`.
+        **kwargs: arguments of `MultiViewModule`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Weights that a backbone starts from."""
+"""Loads the weights from which a backbone starts: of a file, torchvision or timm."""
 
 import difflib
 import logging
@@ -17,31 +17,31 @@ log = logging.getLogger(__name__)
 
 
 def load_weights(backbone: nn.Module, weights: str) -> None:
-    """Load a backbone's parameters and buffers; classification heads in the file are left out.
+    """Load the parameters and buffers of a backbone; a classification head among the weights is ignored.
 
     Args:
-        backbone: of the same architecture.
-        weights: a checkpoint of msssl (its backbone is taken), a file of a `state_dict` (`.safetensors` too), or
-            `torchvision:ResNet50_Weights.IMAGENET1K_V2` or `timm:resnet50.a1_in1k` and the like, downloaded by them.
+        backbone: network of the same architecture.
+        weights: a checkpoint of msssl, whose backbone is taken; a file of a `state_dict`, also `.safetensors`; or such
+            as `torchvision:ResNet50_Weights.IMAGENET1K_V2` or `timm:resnet50.a1_in1k`, which are downloaded.
 
     Raises:
-        FileNotFoundError: no such file, or no network; the message says where to put the file.
-        ValueError: unknown weights, or parameters that are missing or of another shape, by name.
+        FileNotFoundError: the file does not exist or cannot be downloaded; the message says where to put it.
+        ValueError: the name is unknown, or parameters are missing or have another shape; the message names them.
     """
     source, colon, name = weights.partition(":")
     sources = {"torchvision": _from_torchvision, "timm": _from_timm}
-    found = sources[source](name) if colon and source in sources else _from_file(weights)
-    wanted = backbone.state_dict()
-    for name, value in wanted.items():
-        if name not in found:
+    loaded = sources[source](name) if colon and source in sources else _from_file(weights)
+    own = backbone.state_dict()
+    for name, value in own.items():
+        if name not in loaded:
             raise UserError(f"weights {weights} lack {name} of the backbone {type(backbone).__name__}")
-        if found[name].shape != value.shape:
-            shapes = f"{tuple(found[name].shape)} in weights {weights}, {tuple(value.shape)}"
+        if loaded[name].shape != value.shape:
+            shapes = f"{tuple(loaded[name].shape)} in weights {weights}, {tuple(value.shape)}"
             raise UserError(f"{name} is {shapes} in the backbone {type(backbone).__name__}")
-    other = [name for name in found if name not in wanted and not name.startswith(HEADS)]
-    if other:
-        raise UserError(f"weights {weights} have {other[0]}, which the backbone {type(backbone).__name__} has not")
-    backbone.load_state_dict({name: found[name] for name in wanted})
+    surplus = [name for name in loaded if name not in own and not name.startswith(HEADS)]
+    if surplus:
+        raise UserError(f"weights {weights} have {surplus[0]}, which the backbone {type(backbone).__name__} has not")
+    backbone.load_state_dict({name: loaded[name] for name in own})
     log.info("weights: the backbone starts from %s", weights)
 
 
@@ -87,7 +87,7 @@ def _from_timm(name: str) -> dict[str, Tensor]:
     except ImportError as error:
         raise MissingPackageError(f"weights timm:{name} need timm: pip install 'msssl[timm]'") from error
     known = timm.list_pretrained()
-    if name not in known and name not in {each.partition(".")[0] for each in known}:  # with its tag, or without
+    if name not in known and name not in {tagged.partition(".")[0] for tagged in known}:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
         raise UserError(f"timm has no weights {name!r}; did you mean timm:{near}?")
     try:
