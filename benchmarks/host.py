@@ -29,9 +29,10 @@ from machine import machine
 from torch import nn
 
 from msssl import BarlowTwins, MultiView, OnlineProbe, RankMonitor, Shapes
-from msssl.callbacks import BestCheckpoint, LastCheckpoint, Pace, ViewGrid
+from msssl.callbacks import BestCheckpoint, LastCheckpoint, ViewGrid
 from msssl.cli.bar import Bar
 from msssl.run.loggers import run_loggers
+from msssl.run.pace import Pace
 
 EVERY = 50  # steps a line of the logs
 # Lightning has each optimizer step look for NVML as long as CUDA has not begun: on a machine without GPU, for ever.

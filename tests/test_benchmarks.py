@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic; what they measure is not tested."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -182,3 +183,11 @@ def test_no_option_of_a_benchmark_is_called_config(path):
     (main,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"] or [None]
     if main is not None and "auto_cli" in names:
         assert "config" not in {argument.arg for argument in main.args.args}
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+def test_what_a_benchmark_imports_of_msssl_is_there(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("msssl"):
+            module = importlib.import_module(node.module)
+            assert [each.name for each in node.names if not hasattr(module, each.name)] == []
