@@ -1,4 +1,4 @@
-"""The best checkpoint, where there is something to judge by."""
+"""Writes `best.ckpt`, the checkpoint with the best value of a logged metric."""
 
 import logging
 from pathlib import Path
@@ -11,40 +11,40 @@ from typing_extensions import override
 from msssl.errors import UserError
 
 AUTO = "auto"
-METRICS = ("val/probe_top1", "val/rankme")  # of which `auto` is the first that is logged
+METRICS = ("val/probe_top1", "val/rankme")  # `auto` is the first of these that is logged
 log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`ModelCheckpoint` that saves nothing, instead of failing, where the monitored metric is not logged.
+    """A `ModelCheckpoint` that does not fail where the monitored metric is not logged, but saves nothing.
 
     Args:
-        monitor: name of the metric. `auto` is the accuracy of the online probe, `val/probe_top1`, and where none is
-            logged, as without labels, RankMe, `val/rankme`: the higher, the better. The first validation decides.
-            RankMe needs no labels, and says less than an accuracy: embeddings of high rank can be useless.
+        monitor: name of the metric. `auto` chooses at the first validation: the accuracy of the online probe,
+            `val/probe_top1`, or where that is not logged, as without labels, RankMe, `val/rankme`. RankMe says less
+            than an accuracy, since embeddings of high rank can be useless.
         mode: `max` or `min`; for `auto` it must be `max`.
         filename: name of the file, without `.ckpt`.
-        **kwargs: those of `lightning.pytorch.callbacks.ModelCheckpoint`.
+        **kwargs: arguments of `lightning.pytorch.callbacks.ModelCheckpoint`.
     """
 
     def __init__(self, monitor: str = AUTO, mode: str = "max", filename: str = "best", **kwargs: Any) -> None:
         if monitor == AUTO and mode != "max":
             raise UserError(f"mode is {mode}: monitor auto needs max, as it chooses the highest of its metrics")
         super().__init__(monitor=monitor, mode=mode, filename=filename, **kwargs)
-        self._given = monitor
-        if self.save_top_k == 1:  # or a file that a killed run left after its last checkpoint would stay beside
+        self._monitor_argument = monitor
+        if self.save_top_k == 1:  # so that a file which a killed run left is replaced, and not kept beside the new one
             self._enable_version_counter = False
 
     @property
     @override
     def state_key(self) -> str:  # the same before and after `auto` is decided
-        monitor, self.monitor = self.monitor, METRICS[0] if self._given == AUTO else self._given
+        monitor, self.monitor = self.monitor, METRICS[0] if self._monitor_argument == AUTO else self._monitor_argument
         key = super().state_key
         self.monitor = monitor
         return key
 
     def _choose(self, trainer: Trainer) -> None:
-        """Decide what `auto` is, once there is a metric."""
+        """Decide which metric `auto` is, once one of them is logged."""
         if self.monitor != AUTO or trainer.sanity_checking:
             return
         self.monitor = next((name for name in METRICS if name in trainer.callback_metrics), AUTO)
@@ -64,7 +64,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What was best so far, also where the run's folder has been moved; nothing in another run's folder."""
+        """Restore the best score and its file, also where the run's folder was moved; nothing if the file is gone."""
 
         def here(path: str) -> str:
             return str(Path(self.dirpath or "", Path(path).name)) if path else path

@@ -1,4 +1,4 @@
-"""Checkpoints of a trainer, written whole or not at all."""
+"""Has Lightning write each checkpoint completely or not at all."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from msssl.run.files import PREVIOUS, write_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames: a kill or a full disk at any moment leaves a whole file.
+    """Writes a checkpoint to a temporary file and renames it, so that a kill or a full disk never leaves a part of one.
 
-    With `storage_options="keep"`, what was there becomes `previous.ckpt`. Paths with a scheme are Lightning's affair.
+    With `storage_options="keep"`, an earlier file of this name is kept as `previous.ckpt`. Paths with a scheme, such as
+    `s3://`, are left to Lightning.
 
     Raises:
-        NotWrittenError: names the file, and what the system says, such as a full disk.
+        NotWrittenError: the file cannot be written; the message holds the reason, such as a full disk.
     """
 
     @override

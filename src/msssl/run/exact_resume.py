@@ -1,4 +1,4 @@
-"""What a checkpoint needs beside what Lightning keeps, so that a run goes on as if it had never stopped."""
+"""Makes a resumed run equal to one without interruption: random state, progress counters, plateau schedules."""
 
 from typing import Any
 
@@ -12,28 +12,27 @@ from msssl.errors import UserError
 
 
 class ExactResume(Callback):
-    """Keeps the random state that dropout uses, and corrects the progress counters in Lightning's checkpoints.
+    """Saves the random state that dropout uses, and corrects the progress counters in Lightning's checkpoints.
 
-    It also steps `ReduceLROnPlateau` at the end of each epoch before the checkpoint is written, which Lightning does
-    afterwards.
-
-    Ranks are seeded alike, so the state of the first serves all. Every `MultiViewModule` brings one.
+    It also steps `ReduceLROnPlateau` at the end of an epoch before the checkpoint is written; Lightning does so
+    afterwards. The random state of the first rank is used for all ranks, as all are seeded alike. Every
+    `MultiViewModule` adds this callback.
 
     Raises:
-        ValueError: a strategy that spreads the parameters over devices, whose checkpoints are of another kind.
+        ValueError: the strategy spreads the parameters over devices, so that its checkpoints have another format.
     """
 
     def __init__(self) -> None:
         self._random: dict[str, Any] = {}
-        self._batches: int | float | None = None  # in an epoch
-        self._monitored: dict[str, float] = {}  # by ReduceLROnPlateau, when the checkpoint was written
+        self._batches: int | float | None = None  # number of batches in an epoch
+        self._monitored: dict[str, float] = {}  # metrics of ReduceLROnPlateau, when the checkpoint was written
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             name = type(trainer.strategy).__name__
             raise UserError(f"strategy is {name}: msssl trains on one device, or on several by strategy ddp")
-        if trainer.precision == "64-true":  # Lightning does so after it has loaded the weights, by then rounded
+        if trainer.precision == "64-true":  # Lightning does so after loading the weights, which rounds them
             pl_module.double()
 
     @override
@@ -65,9 +64,9 @@ class ExactResume(Callback):
             torch.set_rng_state(random["cpu"])
         if random.get("cuda") is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
-        before, self._batches = self._batches, trainer.num_training_batches
-        if before is not None and before != self._batches:
-            rescale_progress(trainer.fit_loop.epoch_loop.batch_progress.current, before, self._batches)
+        saved, self._batches = self._batches, trainer.num_training_batches
+        if saved is not None and saved != self._batches:
+            rescale_progress(trainer.fit_loop.epoch_loop.batch_progress.current, saved, self._batches)
         for config in _plateaus(trainer):  # the run may have stopped between an epoch's last batch and its end
             scheduler: Any = config.scheduler
             if scheduler.last_epoch < trainer.current_epoch and config.monitor in self._monitored:
@@ -75,16 +74,16 @@ class ExactResume(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning steps a ReduceLROnPlateau after the checkpoint of the epoch's end is written, and not at all in an
-        # epoch in whose middle a run went on.
+        # Lightning steps a ReduceLROnPlateau after it wrote the checkpoint of the epoch's end, and not at all in an
+        # epoch in whose middle the run was resumed.
         loop = trainer.fit_loop
         if _plateaus(trainer) and loop.epoch_loop._num_ready_batches_reached():
             loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
-            loop._restarting = True  # so that it does not do so again; it is false from the next epoch on
+            loop._restarting = True  # so that Lightning does not step again; it is reset in the next epoch
 
 
 def _plateaus(trainer: Trainer) -> list[LRSchedulerConfig]:
-    """The schedules that look at a metric at the end of each epoch."""
+    """The schedules that step at the end of each epoch, depending on a metric."""
     return [
         config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.interval == "epoch"
     ]
@@ -129,9 +128,14 @@ def mend_progress(fit_loop: dict[str, Any], by_steps: bool) -> None:
 
 
 def rescale_progress(current: Any, before: float, now: float) -> None:
-    """Turn counts of an epoch's batches into those of an epoch that has another number of them, in place.
+    """Scale the counts of an epoch's batches, in place, for an epoch that now has another number of batches.
 
-    The training loader does the same with its position, so that the same share of the epoch is behind both.
+    The training loader scales its position likewise, so that both are at the same share of the epoch.
+
+    Args:
+        current: progress of the batches in the current epoch.
+        before: number of batches in an epoch when the checkpoint was written.
+        now: number of batches in an epoch of the resumed run.
     """
     ready = int(current.ready * now // before)
     change = ready - current.ready

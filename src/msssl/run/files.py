@@ -14,12 +14,12 @@ import torch
 
 from msssl.errors import UserError
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # of a run, and the one before it
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the newest checkpoint of a run, and the one before it
 CONFIG = "config.yaml"  # that `msssl fit` saves in the folder of each run
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file that `torch.save` wrote, by its checksums, or None."""
+    """What is wrong with a file that `torch.save` wrote, according to its checksums; None if it is complete."""
     try:
         with zipfile.ZipFile(path) as parts:
             damaged = parts.testzip()
@@ -29,7 +29,11 @@ def damage(path: Path) -> str | None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU, without running code from it; ValueError naming the file if unreadable."""
+    """Read a checkpoint of a training run to the CPU, without running code from it.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else; the message names it.
+    """
     checkpoint = read_file(path)
     if "state_dict" not in checkpoint:
         raise UserError(f"{path} is not the checkpoint of a training run: it holds no state_dict")
@@ -37,7 +41,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """A dict that `torch.save` wrote, as `read` reads it."""
+    """Read a dict that `torch.save` wrote to the CPU, without running code from it; errors as in `read`."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -49,17 +53,17 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 class NotWrittenError(OSError):
-    """A file could not be written; what was there before is as it was."""
+    """A file could not be written; an earlier file of this name is unchanged."""
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """While a file or folder is written: an error of the system becomes a `NotWrittenError` that names it."""
+    """A context in which a file or folder is written: errors of the system become a `NotWrittenError` that names it."""
     try:
         yield
     except NotWrittenError:
         raise
-    except (OSError, RuntimeError) as raised:  # torch hides the first behind the second
+    except (OSError, RuntimeError) as raised:  # torch raises a RuntimeError in the context of an OSError
         error: BaseException | None = raised
         while error is not None and not isinstance(error, OSError):
             error = error.__context__
@@ -67,19 +71,19 @@ def writing(path: str | Path) -> Iterator[None]:
             raise
         kept = "; what was there before is as it was" if Path(path).is_file() else ""
         reason = str(error.strerror or error)
-        if isinstance(error, FileExistsError):  # of making a folder where a file is
+        if isinstance(error, FileExistsError):  # a folder was to be made where there is a file
             reason = f"{error.filename} is not a directory"
         raise NotWrittenError(f"{path} cannot be written: {reason}{kept}") from error
 
 
 def check_writable(folder: Path) -> None:
-    """Raise NotWrittenError, before the work, if no file can be made in a folder."""
+    """Raise NotWrittenError if no file can be made in a folder; called before work whose result is written there."""
     with writing(folder), TemporaryFile(dir=folder):
         pass
 
 
 def check_file_writable(path: Path) -> None:
-    """Raise NotWrittenError, before the work, if a file cannot be written; its folder is made."""
+    """Raise NotWrittenError if a file cannot be written; its folder is made if it does not exist."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -90,31 +94,34 @@ def check_file_writable(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Where to write a file that gets its name once all of it is there; nothing is left of a part.
+    """Yield a temporary path, which is renamed to `path` if the context succeeds and deleted if it fails.
 
-    Its folder is made, too. NotWrittenError naming the file, if that is not possible.
+    The folder is made if it does not exist.
+
+    Raises:
+        NotWrittenError: the file cannot be written; the message names it.
     """
-    growing = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield growing
-            growing.replace(path)
+            yield temporary
+            temporary.replace(path)
         finally:
             with suppress(OSError):
-                growing.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, whole or not at all."""
-    with atomic_write(path) as growing:
-        growing.write_text(text)
+    """Write a text file, completely or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
 
 
 def write_file(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
-    """Write what `read_file` reads, whole or not at all; what was there gets the name `keep`, if given."""
-    with atomic_write(path) as growing:
-        with growing.open("wb") as file:  # an open file, whose errors say what is wrong
+    """Write a dict that `read_file` reads, completely or not at all; an earlier file is renamed to `keep` if given."""
+    with atomic_write(path) as temporary:
+        with temporary.open("wb") as file:  # given an open file, torch raises errors that say the reason
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
@@ -123,6 +130,6 @@ def write_file(path: Path, content: dict[str, Any], keep: Path | None = None) ->
 
 
 def sha256_of(path: str | Path) -> str:
-    """Fingerprint of a file."""
+    """The SHA-256 fingerprint of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Which checkpoint `--ckpt_path` means: a file, the folder of a run, or `last`, the newest run."""
+"""Finds the checkpoint that `--ckpt_path` means: a file, the folder of a run, or `last` for the newest run."""
 
 import logging
 import re
@@ -15,32 +15,33 @@ log = logging.getLogger(__name__)
 
 
 def find(spec: str, root: str | Path = "runs") -> Path:
-    """The checkpoint that a `--ckpt_path` means: a file, the last one of a run's folder, or `last`.
+    """The path of the checkpoint that a `--ckpt_path` means.
 
-    A `last.ckpt` that is cut or damaged is passed over, with a warning, for `previous.ckpt`, the one before it.
+    If `last.ckpt` is incomplete or damaged, `previous.ckpt` is returned instead, with a warning.
 
     Args:
         spec: path of a file or of a run's folder, or `last` for the newest run that msssl made below `root`.
         root: folder of the runs.
 
     Raises:
-        FileNotFoundError: naming what was looked for.
-        ValueError: neither is whole.
+        FileNotFoundError: there is no such checkpoint; the message names what was searched.
+        ValueError: both files are damaged.
     """
     path = _newest_run(Path(root)) if spec == "last" else Path(spec)
     if path.is_dir():
         path = path / LAST
-    found = [each for each in ([path, path.with_name(PREVIOUS)] if path.name == LAST else [path]) if each.is_file()]
-    if not found:
+    candidates = [path, path.with_name(PREVIOUS)] if path.name == LAST else [path]
+    existing = [candidate for candidate in candidates if candidate.is_file()]
+    if not existing:
         why = ": its run ended before it wrote one; start it anew" if path.with_name(CONFIG).is_file() else ""
         raise FileNotFoundError(f"ckpt_path {spec}: {path} is not a file{why}")
     if path.name != LAST:
         return path
-    last, *before = found
+    last, *earlier = existing
     reason = damage(last)
-    if reason is not None and before:
-        log.warning("%s is passed over for %s, the one before: %s", last, before[0].name, reason)
-        last, reason = before[0], damage(before[0])
+    if reason is not None and earlier:
+        log.warning("%s is passed over for %s, the one before: %s", last, earlier[0].name, reason)
+        last, reason = earlier[0], damage(earlier[0])
     if reason is not None:
         raise UserError(f"ckpt_path {spec}: {last} cannot be read as a checkpoint: {reason}")
     return last
@@ -52,17 +53,17 @@ def _newest_run(root: Path) -> Path:
     newest = next(originals, None)
     if newest is not None and _checkpoints_in(newest):
         return newest
-    other = next((run for run in originals if _checkpoints_in(run)), None)
-    if newest is None or other is None:
+    older = next((run for run in originals if _checkpoints_in(run)), None)
+    if newest is None or older is None:
         raise FileNotFoundError(f"ckpt_path last: there is no {LAST} below {root} in the folder of a run")
-    raise FileNotFoundError(  # the other, hours of it, is not what was meant
+    raise FileNotFoundError(  # going on with an older run, for hours, may not be what was meant
         f"ckpt_path last: the newest run, {newest}, has no checkpoint yet; the newest that has one is "
-        f"{other}: name it if you mean it"
+        f"{older}: name it if you mean it"
     )
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
-    """Folders of runs at any depth. What lies inside a run's folder, or in a hidden folder, is not searched."""
+    """Folders of runs at any depth below a folder. Hidden folders and the folders of runs are not searched."""
     if _is_run(folder):
         yield folder
         return
@@ -78,27 +79,27 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether msssl made this folder: by the configuration that it saves there, else by its checkpoint."""
+    """Whether this is the folder of a run of msssl, judged by its saved configuration, or else by its checkpoint."""
     config = folder / CONFIG
     if config.is_file():
         saved = config.read_text(errors="replace")
         return all(re.search(rf"^{key}:", saved, flags=re.MULTILINE) for key in ("model", "data", "last_checkpoint"))
-    return _was_written_in(folder, _home(folder))  # of a script, by the callback `LastCheckpoint`
+    return _was_written_in(folder, _home(folder))  # a run of a Python script, with the callback `LastCheckpoint`
 
 
 def _is_copy(run: Path, runs: list[Path]) -> bool:
-    """Whether the checkpoint in a run's folder was written in that of another run, such as before `cp -r`."""
+    """Whether a run's folder is a copy, such as by `cp -r`: its checkpoint was written in the folder of another run."""
     home = _home(run)
     if home is None or _was_written_in(run, home):
         return False
-    original = next((other for other in runs if _was_written_in(other, home)), None)
+    original = next((candidate for candidate in runs if _was_written_in(candidate, home)), None)
     if original is not None:
         log.info("%s is passed over: it is a copy of %s", run, original)
     return original is not None
 
 
 def _home(run: Path) -> Path | None:
-    """The folder in which a run's checkpoint was written, as it was named then; None if it does not say."""
+    """The folder in which a run's checkpoint was written, by its name at that time; None if that is unknown."""
     for path in _checkpoints_in(run):
         with suppress(Exception):  # a damaged file, or one of another program
             callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
@@ -108,7 +109,7 @@ def _home(run: Path) -> Path | None:
 
 
 def _was_written_in(folder: Path, home: Path | None) -> bool:
-    """Whether this folder is the one of that name: a relative name is that from a working directory of that time."""
+    """Whether a folder has the name `home`, which may be relative to a working directory that is not known."""
     return home is not None and folder.resolve().parts[-len(home.parts) :] == home.parts
 
 

@@ -1,4 +1,4 @@
-"""A linear head on disk, as `msssl probe` fits it."""
+"""Reads and writes the file of a linear head, as `msssl probe` fits it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,23 @@ from msssl.errors import UserError
 from msssl.run.files import read_file, sha256_of, write_file
 
 
-def write_head(path: Path, head: nn.Module, classes: list[str], **told: Any) -> None:
-    """Write a linear head with the names of its classes, and plain data about it."""
-    write_file(path, {**{name: value.cpu() for name, value in head.state_dict().items()}, "classes": classes, **told})
+def write_head(path: Path, head: nn.Module, classes: list[str], **provenance: Any) -> None:
+    """Write a linear head with the names of its classes, and plain data that say where it is from."""
+    weights = {name: value.cpu() for name, value in head.state_dict().items()}
+    write_file(path, {**weights, "classes": classes, **provenance})
 
 
 def read_head(path: str | Path, feature_dim: int, ckpt_path: str | Path | None = None) -> tuple[nn.Linear, list[str]]:
-    """A head from features of this width to logits, on the CPU, and the names of its classes.
+    """Read a head, which maps features (N, F) to logits (N, C), to the CPU, and the names of its classes.
 
     Args:
-        path: of the head.
-        feature_dim: F.
-        ckpt_path: whose features it must have been fitted on, if given.
+        path: path of the head.
+        feature_dim: F, the width of the features.
+        ckpt_path: if given, a checkpoint on whose features the head must have been fitted.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: another kind of file, or a head for other features.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds something else, or a head that was fitted on other features.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"head {path} is not a file: msssl probe writes one and says its name")

@@ -1,4 +1,4 @@
-"""A validation at the end of each run, however rarely it validates."""
+"""Validates at the end of each run, even if validations are rare."""
 
 import math
 
@@ -9,13 +9,13 @@ from typing_extensions import override
 class LastValidation(Callback):
     """Validates after the last epoch too, where `check_val_every_n_epoch` does not divide the number of epochs.
 
-    Otherwise a run of fewer epochs than that would end without any accuracy.
+    Otherwise a run with fewer epochs than `check_val_every_n_epoch` would end without any accuracy.
     """
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._every: int | None = trainer.check_val_every_n_epoch
-        self.on_train_epoch_start(trainer, pl_module)  # which is left out where a run goes on within an epoch
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning skips when it resumes within an epoch
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

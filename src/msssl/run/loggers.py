@@ -1,4 +1,4 @@
-"""TensorBoard and `metrics.csv` of a run, which go on where the run goes on: each step is in them once."""
+"""The loggers of a run, TensorBoard and `metrics.csv`, which a resumed run continues without logging a step twice."""
 
 import csv
 import math
@@ -15,16 +15,16 @@ from msssl.run.files import atomic_write
 from msssl.run.run_folder import rank
 from msssl.run.steps import run_length
 
-POINTS = 20  # of the curve of a short run, at least
+POINTS = 20  # that the curve of a short run has at least
 
 
 def run_loggers(folder: Path, step: int | None = None) -> list[Logger]:
     """Loggers that write into a run's folder.
 
     Args:
-        folder: of the run.
-        step: number of steps in the checkpoint from which the run goes on; what was logged later is dropped, since it
-            will be logged again.
+        folder: folder of the run.
+        step: number of steps in the checkpoint from which the run is resumed. Later rows are deleted, since they will
+            be logged again.
     """
     last = None if step is None or rank() > 0 else _drop_later(folder / "metrics.csv", step)
     purge = {} if step is None else {"purge_step": step}
@@ -39,16 +39,16 @@ class ShortEpochs(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        given, batches = trainer.log_every_n_steps, trainer.num_training_batches  # type: ignore[attr-defined]
-        _, whole = run_length(trainer)
-        fit = [math.ceil(batches / trainer.accumulate_grad_batches)] if math.isfinite(batches) else []
-        fit += [int(whole) // POINTS] if math.isfinite(whole) else []
-        if given:
-            trainer.log_every_n_steps = max(1, min([given, *fit]))  # type: ignore[attr-defined]
+        interval, batches = trainer.log_every_n_steps, trainer.num_training_batches  # type: ignore[attr-defined]
+        _, total_steps = run_length(trainer)
+        limits = [math.ceil(batches / trainer.accumulate_grad_batches)] if math.isfinite(batches) else []
+        limits += [int(total_steps) // POINTS] if math.isfinite(total_steps) else []
+        if interval:
+            trainer.log_every_n_steps = max(1, min([interval, *limits]))  # type: ignore[attr-defined]
 
 
 class _Once(Logger):
-    """Logs each metric of a step once: a checkpoint may have been written between two of them."""
+    """A logger that logs each metric of a step once, even if a checkpoint was written between two metrics of a step."""
 
     def __init__(self, *args: Any, last: tuple[int, set[str]] | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,16 +61,16 @@ class _Once(Logger):
             self._step, self._logged = step, set()
         new = {name: value for name, value in metrics.items() if name not in self._logged}
         if new.keys() - {"epoch"}:
-            super().log_metrics(new, step)  # type: ignore[safe-super]  # of the logger that comes next
-        self._logged |= new.keys() - {"epoch"}  # which goes with all of them
+            super().log_metrics(new, step)  # type: ignore[safe-super]  # of the next base class
+        self._logged |= new.keys() - {"epoch"}  # which is logged with every metric
 
 
 class _TensorBoard(_Once, TensorBoardLogger):
-    """Lightning's, each metric of a step once."""
+    """Lightning's logger, which logs each metric of a step once."""
 
 
 class _CSV(_Once, CSVLogger):
-    """Lightning's, each metric of a step once, and after the rows that are there, which Lightning's own deletes."""
+    """Lightning's logger, which logs each metric of a step once and keeps the rows of an existing file."""
 
     @property
     @override
@@ -97,12 +97,12 @@ class _Appending(ExperimentWriter):
 
 
 def _drop_later(path: Path, step: int) -> tuple[int, set[str]] | None:
-    """Keep the rows of a metrics.csv before a step, and tell the last of their steps and the names logged at it."""
+    """Delete the rows of a `metrics.csv` from a step on; return the last step before and the metrics logged at it."""
     if not path.is_file():
         return None
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        # A killed process may have left a part of a row.
+        # A killed process may have left an incomplete row.
         rows = [row for row in reader if None not in row.values() and row["step"].isdigit() and int(row["step"]) < step]
     if not rows:
         path.unlink()
@@ -114,7 +114,7 @@ def _drop_later(path: Path, step: int) -> tuple[int, set[str]] | None:
 
 
 def _write(path: Path, names: list[str], rows: list[dict[str, str]]) -> None:
-    with atomic_write(path) as growing, growing.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""What to change where the memory of a GPU is not enough."""
+"""Adds to an out-of-memory error what can be changed to need less memory."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from typing_extensions import override
 
 
 class MemoryAdvice(Callback):
-    """Adds to an out-of-memory error what the step held and the two arguments that help. Every module brings one."""
+    """Adds to an out-of-memory error how large a step was, and which two arguments make it smaller.
+
+    Every `MultiViewModule` adds this callback.
+    """
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""What stops a run whose loss is no longer a number."""
+"""Stops a run whose loss is NaN or infinite, before a checkpoint is written."""
 
 import json
 from pathlib import Path
@@ -11,24 +11,25 @@ from typing_extensions import override
 from msssl.distributed import gather_objects
 from msssl.run.files import NotWrittenError, write_text
 
-_MOST = 1000  # steps remembered, whatever `log_every_n_steps` is
+_MOST = 1000  # steps whose losses are kept at most, whatever `log_every_n_steps` is
 
 
 class NonFiniteGuard(Callback):
-    """Stops at a loss that is not finite, with its step, its terms and the images of its batch.
+    """Stops a run at a loss that is not finite, and says in which step, with which terms and for which images.
 
-    The losses stay on the device and are read together, at logging steps, at an epoch's end and before a checkpoint
-    is written: no step waits for its own, and no checkpoint holds what came after (but for one of weights only within
-    an epoch, of which Lightning tells nobody). Every `MultiViewModule` brings a guard.
+    The losses stay on the device and are read together: at logging steps, at the end of an epoch and before a
+    checkpoint is written. So steps do not wait for the device, and no checkpoint holds weights from after such a loss.
+    (The only exception is a checkpoint of weights alone within an epoch, for which Lightning calls no hook.) Every
+    `MultiViewModule` adds this callback.
 
     Raises:
-        FloatingPointError: on every rank; names the first such step and the file, `non_finite.json` in the trainer's
-            `default_root_dir`, with the indices of the images of the global batch.
+        FloatingPointError: on every rank. It names the first such step, and the file `non_finite.json` in the trainer's
+            `default_root_dir`, which holds the indices of the images of the global batch.
     """
 
     def __init__(self) -> None:
-        self._steps: list[dict[str, Any]] = []
-        self._read_at = 0
+        self._steps: list[dict[str, Any]] = []  # since the losses were read last
+        self._read_at = 0  # step at which they were read last
 
     @override
     def on_train_batch_end(
@@ -40,7 +41,7 @@ class NonFiniteGuard(Callback):
         terms = outputs.get("terms") or {"loss": outputs["loss"]}
         self._steps.append({**place, "terms": terms, "index": batch.get("index")})
         every = min(trainer.log_every_n_steps or _MOST, _MOST)  # type: ignore[attr-defined]
-        # Equal steps are batches whose gradients accumulate.
+        # Several batches have the same step where gradients are accumulated.
         logs = trainer.global_step % every == 0 and trainer.global_step > self._read_at
         if logs or trainer.is_last_batch or len(self._steps) >= _MOST:
             self._read_at = trainer.global_step
@@ -58,13 +59,12 @@ class NonFiniteGuard(Callback):
         steps, self._steps = self._steps, []
         if not steps:
             return
-        finite = torch.stack([step["terms"]["loss"] for step in steps]).isfinite().tolist()  # the one wait
-        found = [
-            first for first in gather_objects(finite.index(False) if False in finite else None) if first is not None
-        ]
-        if not found:
+        finite = torch.stack([step["terms"]["loss"] for step in steps]).isfinite().tolist()  # waits for the device
+        of_ranks = gather_objects(finite.index(False) if False in finite else None)
+        broken = [first for first in of_ranks if first is not None]
+        if not broken:
             return
-        step = steps[min(found)]
+        step = steps[min(broken)]
         values = {name: float(value) for name, value in step["terms"].items()}
         parts = gather_objects([] if step["index"] is None else step["index"].tolist())
         path = Path(trainer.default_root_dir, "non_finite.json")

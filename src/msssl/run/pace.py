@@ -1,4 +1,4 @@
-"""How fast a run is, and how long it will take."""
+"""Measures the speed of a run and estimates when it will end."""
 
 import logging
 from collections import deque
@@ -12,29 +12,29 @@ from typing_extensions import override
 
 from msssl.run.steps import is_logging_step, run_length
 
-ENOUGH = 3  # measurements, of which one may be of a slow moment
+MIN_MEASUREMENTS = 3  # before the pace is logged; a single one may be an outlier
 log = logging.getLogger(__name__)
 
 
 class Pace(Callback):
-    """Logs views per second and the expected end of a run, once, and estimates what is left at any time.
+    """Logs views per second and the expected end of a run, once, and estimates the remaining time at any moment.
 
-    A measurement is the time of a step, on average between two logging steps of a run, where the loss is read: the
-    device is waited for at logging steps only. The first one is left out, while things are compiled and cached. A step
-    counts as the median of the last measurements, so that a slow moment does not matter. What an epoch takes beside its
-    steps, such as validation, is added once there has been an epoch.
+    A measurement is the mean time of a step between two logging steps, at which the loss is read: other steps do not
+    wait for the device. The first measurement is left out, as it includes compilation and caching. The time of a step
+    is the median of the last 20 measurements, so that outliers do not matter. The time that an epoch needs besides its
+    steps, such as for validation, is included from the second epoch on.
     """
 
     def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=20)  # of a step
+        self._seconds: deque[float] = deque(maxlen=20)  # measurements: seconds of a step
         self._first = True  # whether the first measurement is still to come
-        self._since = 0.0  # when the measurement began
-        self._steps = 0  # in it
-        self._began = 0.0
-        self._in_steps = 0.0  # seconds since then
-        self._epochs = 0  # since then
+        self._since = 0.0  # when the current measurement began
+        self._steps = 0  # number of steps in the current measurement
+        self._began = 0.0  # when the run began
+        self._in_steps = 0.0  # seconds spent in steps since then
+        self._epochs = 0  # number of epochs that were completed since then
         self._validation_began = 0.0
-        self._said = False
+        self._logged = False
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,9 +61,9 @@ class Pace(Callback):
         self._first = False
         self._in_steps += now - self._since
         self._since, self._steps = now, 0
-        if not self._said and len(self._seconds) >= ENOUGH:
-            self._said = True
-            self._say(trainer, batch["views"])
+        if not self._logged and len(self._seconds) >= MIN_MEASUREMENTS:
+            self._logged = True
+            self._log_pace(trainer, batch["views"])
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,28 +71,28 @@ class Pace(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since += monotonic() - self._validation_began  # within an epoch
+        self._since += monotonic() - self._validation_began  # does not count as time of steps
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epochs += 1
 
     def seconds_left(self, trainer: Trainer) -> float | None:
-        """How long the rest of the run will take; None while that is not known, or where the run has no end."""
-        done, whole = run_length(trainer)
-        if not self._seconds or whole == float("inf"):
+        """Estimated seconds until the end of the run; None before the first measurement, or if the run has no end."""
+        done, total = run_length(trainer)
+        if not self._seconds or total == float("inf"):
             return None
-        left = (whole - done) * median(self._seconds)
+        left = (total - done) * median(self._seconds)
         if self._epochs:
-            beside = (monotonic() - self._began - self._in_steps) / self._epochs
-            left += beside * (whole - done) * trainer.accumulate_grad_batches / trainer.num_training_batches
+            besides_steps = (monotonic() - self._began - self._in_steps) / self._epochs
+            left += besides_steps * (total - done) * trainer.accumulate_grad_batches / trainer.num_training_batches
         return max(0.0, left)
 
-    def _say(self, trainer: Trainer, views: Any) -> None:
+    def _log_pace(self, trainer: Trainer, views: Any) -> None:
         groups = views if isinstance(views, list) else [views]
-        shown = trainer.world_size * sum(group.shape[0] * group.shape[1] for group in groups)
+        n_views = trainer.world_size * sum(group.shape[0] * group.shape[1] for group in groups)
         step = median(self._seconds)
-        line = f"pace: {shown * trainer.accumulate_grad_batches / step:,.0f} views/s, {1e3 * step:.3g} ms a step"
+        line = f"pace: {n_views * trainer.accumulate_grad_batches / step:,.0f} views/s, {1e3 * step:.3g} ms a step"
         if (seconds := self.seconds_left(trainer)) is not None:
             left = timedelta(seconds=round(seconds))
             line += f"; {left} to go" + ("" if self._epochs else ", validations not counted")

@@ -1,4 +1,4 @@
-"""Hyperparameters that load again, from classes that are trusted."""
+"""Stores the class and arguments of modules in checkpoints, and builds them again if their classes are trusted."""
 
 import importlib
 import inspect
@@ -22,13 +22,13 @@ from msssl.recorded import build, describe, is_plain, public_path
 from msssl.run.files import read
 
 TRUSTED = ("msssl", "torch", "torchvision", "timm", "kornia")
-_LEFT_OUT, _RECORDED = "_left_out", "_recorded"  # names of arguments: not in the checkpoint, and as `recorded` has them
+_LEFT_OUT, _RECORDED = "_left_out", "_recorded"  # keys of names of arguments: not stored, and stored by `recorded.py`
 _REQUIRED = inspect.Parameter.empty
 _RENAMED = {"modules": "methods"}  # packages of msssl, as checkpoints of version 0.1 name them
 
 
 class MissingArgumentsError(UserError):
-    """A checkpoint does not hold all that its object was built with; `names` says what is missing."""
+    """A checkpoint does not hold all arguments that its object was built with; `names` are the missing ones."""
 
     def __init__(self, owner: str, names: list[str]) -> None:
         super().__init__(f"{owner} was built in Python with {', '.join(names)}: give the same again, by keyword")
@@ -37,28 +37,29 @@ class MissingArgumentsError(UserError):
 
 
 class Reloadable(HyperparametersMixin):
-    """A class whose checkpoints hold its arguments as plain data, its class and the names of the other arguments.
+    """Base of classes whose checkpoints hold their class path and arguments, so that they can be built again.
 
-    Plain data are strings, numbers, booleans and None, lists and dictionaries of them, and paths; objects of msssl,
-    such as a `ResNet`, are kept as their class and arguments.
+    Arguments are stored if they are plain data (strings, numbers, booleans and None, lists and dictionaries of them,
+    and paths) or objects of msssl, such as a `ResNet`, which are stored as their class and arguments. Of other
+    arguments only the names are stored.
     """
 
     CHECKPOINT_HYPER_PARAMS_KEY: str
 
     def save_plain_hyperparameters(self) -> None:
-        """Call it in the base class's `__init__`: records the arguments of the class that is being built."""
+        """Store the arguments of the object that is being built; to be called in the `__init__` of the base class."""
         frame = inspect.stack(context=0)[1].frame
-        if _given_hyperparameters.get():  # built by the CLI, which gives plain data
+        if _given_hyperparameters.get():  # built by the command line, whose arguments are plain data
             self.save_hyperparameters(frame=frame)
             return
         levels = collect_init_args(frame, [], classes=(HyperparametersMixin,))
-        arguments = levels[-1]  # of the class that is being built: what it gives its bases is its own affair
-        other = [name for name, value in arguments.items() if not is_plain(value)]
-        inner = {name for level in levels for name in level} - arguments.keys()
-        self.save_hyperparameters(ignore=[*other, *inner], frame=frame)
+        arguments = levels[-1]  # of the class that is being built, not those that it passes to its bases
+        not_plain = [name for name, value in arguments.items() if not is_plain(value)]
+        of_bases = {name for level in levels for name in level} - arguments.keys()
+        self.save_hyperparameters(ignore=[*not_plain, *of_bases], frame=frame)
         defaults = _defaults(type(self))
         self.hparams["_class_path"] = public_path(type(self))
-        given = [name for name in other if arguments[name] is not defaults.get(name)]
+        given = [name for name in not_plain if arguments[name] is not defaults.get(name)]
         recorded = {}
         for name in given:
             with suppress(TypeError):
@@ -71,18 +72,18 @@ class Reloadable(HyperparametersMixin):
     def load_from_checkpoint(
         cls, checkpoint_path: str | Path, map_location: str | torch.device = "cpu", strict: bool = True, **kwargs: Any
     ) -> Self:
-        """Rebuild the object that a checkpoint holds, of this class or the subclass that it names.
+        """Build the object of a checkpoint again, of this class or of the subclass that the checkpoint names.
 
         Args:
-            checkpoint_path: a file written during training.
-            map_location: device of the rebuilt module.
-            strict: whether the names of its parameters must be those of the checkpoint.
+            checkpoint_path: a file that was written during training.
+            map_location: device of the module.
+            strict: whether the module must have exactly the parameters of the checkpoint.
             **kwargs: arguments that replace those in the checkpoint.
 
         Raises:
-            ValueError: an unreadable file, a class that is not trusted, weights that do not fit, or arguments that the
-                checkpoint cannot hold (a function, or an object of another library) and that are not given again; the
-                message names them.
+            ValueError: the file cannot be read, its class is not trusted, its weights do not fit, or an argument is
+                missing: a checkpoint cannot hold functions and objects of other libraries, which must be given again.
+                The message names them.
         """
         loaded: Any = cls.from_checkpoint(read(checkpoint_path), strict, **kwargs)
         if isinstance(loaded, LightningModule):
@@ -93,9 +94,9 @@ class Reloadable(HyperparametersMixin):
     def from_checkpoint(
         cls, checkpoint: dict[str, Any], strict: bool = True, without: Sequence[str] = (), **kwargs: Any
     ) -> Self:
-        """Build the object that a checkpoint's content names, with its state, on the CPU.
+        """Build the object of a checkpoint's content with its state, on the CPU.
 
-        Arguments named in `without` are not taken from the checkpoint where they have a default, which they keep.
+        Arguments that are named in `without` and have a default keep it, and are not taken from the checkpoint.
         """
         loaded: Any = cls.from_hyperparameters(checkpoint, without, **kwargs)
         if isinstance(loaded, LightningModule):
@@ -106,7 +107,7 @@ class Reloadable(HyperparametersMixin):
 
     @classmethod
     def from_hyperparameters(cls, checkpoint: dict[str, Any], without: Sequence[str] = (), **kwargs: Any) -> Self:
-        """Build the object that a checkpoint names, without its state; arguments as in `from_checkpoint`."""
+        """Build the object of a checkpoint without its state; arguments and errors as in `from_checkpoint`."""
         given = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
         class_path = given.pop("_class_path", None)
         from_cli = given.pop("_instantiator", None) is not None
@@ -136,7 +137,11 @@ class Reloadable(HyperparametersMixin):
 
 
 def load_state(module: LightningModule, checkpoint: dict[str, Any], strict: bool = True) -> None:
-    """Load a checkpoint's weights into a module; ValueError naming the first parameter that does not fit."""
+    """Load a checkpoint's weights into a module.
+
+    Raises:
+        ValueError: the weights do not fit; the message names the first parameter that does not.
+    """
     module.on_load_checkpoint(checkpoint)
     saved, built = checkpoint["state_dict"], module.state_dict()
     try:
@@ -155,9 +160,12 @@ def load_state(module: LightningModule, checkpoint: dict[str, Any], strict: bool
 def first_difference(
     saved: Mapping[str, Tensor], built: Mapping[str, Tensor]
 ) -> tuple[str, tuple[int, ...] | None, tuple[int, ...] | None] | None:
-    """The first parameter whose shapes differ, with those in the checkpoint and in the network; None if none does."""
+    """The first parameter whose shape differs, with its shapes in `saved` and `built`; None if all are equal.
+
+    A shape is None where the parameter does not exist.
+    """
     for name in [*built, *saved]:
-        shapes = [tuple(each[name].shape) if name in each else None for each in (saved, built)]
+        shapes = [tuple(state[name].shape) if name in state else None for state in (saved, built)]
         if shapes[0] != shapes[1]:
             return name, shapes[0], shapes[1]
     return None
@@ -168,12 +176,12 @@ def _defaults(cls: type) -> dict[str, Any]:
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):
             parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            defaults.update({each.name: each.default for each in parameters})
+            defaults.update({parameter.name: parameter.default for parameter in parameters})
     return defaults
 
 
 def _class_paths(value: Any) -> Iterator[str]:
-    """Every string that jsonargparse could take for a class: dotted names, also inside YAML in a string."""
+    """Every string that jsonargparse could import as a class: dotted names, also within a string that is YAML."""
     if isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _class_paths(item)
@@ -193,7 +201,7 @@ def _exists(package: str) -> bool:
 
 
 def _check_trusted(class_path: str) -> None:
-    """A checkpoint from elsewhere must not import, hence run, whatever it names."""
+    """Raise ValueError for a class of an unknown module: a foreign checkpoint must not import, and so run, any code."""
     module = class_path.rpartition(".")[0]
     top = module.partition(".")[0]
     if top not in TRUSTED and module not in sys.modules and not Path(f"{top}.py").is_file():
@@ -201,7 +209,7 @@ def _check_trusted(class_path: str) -> None:
 
 
 def _resolve(class_path: str) -> Any:
-    """The class of this path; one of msssl is found in the package that exports it, wherever its file is today."""
+    """The class of a path. Those of msssl are taken from the package that exports them, as files may have moved."""
     module, _, name = class_path.rpartition(".")
     if module.startswith("msssl."):
         package = module.split(".")[1]

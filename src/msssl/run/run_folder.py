@@ -1,4 +1,4 @@
-"""A folder for each run, and nothing of a run that never started."""
+"""Makes the folder of a run, finds that of a requeued SLURM job, and deletes that of a run which failed at once."""
 
 import hashlib
 import logging
@@ -19,11 +19,11 @@ _CHOSEN = "MSSSL_RUN_FOLDER"
 
 
 def new_run_folder(root: Path) -> Path:
-    """A folder of its own for this run, named after the time or SLURM's job; made on rank 0, the one that writes."""
+    """Make a new folder for this run on rank 0, named after the time or SLURM's job, and return it on all ranks."""
     name = _slurm_name() or datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
         folder = root / (name + suffix)
-        if rank() > 0:  # processes that rank 0 started know its choice
+        if rank() > 0:  # processes that rank 0 started inherit its choice
             return Path(os.environ.get(_CHOSEN, folder))
         try:
             folder.mkdir(parents=True)
@@ -38,7 +38,7 @@ def new_run_folder(root: Path) -> Path:
 
 
 def is_requeued() -> bool:
-    """Whether this is a SLURM job that has run before."""
+    """Whether this is a SLURM job that was requeued."""
     return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
 
 
@@ -46,19 +46,19 @@ def requeued_run(root: str) -> Path | None:
     """The folder in which this command of a requeued job left a checkpoint, or None."""
     name = _slurm_name()
     folders = [*Path(root).glob(f"{name}*"), *(path.parent for path in Path(root).glob(f"*/.{name}"))]
-    found = [path for path in folders if (path / LAST).is_file() or (path / PREVIOUS).is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    with_checkpoint = [path for path in folders if (path / LAST).is_file() or (path / PREVIOUS).is_file()]
+    return max(with_checkpoint, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def tag_with_slurm_job(folder: Path) -> None:
-    """Leave the name of a SLURM job in the folder of an older run that goes on in it, for when it is requeued."""
+    """Leave the name of a SLURM job in the folder of an older run that it resumes, to find it when it is requeued."""
     name = _slurm_name()
     if name is not None and rank() == 0:
         (folder / f".{name}").touch()
 
 
 def _slurm_name() -> str | None:
-    """One name for a command of a job, however often it is requeued."""
+    """A name for this command of a SLURM job, which stays the same when the job is requeued; None without SLURM."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
     if job is None:
         return None
@@ -69,19 +69,26 @@ def _slurm_name() -> str | None:
 
 
 def clean_up_failed_run(folder: Path, error: BaseException, *, ran: bool, keep: bool) -> None:
-    """What remains of a run that failed: how it goes on, if it took a step; else nothing, unless it is to be kept."""
+    """After a run failed: log how to resume it, or delete its folder if it took no step.
+
+    Args:
+        folder: folder of the run.
+        error: the exception that ended the run.
+        ran: whether it took a step.
+        keep: whether to keep the folder in any case, such as that of a resumed run.
+    """
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
         error.code = 130  # Lightning's is 1
     if rank() > 0:
         return
     if not ran and not keep:
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # other runs are in it
+        with suppress(OSError):  # where it holds other runs
             folder.parent.rmdir()
-    elif ran and (folder / LAST).is_file() and not isinstance(error, FloatingPointError):  # which would come again
+    elif ran and (folder / LAST).is_file() and not isinstance(error, FloatingPointError):  # which would happen again
         log.info("go on with: %s", shlex.join(["msssl", "fit", "--ckpt_path", str(folder)]))
 
 
 def rank() -> int:
-    """Rank of this process, known before there is a trainer."""
+    """Rank of this process, which is known before there is a trainer."""
     return getattr(rank_zero_only, "rank", 0)

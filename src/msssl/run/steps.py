@@ -1,4 +1,4 @@
-"""What a trainer says about its run: how many steps it has, how many are behind it, and which of them log."""
+"""How many steps a run has, how many it has taken, and at which steps it logs, from its trainer."""
 
 import math
 
@@ -6,14 +6,15 @@ from lightning import LightningModule, Trainer
 
 
 def run_length(trainer: Trainer) -> tuple[int, float]:
-    """Optimizer steps behind a run, and of the whole run, both counted as if it had always been as it is now.
+    """The number of optimizer steps that a run has taken, and that it has in total, known from `on_train_start` on.
 
-    A run that goes on may have another number of steps an epoch than before: another batch size, number of devices,
-    accumulation or fraction. Lightning's `global_step` counts the steps that were taken, of either kind, so that it
-    does not say how much of the run is left; the epochs and the batches of this one do. Where `max_steps` ends the
-    run before `max_epochs`, the steps are those that were taken.
+    A resumed run may have another number of steps in an epoch than before, such as with another batch size or number of
+    devices. Then Lightning's `global_step` does not say how much of the run is left. So both numbers are computed from
+    the epochs, and from the batches of this epoch, as if all epochs had as many steps as this one. Only where
+    `max_steps` ends the run before `max_epochs` are they counted by `global_step`.
 
-    Known from `on_train_start` on. The whole is infinite where nothing but the user ends the run.
+    Returns:
+        Steps taken, and steps in total; the total is infinite where the run has no end.
     """
     taken, at_most = trainer.global_step, math.inf if trainer.max_steps == -1 else trainer.max_steps
     batches, max_epochs = trainer.num_training_batches, trainer.max_epochs
@@ -23,14 +24,14 @@ def run_length(trainer: Trainer) -> tuple[int, float]:
     ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # batches of this epoch; its last one makes a step
     steps = ready // trainer.accumulate_grad_batches if ready < batches else in_epoch
     done = trainer.current_epoch * in_epoch + steps
-    whole = max_epochs * in_epoch
-    return (done, whole) if whole - done <= at_most - taken else (taken, at_most)
+    total = max_epochs * in_epoch
+    return (done, total) if total - done <= at_most - taken else (taken, at_most)
 
 
 def is_logging_step(trainer: Trainer | None) -> bool:
-    """Whether somebody reads what this step logs: loggers do at their steps, callbacks at the end of an epoch or run.
+    """Whether the values that this step logs are used: by loggers, or by callbacks at the end of an epoch or run.
 
-    Lightning keeps the values of all the other steps too, for a third of a millisecond each.
+    At other steps it saves a third of a millisecond for each value not to log it.
     """
     if trainer is None or not trainer.log_every_n_steps:  # type: ignore[attr-defined]
         return True
