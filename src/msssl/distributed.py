@@ -1,4 +1,4 @@
-"""What ranks tell each other: embeddings with autograd, rows of tensors, small objects, a number in the background."""
+"""Communication between ranks: gathers embeddings with autograd, rows of tensors and small objects."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import distributed as dist
 
 from msssl.errors import UserError
 
-CHUNK_BYTES = 1 << 25  # that a rank sends of its rows at a time: a GPU holds this much for each rank, not all rows
+CHUNK_BYTES = 1 << 25  # that each rank sends at a time, so that a GPU never holds all rows of all ranks
 
 
 class _Gather(torch.autograd.Function):
@@ -33,31 +33,35 @@ class _Gather(torch.autograd.Function):
 def gather(z: Tensor) -> Tensor:
     """Concatenate the embeddings of all ranks along the images, with autograd.
 
+    The gradient is summed over the ranks, in float32 at least, and then rounded to the type of z: pass `z.float()` for
+    a gradient in float32. DDP's mean over the W ranks then gives the gradient of one process with the global batch.
+
+    Unequal shapes are not detected here, since the host would have to wait for the device: use `check_equal_shapes`.
+
     Args:
-        z: shape (K, N, D) on each of W ranks, the same N on every rank.
+        z: shape (K, N, D) on each of W ranks, the same shape on every rank.
 
     Returns:
-        Shape (K, W*N, D), rank-major within a view, the same on every rank; z itself in a single process.
-        The gradient is that of one process times W, which DDP's mean over ranks divides by again: exact to float32,
-        then rounded to the type of z. Give it z.float() for a loss in float32.
-        Unequal shapes are not noticed here, where it would take a wait for the device: see `check_equal_shapes`.
+        Shape (K, W*N, D), within each view in the order of the ranks, the same on every rank; in a single process z
+        itself.
 
     >>> z = torch.randn(4, 8, 2)
     >>> gather(z) is z
     True
     """
-    if _alone():
+    if _is_single_process():
         return z
     gathered: Tensor = _Gather.apply(z.contiguous())
     return gathered
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """A small object of each rank, in the order of the ranks; waits for all of them.
+    """The objects of all ranks, in the order of the ranks; waits for all of them.
 
-    It is pickled, and under NCCL passes through the memory of the GPU: tensors go through `gather_rows`.
+    Objects are pickled, and under NCCL copied through the memory of the GPU, so they should be small: use `gather_rows`
+    for tensors.
     """
-    if _alone():
+    if _is_single_process():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
@@ -65,22 +69,22 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def gather_rows(batches: Sequence[tuple[Tensor, ...]], *, on_first_rank_only: bool = False) -> tuple[Tensor, ...]:
-    """The rows of all ranks, in the order of their index, which is that of one process; waits for all ranks.
+    """Concatenate the rows of all batches of all ranks, sorted by their index; waits for all ranks.
 
-    They are sent in parts of `CHUNK_BYTES`, so that a GPU never holds all of them.
+    Rows are sent in chunks of `CHUNK_BYTES`, so that a GPU never holds all of them.
 
     Args:
-        batches: of this rank, none or more. Each is a tuple of tensors, such as index (n,), features (n, F) and label
-            (n,); n may be 0 and differ between batches and ranks, the rest of shapes and types is the same everywhere.
-            The index comes first.
-        on_first_rank_only: whether the other ranks get nothing, and need no memory for it.
+        batches: the batches of this rank, which may have none. Each is a tuple of tensors whose first one is the index,
+            such as index (n,), features (n, F) and label (n,). n may differ between batches and ranks, and may be 0;
+            other dimensions and the types are the same everywhere.
+        on_first_rank_only: whether only the first rank gets the result, so that other ranks need no memory for it.
 
     Returns:
-        Each of the tensors, of all batches of all ranks, on the device of this rank's own (the CPU, where it has no
-        batches); an empty tuple where no rank has a batch, and on the ranks that get nothing.
+        A tuple with a tensor for each of the tensors of a batch, on the same device (on the CPU, if this rank has no
+        batches). It is empty if no rank has a batch, and on ranks that do not get the result.
     """
     columns = [torch.cat(column) for column in zip(*batches, strict=True)]
-    if _alone():
+    if _is_single_process():
         order = columns[0].argsort(stable=True) if columns else None
         return tuple(column[order] for column in columns)
     layouts = gather_objects([(len(column), column.shape[1:], column.dtype) for column in columns])
@@ -91,12 +95,12 @@ def gather_rows(batches: Sequence[tuple[Tensor, ...]], *, on_first_rank_only: bo
         for column in columns:
             _gather_column(column, counts)
         return ()
-    position = torch.arange(sum(counts))  # of the rows in the result
+    position = torch.arange(sum(counts))  # row of the result for each gathered row
     gathered: list[Tensor] = []
     for column in columns:
         result = column.new_empty(sum(counts), *column.shape[1:])
         _gather_column(column, counts, result, position.to(column.device))
-        if not gathered:  # the index, from which it is known where the rows of the others belong
+        if not gathered:  # this is the index, which determines the positions of the rows
             order = result.argsort(stable=True)
             position[order.cpu()] = torch.arange(len(order))
             result = result[order]
@@ -107,9 +111,16 @@ def gather_rows(batches: Sequence[tuple[Tensor, ...]], *, on_first_rank_only: bo
 def _gather_column(
     column: Tensor, counts: list[int], result: Tensor | None = None, position: Tensor | None = None
 ) -> None:
-    """Send this rank's rows, and put those of all ranks, `counts` of each, at their positions in the result, if any."""
+    """Send this rank's rows in chunks, and write those of all ranks to their positions in the result, if it is given.
+
+    Args:
+        column: the rows of this rank.
+        counts: number of rows of each rank.
+        result: tensor for the rows of all ranks.
+        position: row of the result for each row, in the order of the ranks.
+    """
     width = math.prod(column.shape[1:])
-    own = column.contiguous().view(len(column), width).view(torch.uint8)  # bytes, which every backend sends as they are
+    own = column.contiguous().view(len(column), width).view(torch.uint8)  # bytes, which every backend can send
     step = max(1, CHUNK_BYTES // max(1, own.shape[1]))
     first = [sum(counts[:rank]) for rank in range(len(counts))]
     for start in range(0, max(counts), step):
@@ -121,54 +132,54 @@ def _gather_column(
         dist.all_gather(parts, sent)
         if result is None or position is None:
             continue
-        for part, at, count in zip(parts, first, counts, strict=True):
+        for part, offset, count in zip(parts, first, counts, strict=True):
             n = min(len(part), max(0, count - start))
             rows = part[:n].flatten().to(result.device).view(column.dtype).view(n, *column.shape[1:])
-            result[position[at + start : at + start + n]] = rows
+            result[position[offset + start : offset + start + n]] = rows
 
 
 class BackgroundMaximum:
-    """The largest of the ranks' numbers, which is found while they go on with other work: no rank waits for another.
+    """Finds the largest number of all ranks in the background, while they go on with other work.
 
-    It needs gloo, on CPUs, whatever the ranks send their tensors by: a GPU is not waited for either. All ranks make it,
-    and call its methods, in the same order.
+    It communicates through gloo, on CPUs, whatever the backend of the default group is, and so never waits for a GPU.
+    All ranks must create it and call its methods in the same order.
     """
 
     def __init__(self) -> None:
         self._group: Any = dist.new_group(backend="gloo")
-        self._begun: tuple[Tensor, Any] | None = None
+        self._pending: tuple[Tensor, Any] | None = None
 
     def begin(self, number: int) -> None:
-        """Send this rank's number; what came of one sent before must have been taken."""
+        """Send this rank's number; the result of the last call must have been taken before."""
         largest = torch.tensor(number)
-        self._begun = largest, dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = largest, dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def take(self) -> int:
-        """The largest of the numbers that were sent last, 0 if there are none; waits if they are not all here yet."""
-        if self._begun is None:
+        """The largest of the numbers that were sent last, or 0 if there are none; waits for those that are missing."""
+        if self._pending is None:
             return 0
-        (largest, work), self._begun = self._begun, None
+        (largest, work), self._pending = self._pending, None
         work.wait()
         return int(largest)
 
     def close(self) -> None:
-        """Free its connections."""
+        """Close the connections between the ranks."""
         self.take()
         dist.destroy_process_group(self._group)
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Of this process among those of torch's default group; (0, 1) without one."""
-    return (0, 1) if _alone() else (dist.get_rank(), dist.get_world_size())
+    """Rank of this process and number of processes in torch's default group; (0, 1) without a group."""
+    return (0, 1) if _is_single_process() else (dist.get_rank(), dist.get_world_size())
 
 
 def check_equal_shapes(z: Tensor) -> None:
-    """Raise ValueError, on every rank, where the ranks' tensors differ in shape; waits for all of them."""
+    """Raise ValueError on every rank if the tensors of the ranks differ in shape; waits for all ranks."""
     shapes = gather_objects(tuple(z.shape))
     if len(set(shapes)) > 1:
         listed = ", ".join(f"{shape} on rank {rank}" for rank, shape in enumerate(shapes))
         raise UserError(f"embeddings have shape {listed}: every rank needs the same number of images and views")
 
 
-def _alone() -> bool:
+def _is_single_process() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1

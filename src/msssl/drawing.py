@@ -1,4 +1,4 @@
-"""Pictures of features: their spectrum, their neighbours, what they are taken for."""
+"""Draws features with matplotlib: their spectrum, nearest neighbours and confusion matrix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def draw_spectrum(axes: Any, spectra: dict[str, Tensor]) -> None:
-    """Eigenvalues of covariances against their number, each as a share of the largest, on logarithmic axes.
+    """Draw eigenvalues of covariances, relative to the largest one, on logarithmic axes.
 
     Args:
-        axes: of matplotlib.
-        spectra: eigenvalues (n,), largest first, by name.
+        axes: axes of matplotlib.
+        spectra: eigenvalues (n,), largest first, by the name of their curve.
     """
     for name, values in spectra.items():
         shown = (values / values[0].clamp(min=torch.finfo(values.dtype).tiny)).cpu()
@@ -23,13 +23,13 @@ def draw_spectrum(axes: Any, spectra: dict[str, Tensor]) -> None:
 
 
 def draw_neighbours(axes: Any, images: Tensor, nearest: Tensor, similarity: Tensor) -> None:
-    """Images down, and across those that are nearest to them.
+    """Draw a row for each image, with its nearest neighbours to the right.
 
     Args:
-        axes: of matplotlib.
+        axes: axes of matplotlib.
         images: uint8, shape (n, 3, H, W).
-        nearest: uint8, shape (n, k, 3, H, W).
-        similarity: shape (n, k), written above each.
+        nearest: images of the neighbours, uint8, shape (n, k, 3, H, W).
+        similarity: similarities, shape (n, k), which are written on the neighbours.
     """
     n, k, _, height, width = nearest.shape
     canvas = torch.full((n, height, (k + 1) * width + width // 4, 3), 255, dtype=torch.uint8)
@@ -38,22 +38,22 @@ def draw_neighbours(axes: Any, images: Tensor, nearest: Tensor, similarity: Tens
     axes.imshow(canvas.flatten(0, 1).numpy(), interpolation="nearest")
     for row in range(n):
         for column in range(k):
-            at = (width * (column + 1.25) + 1, row * height + 1)
+            x, y = width * (column + 1.25) + 1, row * height + 1
             label = f"{float(similarity[row, column]):.2f}"
             axes.text(
-                *at, label, fontsize=5, color="white", va="top", bbox={"color": "black", "pad": 0.5, "alpha": 0.5}
+                x, y, label, fontsize=5, color="white", va="top", bbox={"color": "black", "pad": 0.5, "alpha": 0.5}
             )
     axes.set_axis_off()
     axes.set_title("Images and their nearest neighbours")
 
 
 def draw_confusion(axes: Any, confusion: Tensor, names: Sequence[str]) -> None:
-    """Shares of each true class (down) that were taken for each class (across).
+    """Draw a confusion matrix: the share of each true class (rows) that was predicted as each class (columns).
 
     Args:
-        axes: of matplotlib.
+        axes: axes of matplotlib.
         confusion: counts, shape (C, C).
-        names: of the classes.
+        names: names of the classes.
     """
     shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
@@ -62,12 +62,7 @@ def draw_confusion(axes: Any, confusion: Tensor, names: Sequence[str]) -> None:
         return
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    for (row, column), share in _cells(shares):
+    for row, column in (shares >= 0.005).nonzero().tolist():
+        share = float(shares[row, column])
         colour = "white" if share > 0.5 else "black"
         axes.text(column, row, f"{share:.2f}".lstrip("0"), ha="center", va="center", fontsize=5, color=colour)
-
-
-def _cells(shares: Tensor) -> list[tuple[tuple[int, int], float]]:
-    return [
-        ((i, j), float(shares[i, j])) for i in range(len(shares)) for j in range(len(shares)) if shares[i, j] >= 0.005
-    ]

@@ -1,4 +1,4 @@
-"""A progress bar for what takes long outside of training."""
+"""A progress bar for long work outside of training, such as the extraction of features."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def with_bar(steps: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """The steps, with a bar on the terminal of rank 0 that goes away at the end; none where the output is a file."""
+    """Iterate over steps with a progress bar, which is shown by rank 0 on a terminal only, and removed at the end."""
     console = Console(stderr=True)
     hidden = getattr(rank_zero_only, "rank", 0) > 0 or not console.is_terminal
     return track(steps, description=what, total=total, transient=True, console=console, disable=hidden)

@@ -1,4 +1,4 @@
-"""Objects of msssl as plain data: their class and the arguments that they were built with."""
+"""Turns objects of msssl into plain data, their class and arguments, so that a checkpoint can hold them, and back."""
 
 import importlib
 import inspect
@@ -15,20 +15,20 @@ _KEYS = {"class_path", "init_args"}
 
 
 class Recorded:
-    """Base of a class whose objects remember what they were built with, so that a checkpoint can name them."""
+    """Base of classes whose objects remember the arguments that they were built with, for checkpoints."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """The object, before its `__init__`; a copy is made without arguments, and takes over what it remembers."""
+        """Remember the arguments of `__init__`; a copy is made without arguments, and copies what is remembered."""
         built = super().__new__(cls)
         vars(built)["_built_with"] = (args, kwargs)
         return built
 
 
 def describe(value: Any) -> Any:
-    """A value as plain data, of which `build` makes the same again.
+    """A value as plain data, from which `build` makes an equal value.
 
     Raises:
-        TypeError: for anything but plain data, paths and objects of msssl that are as they were built.
+        TypeError: the value is not plain data, a path or an object of msssl, or was changed since it was built.
 
     >>> import msssl
     >>> describe(msssl.ResNet(18, width=8))
@@ -49,7 +49,7 @@ def describe(value: Any) -> Any:
 
 
 def public_path(kind: type) -> str:
-    """The path that a checkpoint names a class by: for one of msssl its package, as the files within it may move."""
+    """The class path for checkpoints: a class of msssl is named by its package, as files within it may move."""
     package = kind.__module__
     if package.startswith("msssl."):
         package = ".".join(package.split(".")[:2])
@@ -57,7 +57,11 @@ def public_path(kind: type) -> str:
 
 
 def build(description: Any) -> Any:
-    """The value of which `describe` returned this; only classes of msssl are built."""
+    """The value that `describe` described; only classes of msssl are built.
+
+    Raises:
+        ValueError: the description names another class.
+    """
     if isinstance(description, list | tuple):
         return type(description)(map(build, description))
     if not isinstance(description, dict) or description.keys() != _KEYS:
@@ -85,7 +89,7 @@ def _arguments(value: Recorded) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """How a value, or what its description builds, prints: with all of its parts, for a module."""
+    """The `repr` of a value, or of what its description builds; that of a module shows all of its submodules."""
     if isinstance(value, nn.Module):
         return repr(value)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # without weights

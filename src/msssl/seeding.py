@@ -1,10 +1,10 @@
-"""One seed for each thing that is drawn, from what names it."""
+"""Derives independent seeds from a purpose and numbers, such as the seed of the run, the epoch and the batch."""
 
 from hashlib import blake2b
 
 
 def derive_seed(purpose: str, *key: int) -> int:
-    """A 64-bit seed for a purpose and integers such as (seed, epoch, batch index); other names, unrelated seeds.
+    """A 64-bit seed for a purpose and integers such as (seed, epoch, batch index); seeds of other keys are unrelated.
 
     >>> derive_seed("order", 0, 1) == derive_seed("order", 0, 1)
     True

@@ -1,4 +1,4 @@
-"""What every method must hold: put your own through it, in a test of one line, `check_method(MyLoss)`."""
+"""Checks that every method must pass: test your own method with one line, `check_method(MyLoss)`."""
 
 import tempfile
 import warnings
@@ -19,19 +19,19 @@ from msssl.methods import MultiViewModule
 
 
 def check_method(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """Put a method through all checks of this file.
+    """Run all checks of this file on a method.
 
-    A check that does not suit a method on purpose, such as one whose views have roles, is left out by a loop over
-    `CHECKS`: each check takes the same arguments as this function.
+    Where a method is meant to fail a check, such as a method whose views have different roles, loop over `CHECKS`
+    instead and leave that check out: each check takes the same arguments as this function.
 
     Args:
-        method: a subclass of `MultiViewModule` whose `compute_loss` is a function of z alone, and of what
-            `step_generator` draws.
-        **kwargs: its arguments, but for the backbone.
+        method: a subclass of `MultiViewModule` whose `compute_loss` depends on nothing but z and random numbers of
+            `step_generator`.
+        **kwargs: arguments of the method, except for the backbone.
 
     Raises:
-        AssertionError: says what does not hold, and what to do. An error that `compute_loss` itself raises is passed on
-            with a note of what it was called with.
+        AssertionError: a check failed; the message says which and what to do. An error that `compute_loss` itself
+            raises is passed on with a note of what it was called with.
 
     >>> from msssl import BarlowTwins
     >>> check_method(BarlowTwins, beta=0.1)
@@ -41,7 +41,7 @@ def check_method(method: type[MultiViewModule], **kwargs: Any) -> None:
 
 
 def embeddings(n_views: int, n_images: int = 32, dim: int = 8) -> Tensor:
-    """Views (K, N, D), float64, that agree in part, of dimensions that differ in mean and scale."""
+    """Random embeddings (K, N, D), float64, of correlated views, whose dimensions differ in mean and scale."""
     generator = torch.Generator().manual_seed(n_views)
     image = torch.randn(n_images, dim, generator=generator, dtype=torch.float64)
     noise = torch.randn(n_views, n_images, dim, generator=generator, dtype=torch.float64)
@@ -49,7 +49,7 @@ def embeddings(n_views: int, n_images: int = 32, dim: int = 8) -> Tensor:
 
 
 def check_every_embedding_gets_a_gradient(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """For K = 2 to 5 views, each embedding has a gradient, which is finite; z is not modified."""
+    """For K = 2 to 5 views, every embedding gets a finite gradient, and z is not modified."""
     module = _build(method, kwargs)
     for n_views in range(2, 6):
         z = embeddings(n_views).requires_grad_()
@@ -70,10 +70,10 @@ def check_every_embedding_gets_a_gradient(method: type[MultiViewModule], **kwarg
 
 
 def check_the_loss_is_a_function_of_the_embeddings(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """It depends on nothing else: so that ranks, which all see the gathered embeddings, agree with one process."""
+    """The loss depends on nothing but the gathered embeddings, so that all ranks compute that of a single process."""
     module, z = _build(method, kwargs), embeddings(3)
     first = _loss(module, z)
-    torch.rand(1)  # another state of the generator
+    torch.rand(1)  # changes the global random state
     message = (
         "the same embeddings have another loss the second time: draw random numbers from self.step_generator(), and "
         "change moving averages, queues and counters in on_train_batch_end, not in compute_loss"
@@ -86,7 +86,7 @@ def check_the_loss_is_a_function_of_the_embeddings(method: type[MultiViewModule]
 
 
 def check_order_of_views_does_not_matter(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """All views come from the same recipe, so a loss that treats them differently wastes some of them."""
+    """All views are made by the same augmentations, so that the loss should treat them alike."""
     module, z = _build(method, kwargs), embeddings(3)
     message = (
         "the order of the views matters: average over all views or pairs of them. Leave this check out if views have "
@@ -96,7 +96,7 @@ def check_order_of_views_does_not_matter(method: type[MultiViewModule], **kwargs
 
 
 def check_order_of_images_does_not_matter(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """The order of the images is that of chance, and of the ranks."""
+    """The order of the images is random and depends on the ranks, so that the loss should not depend on it."""
     module, z = _build(method, kwargs), embeddings(3)
     message = (
         "the order of the images matters: the loss must not depend on their place in the batch. Leave this check out "
@@ -106,7 +106,7 @@ def check_order_of_images_does_not_matter(method: type[MultiViewModule], **kwarg
 
 
 def check_collapse_is_punished(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """Equal views of different images are better than one point for all, or one direction, of the same length."""
+    """Embeddings that differ between images have a smaller loss than those that collapsed to a point or a line."""
     module = _build(method, kwargs)
     spread = nn.functional.normalize(embeddings(2, n_images=256)[:1], dim=-1).expand(4, -1, -1) * 8**0.5
     point = spread[:, :1].expand_as(spread)
@@ -121,12 +121,12 @@ def check_collapse_is_punished(method: type[MultiViewModule], **kwargs: Any) -> 
 
 
 def check_half_precision(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """Under bf16 autocast, and for bf16 embeddings, the loss is that of the same numbers in float32."""
+    """Under bf16 autocast, and for bf16 embeddings, the loss is computed in float32."""
     module, z = _build(method, kwargs).float(), embeddings(4).bfloat16()
     expected = _loss(module, z.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = [_loss(module, z), _loss(module, z.float())]
-    for loss in found:
+        losses = [_loss(module, z), _loss(module, z.float())]
+    for loss in losses:
         assert loss.dtype == torch.float32, (
             f"the loss is {loss.dtype} under autocast: z is float32, and so should be all that is computed from it"
         )
@@ -135,7 +135,7 @@ def check_half_precision(method: type[MultiViewModule], **kwargs: Any) -> None:
 
 
 def check_nothing_waits_for_the_device(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """Python reads neither the loss nor its gradient: for that, a GPU would have to finish all that it was given."""
+    """The loss and its gradient are computed without host synchronisation, for which Python would wait for the GPU."""
     module, z = _build(method, kwargs), embeddings(4).requires_grad_()
     names: set[str] = set()
     with _HostMethods(names), _HostOperations(names):
@@ -147,17 +147,17 @@ def check_nothing_waits_for_the_device(method: type[MultiViewModule], **kwargs: 
 
 
 def check_compile(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """`torch.compile` gives the same value and gradient, in one graph or, where it cannot, in several.
+    """`torch.compile` gives the same loss and gradient, in one graph, or in several if one is not possible.
 
-    msssl compiles no loss: what cannot be compiled at all, such as a `torch.Generator`, is no fault.
+    msssl compiles no loss, so that a loss that cannot be compiled at all, such as with a `torch.Generator`, passes.
     """
     module, z = _build(method, kwargs), embeddings(4).requires_grad_()
     eager = _loss(module, z)
     compiled = None
     for fullgraph in (True, False):
-        torch.compiler.reset()  # the graphs of other methods count against a limit
+        torch.compiler.reset()  # compiled graphs of other methods count towards a limit
         try:
-            with warnings.catch_warnings(action="ignore"):  # of what splits the graph
+            with warnings.catch_warnings(action="ignore"):  # warnings about graph breaks
                 compiled = torch.compile(lambda z: _loss(module, z), fullgraph=fullgraph, backend="aot_eager")(z)
             break
         except TorchDynamoException:
@@ -174,7 +174,7 @@ def check_compile(method: type[MultiViewModule], **kwargs: Any) -> None:
 
 
 def check_checkpoint(method: type[MultiViewModule], **kwargs: Any) -> None:
-    """A few steps of training move every parameter; the checkpoint gives back the weights and the loss."""
+    """Two steps of training change every parameter, and loading a checkpoint restores the weights and the loss."""
     module = _build(method, kwargs).float()
     before = {name: value.clone() for name, value in module.named_parameters() if value.requires_grad}
     trainer = Trainer(
@@ -199,7 +199,7 @@ def check_checkpoint(method: type[MultiViewModule], **kwargs: Any) -> None:
         loaded = MultiViewModule.load_from_checkpoint(path, backbone=_backbone()).float()
     assert type(loaded) is method, f"the checkpoint of a {method.__name__} was loaded as a {type(loaded).__name__}"
     assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
-    module.trainer = None  # from here on the step is that of the loaded one, 0
+    module.trainer = None  # so that its step is 0, as that of the loaded module
     z = embeddings(4).float()
     message = "an argument was lost in the checkpoint: the loaded method has another loss. Is it in self.hparams?"
     assert_close(_loss(loaded, z), _loss(module, z), rtol=0, atol=0, msg=message)
@@ -241,14 +241,14 @@ def _loss(module: MultiViewModule, z: Tensor) -> Tensor:
 
 
 class _HostOperations(TorchDispatchMode):
-    """Collects the names of operations whose results Python needs to go on."""
+    """Collects the names of operations for whose results Python must wait."""
 
     def __init__(self, names: set[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = names
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        by_mask = any(isinstance(each, Tensor) and each.dtype == torch.bool for each in tree_iter(args[1:]))
+        by_mask = any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_iter(args[1:]))
         of_unknown_shape = torch.Tag.dynamic_output_shape in func.tags
         if func is torch.ops.aten.index.Tensor:
             of_unknown_shape = by_mask
@@ -259,7 +259,7 @@ class _HostOperations(TorchDispatchMode):
 
 
 class _HostMethods(TorchFunctionMode):
-    """Collects the names of methods that copy to the host, which on a CPU are no operations."""
+    """Collects the names of methods that copy a tensor to the host; on a CPU they call no operation."""
 
     def __init__(self, names: set[str]) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The wording of messages."""
+"""Singular and plural in messages."""
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
-    """A number and what it counts, in the singular or the plural, which is the singular and an s by default.
+    """A number with a noun in the singular or the plural; by default the plural is the singular with an s.
 
     >>> counted(1, "image"), counted(2, "image"), counted(1200, "image is", "images are")
     ('1 image', '2 images', '1200 images are')

@@ -1,4 +1,4 @@
-"""Image encoders: `ResNet`, `ConvNet`, a name, or anyone's `nn.Module` that returns features (N, F)."""
+"""Image encoders: `ResNet`, `ConvNet`, models of timm, or any `nn.Module` that returns features (N, F)."""
 
 from msssl.backbones.build import build_backbone as build_backbone
 from msssl.backbones.build import check_features as check_features

@@ -1,4 +1,4 @@
-"""From the `backbone` argument to a module and the width of its features."""
+"""Builds the module that the argument `backbone` names, and finds the width of its features."""
 
 import difflib
 from collections.abc import Iterator
@@ -15,9 +15,16 @@ _NAMES = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 
 
 def build_backbone(backbone: str | nn.Module) -> nn.Module:
-    """A module as it is; `resnet18`, `resnet34` or `resnet50` as `ResNet` at width 64 with the small-image stem.
+    """The module that a name stands for; a module is returned as it is.
 
-    `timm:<name>` is a model of timm without its head and weights; transformers take images of any size.
+    Args:
+        backbone: `resnet18`, `resnet34` or `resnet50` for a `ResNet` of width 64 with the stem for small images;
+            `timm:<name>` for a model of timm without its head and weights, which for transformers takes images of any
+            size; or a module.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: the name is unknown.
     """
     if isinstance(backbone, nn.Module):
         return backbone
@@ -36,20 +43,20 @@ def _build_timm(name: str) -> nn.Module:
     except ImportError as error:
         raise MissingPackageError(f"backbone timm:{name} needs timm: pip install 'msssl[timm]'") from error
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
-        raise UserError(f"timm has no model {name!r}; did you mean timm:{near}?")
+        closest = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
+        raise UserError(f"timm has no model {name!r}; did you mean timm:{closest}?")
     try:
         model: nn.Module = timm.create_model(name, num_classes=0, dynamic_img_size=True)
-    except TypeError:  # what is no transformer takes no such argument
+    except TypeError:  # only transformers have this argument
         model = timm.create_model(name, num_classes=0)
         cfg: Any = model.pretrained_cfg
         if cfg.get("fixed_input_size"):
-            model.register_forward_pre_hook(_OfOneSize(name, cfg["input_size"][-1]))
+            model.register_forward_pre_hook(_RequireImageSize(name, cfg["input_size"][-1]))
     return model
 
 
-class _OfOneSize:
-    """Refuses images of other sizes than the one that a network is built for."""
+class _RequireImageSize:
+    """Forward hook that raises ValueError for images of another size than the one that a network is built for."""
 
     def __init__(self, name: str, side: int) -> None:
         self.name = name
@@ -65,7 +72,11 @@ class _OfOneSize:
 
 
 def find_feature_dim(backbone: nn.Module) -> int:
-    """Width F of a backbone's features: what it says itself, else that of one 3x32x32 image."""
+    """Width F of a backbone's features: of its own attribute, or else of its output for one 3x32x32 image.
+
+    Raises:
+        ValueError: it fails on that image, or returns no features (N, F).
+    """
     for name in ("head_hidden_size", "num_features", "feature_dim"):  # the first is timm's, behind a conv head
         if isinstance(value := getattr(backbone, name, None), int):
             return value
@@ -82,8 +93,8 @@ def find_feature_dim(backbone: nn.Module) -> int:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; afterwards each part is in the mode that it was in, as some may be frozen."""
-    modes = [(part, part.training) for part in module.modules()]
+    """A context in which a module is in evaluation mode; afterwards each submodule is in its earlier mode."""
+    modes = [(part, part.training) for part in module.modules()]  # some may be frozen
     module.eval()
     try:
         yield
@@ -93,8 +104,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def check_features(features: Tensor, backbone: nn.Module) -> Tensor:
-    """Return features (N, F), or raise ValueError naming what the backbone returned."""
+    """Return features (N, F); raise ValueError if the backbone returned something else, which the message names."""
     if not isinstance(features, Tensor) or features.ndim != 2:
-        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise UserError(f"backbone {type(backbone).__name__} returned {found}: expected features of shape (N, F)")
+        returned = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(f"backbone {type(backbone).__name__} returned {returned}: expected features of shape (N, F)")
     return features

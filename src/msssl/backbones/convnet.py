@@ -1,4 +1,4 @@
-"""A plain convolutional network whose training is cheap."""
+"""`ConvNet`, a plain convolutional network that trains fast, for short runs and for CPUs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,17 +10,17 @@ from msssl.recorded import Recorded
 
 
 class ConvNet(Recorded, nn.Module):
-    """Convolutions with batch norm and ReLU, and no shortcuts: images (N, 3, H, W) to features (N, num_features).
+    """Convolutions with batch norm and ReLU, without shortcuts: images (N, 3, H, W) to features (N, num_features).
 
-    The first convolution takes patches of 4 x 4 pixels, so that an image of 32 px has 8 x 8 positions. The others are
-    3 x 3, and all but the second halve the side. It is for runs of a few minutes and for CPUs: the forward pass of an
-    image of 32 px takes 0.014 GFLOP at the default width, that of a ResNet-18 of width 64 takes 1.1.
+    The first convolution has patches of 4 x 4 pixels, so that an image of 32 px has 8 x 8 positions. The others are
+    3 x 3; all of them except the second convolution halve the side. It is for runs of a few minutes and for CPUs: the
+    forward pass of an image of 32 px needs 0.014 GFLOP at the default width, that of a ResNet-18 of width 64 needs 1.1.
 
     Args:
-        channels: of the convolutions, in order; the last are the features.
+        channels: output channels of the convolutions, in order; the last number is `num_features`.
 
     Raises:
-        ValueError: fewer than two convolutions, or one without channels.
+        ValueError: there are fewer than two convolutions, or one has no channels.
 
     >>> import torch
     >>> ConvNet([8, 16, 64])(torch.zeros(2, 3, 32, 32)).shape

@@ -1,4 +1,4 @@
-"""torchvision's residual networks, at any width and with a stem for small images."""
+"""`ResNet`, the residual networks of torchvision at any width, and with a stem for small images."""
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -20,12 +20,12 @@ class ResNet(Recorded, nn.Module):
 
     Args:
         depth: 18, 34 or 50.
-        width: channels of the first stage; the last has 8 times as many (32 times at depth 50).
-        low_resolution: stem for images of 32 to 96 px, 3x3 with stride 1 and no max-pool (the paper's, with the
-            ReLU that its code lost); otherwise 7x7 with stride 2 and max-pool.
+        width: channels of the first stage; the last stage has 8 times as many (32 times at depth 50).
+        low_resolution: whether the stem is for images of 32 to 96 px: 3x3 with stride 1 and no max-pool, as in the
+            paper, with the ReLU that is missing in its code. Otherwise it is 7x7 with stride 2 and max-pool.
 
     Raises:
-        ValueError: for another depth.
+        ValueError: another depth.
 
     >>> import torch
     >>> ResNet(18, width=8)(torch.zeros(2, 3, 32, 32)).shape

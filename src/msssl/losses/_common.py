@@ -1,4 +1,4 @@
-"""What the losses share: the check of their input, products of pairs and energies of Gram matrices."""
+"""Functions that several losses use: the check of their input, products of pairs and energies of Gram matrices."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from msssl.errors import UserError
 
 
 def check_embeddings(z: Tensor) -> Tensor:
-    """Return z (K, N, D) in float32 (float64 stays), or raise ValueError naming its shape."""
+    """Return z (K, N, D) in float32, or in float64 if it is; raise ValueError with the shape if it has another one."""
     if z.ndim != 3 or z.shape[0] < 2 or z.shape[1] < 2:
         raise UserError(
             f"embeddings have shape {tuple(z.shape)}: expected (K, N, D) with K >= 2 views of N >= 2 images"
@@ -21,12 +21,12 @@ def mean_pair_product(x: Tensor) -> Tensor:
     >>> mean_pair_product(torch.tensor([[[1.0, 0.0]], [[3.0, 4.0]], [[0.0, 1.0]]]))  # (3 + 0 + 4) / 3
     tensor(2.3333)
     """
-    others = (x.sum(dim=0) - x) / (len(x) - 1)
-    return (x * others).sum(dim=-1).mean()
+    mean_of_others = (x.sum(dim=0) - x) / (len(x) - 1)
+    return (x * mean_of_others).sum(dim=-1).mean()
 
 
 def energy(x: Tensor) -> Tensor:
-    """||x^T x||_F^2 for x (..., N, D), one value per leading index, through the smaller Gram: ||x x^T||_F is the same.
+    """||x^T x||_F^2 for x (..., N, D), one value for each leading index; computed by x x^T, if that is smaller.
 
     >>> energy(torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]]))  # x^T x = [[10, 14], [14, 21]]
     tensor(933.)

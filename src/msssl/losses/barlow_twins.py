@@ -1,4 +1,4 @@
-"""Barlow Twins for any number of views."""
+"""The Barlow Twins loss for any number of views."""
 
 from typing import Literal
 
@@ -14,8 +14,8 @@ Form = Literal["mean", "pairs", "eq10"]
 def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float = 1e-5) -> dict[str, Tensor]:
     r"""Barlow Twins for K >= 2 views: loss = invariance + beta * redundancy.
 
-    With h_k view k standardised by its own mean and biased variance over N, C^kl = h_k^T h_l / N, hb the mean of all
-    views and hb_{-k} the mean of the others:
+    Let h_k be view k, standardised by its own mean and biased variance over N; C^kl = h_k^T h_l / N; hb the mean of all
+    views, and hb_{-k} the mean of all views except k. The three forms are:
 
         mean    invariance = 1/K sum_k sum_d (1 - (h_k^T hb_{-k})_dd / N)^2
                 redundancy = sum_{d != e} ((hb^T hb)_de / N)^2
@@ -24,13 +24,13 @@ def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float
         eq10    invariance = 1/(K N) sum_{k,n,d} (h_knd - hb_nd)^2
                 redundancy = ||hb^T hb / N - I||_F^2, with the diagonal
 
-    `mean` and `eq10` form one Gram matrix whatever K is; `pairs` forms K, and is exact without a loop over pairs:
+    `mean` and `eq10` need one Gram matrix for any K. `pairs` needs K of them, and no loop over pairs, since
     sum_{k != l} ||C^kl||_F^2 = (||sum_k G_k||_F^2 - sum_k ||G_k||_F^2) / N^2 with G_k = h_k h_k^T.
 
     Args:
-        z: projector outputs, shape (K, N, D), unnormalised. Not modified.
-        beta: weight of the redundancy, dimensionless; 5 / D suits projectors from 64 to 8192.
-        form: which of the three.
+        z: projector outputs, shape (K, N, D), not normalised. Not modified.
+        beta: weight of the redundancy, dimensionless; 5 / D suits D from 64 to 8192.
+        form: which of the three forms.
         eps: added to the variance inside the square root.
 
     Returns:
@@ -38,7 +38,7 @@ def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float
         float32, or float64 if z is.
 
     Raises:
-        ValueError: if z is not 3-D, K < 2 or N < 2 (the message holds the shape), or the form is unknown.
+        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), or the form is unknown.
 
     Source: Zbontar et al. 2021 (arXiv:2103.03230), eq. 1, which is `pairs` at K = 2; Ghosh et al. 2024 (NeurIPS),
     eq. 10, which is `eq10` on standardised views. Differs: `mean` compares each view with the mean of the *others*,
@@ -62,9 +62,9 @@ def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float
 
 
 def _standardise(z: Tensor, eps: float) -> Tensor:
-    """Each view by its own mean and biased variance: batch norm with K D channels, one kernel each way."""
+    """Each view standardised by its own mean and biased variance, as a batch norm with K D channels: one kernel."""
     rows = z.transpose(0, 1).flatten(1)  # (N, K D)
-    # not through `F`, which refuses eps = 0: the arguments are weight, bias, running statistics, training, momentum
+    # Not `F.batch_norm`, which refuses eps = 0. Arguments: weight, bias, running statistics, training, momentum.
     h = torch.batch_norm(rows, None, None, None, None, True, 0.0, eps, False)
     return h.view(-1, z.shape[0], z.shape[2]).transpose(0, 1)
 

@@ -1,4 +1,4 @@
-"""Maximum manifold capacity representations, for any number of views."""
+"""The MMCR loss (maximum manifold capacity representations) for any number of views."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from msssl.losses._common import check_embeddings
 
 
 def mmcr_loss(z: Tensor, *, local_coeff: float = 0.0) -> dict[str, Tensor]:
-    r"""MMCR: the centroids of the images' views span as much as they can, the views of an image little.
+    r"""MMCR for K >= 2 views: maximises the extent of the images' centroids, and minimises the spread of their views.
 
-    With u the embeddings at unit length, c_n = 1/K sum_k u_kn the centroid of image n, C = (c_1, ..., c_N), U_n the
-    (K, D) views of image n and ||.||_* the sum of the singular values:
+    Let u be the embeddings at unit length, c_n = 1/K sum_k u_kn the centroid of image n, C = (c_1, ..., c_N), U_n the
+    (K, D) views of image n, and ||.||_* the sum of the singular values:
 
         extent  = ||C||_*
         spread  = 1/N sum_n ||U_n||_*
@@ -19,16 +19,16 @@ def mmcr_loss(z: Tensor, *, local_coeff: float = 0.0) -> dict[str, Tensor]:
 
     Args:
         z: projector outputs, shape (K, N, D), of any length. Not modified.
-        local_coeff: weight of the spread; 0, as by default, leaves it out of the loss.
+        local_coeff: weight of the spread, which is not computed if this is 0, as by default.
 
     Returns:
         Scalars `loss` and `extent`, and `spread` where local_coeff is not 0; float32, or float64 if z is.
 
     Raises:
-        ValueError: if z is not 3-D, K < 2 or N < 2; the message holds the shape.
+        ValueError: z is not 3-D, K < 2 or N < 2; the message holds the shape.
 
-    Source: Yerxa et al. 2023 (arXiv:2303.03307), section 2. On CUDA, `torch.linalg.svdvals` waits for the device:
-    the one loss here that does.
+    Source: Yerxa et al. 2023 (arXiv:2303.03307), section 2. It is the only loss here for which the host waits for the
+    device, in `torch.linalg.svdvals`.
 
     >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]).expand(2, 2, 2)  # equal views of two orthogonal images
     >>> {name: round(value.item(), 4) for name, value in mmcr_loss(z, local_coeff=0.5).items()}  # sqrt(2) / 2 - 2

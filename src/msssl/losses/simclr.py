@@ -1,4 +1,4 @@
-"""SimCLR for any number of views."""
+"""The SimCLR loss for any number of views."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from msssl.losses._common import check_embeddings, mean_pair_product
 
 
 def simclr_loss(z: Tensor, *, temperature: float = 0.15) -> dict[str, Tensor]:
-    r"""SimCLR with all other views of an image as positives; at K = 2 it is NT-Xent.
+    r"""SimCLR for K >= 2 views, with all other views of an image as positives; at K = 2 it is NT-Xent.
 
-    With u the K N embeddings at unit length, indexed by (k, n) = i, and t the temperature:
+    Let u be the K N embeddings at unit length, indexed by i = (k, n), and t the temperature:
 
-        similarity = mean over i and the K - 1 other views p of its image of u_i . u_p
+        similarity = mean over i, and over the K - 1 other views p of the same image, of u_i . u_p
         partition  = mean over i of log sum_{a != i} exp(u_i . u_a / t)
         loss       = partition - similarity / t
 
@@ -24,10 +24,10 @@ def simclr_loss(z: Tensor, *, temperature: float = 0.15) -> dict[str, Tensor]:
         Scalars `loss`, `similarity` (in [-1, 1]) and `partition` (in nats); float32, or float64 if z is.
 
     Raises:
-        ValueError: if z is not 3-D, K < 2 or N < 2; the message holds the shape.
+        ValueError: z is not 3-D, K < 2 or N < 2; the message holds the shape.
 
     Source: Chen et al. 2020 (arXiv:2002.05709), eq. 1; Khosla et al. 2020 (arXiv:2004.11362), eq. 2, for more than
-    one positive, an image being its own class. Costs one (K N, K N) product, O(K^2).
+    one positive, where each image is its own class. It costs one (K N, K N) product, O(K^2).
 
     >>> z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]).expand(2, 2, 2)  # equal views of two orthogonal images
     >>> terms = simclr_loss(z, temperature=1.0)  # log(e + 1 + 1) - 1
@@ -39,7 +39,7 @@ def simclr_loss(z: Tensor, *, temperature: float = 0.15) -> dict[str, Tensor]:
         unit = F.normalize(z, dim=-1)
         similarity = mean_pair_product(unit)
         rows = unit.flatten(0, 1)
-        itself = torch.eye(len(rows), dtype=torch.bool, device=z.device)
-        logits = (rows @ rows.T / temperature).masked_fill(itself, float("-inf"))
+        diagonal = torch.eye(len(rows), dtype=torch.bool, device=z.device)
+        logits = (rows @ rows.T / temperature).masked_fill(diagonal, float("-inf"))
         partition = logits.logsumexp(dim=1).mean()
         return {"loss": partition - similarity / temperature, "similarity": similarity, "partition": partition}

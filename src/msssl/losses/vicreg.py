@@ -1,4 +1,4 @@
-"""VICReg for any number of views."""
+"""The VICReg loss for any number of views."""
 
 from typing import Literal
 
@@ -23,11 +23,11 @@ def vicreg_loss(
 ) -> dict[str, Tensor]:
     r"""VICReg for K >= 2 views, at O(K) cost.
 
-    With zb the mean of the views and c(x) = sum_{d != e} cov(x)_de^2 / D (cov and var with N - 1):
+    Let zb be the mean of the views, and c(x) = sum_{d != e} cov(x)_de^2 / D (cov and var divide by N - 1):
 
         invariance = mean over pairs k < l of MSE(z_k, z_l) = 2 / (K - 1) sum_k MSE(z_k, zb)
         variance   = 1/K sum_k mean_d relu(1 - sqrt(var_d(z_k) + eps))
-        covariance = 2 c(zb) for `mean`, one Gram matrix whatever K is; 2 / K sum_k c(z_k) for `pairs`, K of them
+        covariance = 2 c(zb) for `mean`, with one Gram matrix for any K; 2 / K sum_k c(z_k) for `pairs`, with K of them
         loss = sim_coeff * invariance + std_coeff * variance + cov_coeff * covariance
 
     Args:
@@ -35,14 +35,14 @@ def vicreg_loss(
         sim_coeff: weight of the invariance.
         std_coeff: weight of the variance.
         cov_coeff: weight of the covariance.
-        form: which covariance.
+        form: `mean` or `pairs`, which differ in the covariance.
         eps: added to the variance inside the square root.
 
     Returns:
         Scalars `loss`, `invariance`, `variance` and `covariance`, the terms unweighted; float32, or float64 if z is.
 
     Raises:
-        ValueError: if z is not 3-D, K < 2 or N < 2 (the message holds the shape), or the form is unknown.
+        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), or the form is unknown.
 
     Source: Bardes et al. 2022 (arXiv:2105.04906), eqs. 1 to 6, weights of its section 4.2, which is `pairs` at K = 2
     with the variance halved as in the authors' code; Ghosh et al. 2024 (NeurIPS) for the mean view. Differs: `mean`

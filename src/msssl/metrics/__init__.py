@@ -1,4 +1,4 @@
-"""Measures of frozen features, as pure functions."""
+"""Measures of frozen features, as pure functions: kNN, linear probe, rank and spectrum, intervals of accuracies."""
 
 from msssl.metrics.blocks import blocks as blocks
 from msssl.metrics.interval import accuracy_interval as accuracy_interval

@@ -1,8 +1,8 @@
-"""Rows in blocks, so that what is computed from many features is never as large as all of them."""
+"""Splits the rows of a matrix into blocks, so that intermediate results never need memory for all rows."""
 
 from itertools import pairwise
 
-NUMBERS = 2**25  # in a block: 134 MB in float32
+NUMBERS = 2**25  # size of a block at most: 134 MB in float32
 
 
 def blocks(n_rows: int, width: int) -> list[slice]:

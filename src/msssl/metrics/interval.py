@@ -1,4 +1,4 @@
-"""How sure an accuracy is: over the images of one test set, and over seeds."""
+"""Confidence intervals: of an accuracy over the images of a test set, and of a mean over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -9,24 +9,24 @@ from scipy.stats import binomtest
 
 from msssl.errors import UserError
 
-MIN_VALUES = 4  # two values give an interval that is 12.7 times as wide as their distance, which tells nobody anything
+MIN_VALUES = 4  # with two values the interval would be 12.7 times as wide as their distance
 
 
 def accuracy_interval(n_correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of an accuracy on one set of images.
 
-    It lies within [0, 1] and has a width also where all images, or none, are right.
+    It lies within [0, 1], and its width is not 0 even where all images, or none, are classified correctly.
 
     Args:
         n_correct: number of images that were classified correctly.
         n: number of images, at least 1.
-        level: of confidence.
+        level: confidence level.
 
     Returns:
         Lower and upper end, in [0, 1].
 
     Raises:
-        ValueError: no image, or more correct ones than images.
+        ValueError: there is no image, or `n_correct` is not between 0 and n.
 
     Source: Wilson 1927; by `scipy.stats.binomtest`.
 
@@ -46,19 +46,19 @@ def accuracy_interval(n_correct: int, n: int, level: float = 0.95) -> tuple[floa
 def mean_interval(
     values: Sequence[float], level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> tuple[float, float, float]:
-    """Mean of one measure over seeds, and the ends of its interval by Student's t.
+    """Mean of a measure over seeds, with its confidence interval by Student's t distribution.
 
     Args:
-        values: one for each seed, at least one.
-        level: of confidence.
-        bounds: the smallest and largest value that the measure can have, (0, 1) for an accuracy; the interval is cut
-            off there.
+        values: one value for each seed, at least one.
+        level: confidence level.
+        bounds: the smallest and largest value that the measure can have, to which the interval is clipped: (0, 1) for
+            an accuracy.
 
     Returns:
-        Mean, lower end, upper end. The ends are NaN below 4 values: show the values themselves instead.
+        Mean, lower end, upper end. The ends are NaN for fewer than 4 values: show the values themselves instead.
 
     Raises:
-        ValueError: no value.
+        ValueError: there is no value.
 
     >>> mean_interval([0.5, 0.6, 0.7, 0.6])
     (0.6, 0.47..., 0.72...)
@@ -67,9 +67,9 @@ def mean_interval(
     """
     if not values:
         raise UserError("a mean of no values")
-    each = torch.tensor(values, dtype=torch.float64)
-    mean, n = float(each.mean()), len(each)
+    numbers = torch.tensor(values, dtype=torch.float64)
+    mean, n = float(numbers.mean()), len(numbers)
     if n < MIN_VALUES:
         return mean, math.nan, math.nan
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(each.std()) / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(numbers.std()) / math.sqrt(n)
     return mean, max(mean - half, bounds[0]), min(mean + half, bounds[1])

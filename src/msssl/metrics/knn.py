@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of features."""
+"""Classifies features by their weighted k nearest neighbours."""
 
 import torch
 from torch import Tensor
@@ -12,21 +12,23 @@ from msssl.metrics.blocks import blocks
 def knn(
     features: Tensor, bank: Tensor, bank_labels: Tensor, *, num_classes: int, k: int = 200, temperature: float = 0.1
 ) -> Tensor:
-    """Scores of each class: the k rows of a bank with the largest cosine similarity s vote with exp(s / temperature).
+    """Scores of each class by the votes of the k nearest neighbours in a bank of labelled features.
+
+    A neighbour with cosine similarity s votes for its class with weight exp(s / temperature).
 
     Args:
-        features: shape (N, F), floating point.
-        bank: shape (M, F), on the same device.
+        features: features to classify, shape (N, F), floating point.
+        bank: labelled features, shape (M, F), on the same device.
         bank_labels: shape (M,), integers in [0, num_classes); rows labelled -1 are left out.
         num_classes: C.
-        k: number of neighbours, of which at most half of the labelled bank is taken: `neighbours_taken`.
-        temperature: of the votes.
+        k: number of neighbours; at most half of the labelled bank is taken, see `neighbours_taken`.
+        temperature: temperature of the votes.
 
     Returns:
-        Scores that sum to 1, shape (N, C); `argmax(dim=1)` is the prediction.
+        Scores of shape (N, C), which sum to 1 for each row; `argmax(dim=1)` is the prediction.
 
     Raises:
-        ValueError: shapes that do not match, or a bank without labelled rows.
+        ValueError: the shapes do not match, or the bank has no labelled rows.
 
     Source: Wu et al. 2018 (arXiv:1805.01978), section 3.4.
 
@@ -35,23 +37,23 @@ def knn(
     tensor([0])
     """
     if features.ndim != 2 or bank.ndim != 2 or features.shape[1] != bank.shape[1] or len(bank_labels) != len(bank):
-        shapes = ", ".join(str(tuple(each.shape)) for each in (features, bank, bank_labels))
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (features, bank, bank_labels))
         raise UserError(f"features, bank and bank_labels are {shapes}: expected (N, F), (M, F) and (M,)")
     labelled = bank_labels >= 0
     if not labelled.any():
         raise UserError("the bank has no labelled rows")
     if labelled.all():
         bank = F.normalize(bank, dim=1)
-    else:  # into the copy that is made anyway
+    else:  # normalise in place: indexing has made a copy already
         bank, bank_labels = bank[labelled], bank_labels[labelled]
         F.normalize(bank, dim=1, out=bank)
     similarity, nearest = _neighbours(features, bank, neighbours_taken(bank_labels, k))
-    votes = torch.softmax(similarity / temperature, dim=1)  # exp, normalised without overflow
+    votes = torch.softmax(similarity / temperature, dim=1)  # exp(s / temperature), normalised without overflow
     return votes.new_zeros(len(features), num_classes).scatter_add_(1, bank_labels[nearest], votes)
 
 
 def neighbours_taken(bank_labels: Tensor, k: int = 200) -> int:
-    """The number of neighbours that `knn` takes of a bank with these labels: k, or half of its labelled rows if fewer.
+    """The number of neighbours that `knn` takes from a bank: k, but at most half of its labelled rows.
 
     >>> neighbours_taken(torch.arange(76) % 2), neighbours_taken(torch.zeros(5000))
     (38, 200)
@@ -61,7 +63,7 @@ def neighbours_taken(bank_labels: Tensor, k: int = 200) -> int:
 
 @torch.no_grad()
 def neighbours(features: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Cosine similarity and row of the k rows of a bank (M, F) nearest to each feature (N, F): both (N, k).
+    """The k rows of a bank (M, F) nearest to each feature (N, F): their cosine similarities and indices, both (N, k).
 
     >>> neighbours(torch.tensor([[2.0, 1.0]]), torch.eye(2), k=2)[1]
     tensor([[0, 1]])
@@ -71,7 +73,7 @@ def neighbours(features: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _neighbours(features: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`neighbours` in a bank whose rows have length 1."""
-    of_similarities = blocks(len(features), max(bank.shape))
-    found = [(F.normalize(features[block], dim=1) @ bank.T).topk(k, dim=1) for block in of_similarities]
-    similarity, nearest = zip(*found, strict=True)
+    row_blocks = blocks(len(features), max(bank.shape))
+    nearest_of_blocks = [(F.normalize(features[block], dim=1) @ bank.T).topk(k, dim=1) for block in row_blocks]
+    similarity, nearest = zip(*nearest_of_blocks, strict=True)
     return torch.cat(similarity), torch.cat(nearest)

@@ -1,4 +1,4 @@
-"""The offline linear probe: multinomial logistic regression, solved to its optimum."""
+"""Fits the linear heads of the offline probe: multinomial logistic regression, solved to its optimum by L-BFGS."""
 
 from collections.abc import Iterable, Sequence
 
@@ -27,31 +27,31 @@ def linear_probe(
 def linear_probes(
     features: Tensor, labels: Tensor, *, num_classes: int, weight_decays: Sequence[float], max_iter: int = 200
 ) -> list[nn.Linear]:
-    """Fit a linear classifier to frozen features for each strength of the penalty.
+    """Fit a linear classifier to frozen features for each weight decay.
 
     Minimises cross-entropy + weight_decay / 2 * ||W||^2 over features that are standardised by their own mean and
-    standard deviation; the bias is free. The problem is strictly convex in W and starts from zero, so there is
-    nothing to seed and no learning rate to tune. The strongest penalty is solved first, and each solution is where the
-    next one starts. The standardisation is folded into the returned layers. Beside the features it takes the memory of
-    one float32 copy of them; everything else is computed from blocks of rows.
+    standard deviation; the bias has no penalty. The problem is strictly convex in W and the solver starts from zero, so
+    that the result depends on neither a seed nor a learning rate. The largest weight decay is solved first, and each
+    solution is the start of the next one. The standardisation is folded into the returned layers. The memory needed in
+    addition to the features is that of one float32 copy of them.
 
     Args:
         features: shape (N, F), floating point.
         labels: shape (N,), integers in [0, num_classes); rows labelled -1 are left out.
         num_classes: C.
         weight_decays: strengths of the L2 penalty, in units of the standardised features.
-        max_iter: iterations of L-BFGS at most, for each.
+        max_iter: iterations of L-BFGS at most, for each weight decay.
 
     Returns:
-        Layers from raw features (N, F) to logits (N, C), in the order of `weight_decays`, on the device of the
+        Layers that map raw features (N, F) to logits (N, C), in the order of `weight_decays`, on the device of the
         features, float32.
 
     Raises:
-        ValueError: shapes that do not match, features that are not finite, no labelled row, or a label that is
-            num_classes or more.
+        ValueError: the shapes do not match, features are not finite, no row is labelled, or a label is num_classes or
+            more.
 
-    Source: Berkson 1944 for the model; Liu and Nocedal 1989 for L-BFGS. Kornblith et al. 2019 (arXiv:1805.08974)
-    evaluate encoders so.
+    Source: Berkson 1944 for the model; Liu and Nocedal 1989 for L-BFGS; Kornblith et al. 2019 (arXiv:1805.08974) for
+    this evaluation of encoders.
     """
     x, y, mean, std = _standardised(features, labels, num_classes)
     weight = x.new_zeros(num_classes, x.shape[1], requires_grad=True)
@@ -69,7 +69,7 @@ def linear_probes(
 
 
 def _standardised(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Labelled rows, standardised; their labels; mean and standard deviation."""
+    """The standardised labelled rows, their labels, and the mean and standard deviation of each column."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise UserError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)}: expected (N, F) and (N,)")
     labelled = labels >= 0
@@ -78,22 +78,21 @@ def _standardised(features: Tensor, labels: Tensor, num_classes: int) -> tuple[T
     if labels.max() >= num_classes:
         raise UserError(f"label {int(labels.max())} is not below num_classes={num_classes}")
     features = features.detach()
-    of_all = blocks(*features.shape)
-    if broken := sum(int((~features[block].isfinite().all(dim=1)).sum()) for block in of_all):
+    if broken := sum(int((~features[block].isfinite().all(dim=1)).sum()) for block in blocks(*features.shape)):
         raise UserError(f"{broken} of {len(features)} rows of features are not finite")
     rows, y = labelled.nonzero().squeeze(1), labels[labelled].long()
-    of_labelled = blocks(len(rows), features.shape[1])
-    # In float32 the rounding of a constant feature's mean would be scaled up to weights.
-    mean, variance = _mean_and_variance(features[rows[block]].double() for block in of_labelled)
+    row_blocks = blocks(len(rows), features.shape[1])
+    # In float64: the rounding error of a constant feature's mean would be divided by a tiny standard deviation.
+    mean, variance = _mean_and_variance(features[rows[block]].double() for block in row_blocks)
     std = (variance + 1e-12).sqrt()
     x = torch.empty(len(rows), features.shape[1], device=features.device)
-    for block in of_labelled:
+    for block in row_blocks:
         x[block] = features[rows[block]].double().sub_(mean).div_(std)
     return x, y, mean, std
 
 
 def _mean_and_variance(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each column of all the blocks of rows together."""
+    """Mean and variance of each column, over all blocks of rows together."""
     n, mean, variance = 0, torch.zeros(()), torch.zeros(())
     for part in parts:
         n += len(part)
@@ -113,12 +112,12 @@ def _minimise(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, weight_decay: 
         line_search_fn="strong_wolfe",
     )
 
-    of_logits = blocks(len(x), len(bias))
+    row_blocks = blocks(len(x), len(bias))  # each with logits of limited size
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         total = x.new_zeros(())
-        for block in of_logits:
+        for block in row_blocks:
             loss = F.cross_entropy(F.linear(x[block], weight, bias), y[block]) * (len(y[block]) / len(y))
             loss.backward()
             total += loss.detach()

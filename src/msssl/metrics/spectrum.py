@@ -1,4 +1,4 @@
-"""What the spectrum of features says without labels: their effective rank, and how fast their variance decays."""
+"""Measures of features without labels, from their spectrum: effective rank (RankMe) and its decay (alpha-ReQ)."""
 
 import torch
 from torch import Tensor
@@ -6,8 +6,8 @@ from torch import Tensor
 from msssl.errors import UserError
 
 MAX_ROWS = 10_000
-FIRST, LAST = 3, 99  # of the eigenvalues that alpha is fitted to, counted from 0
-SMALLEST_IN_FLOAT32 = 1e-5  # share of the largest eigenvalue down to which float32 gives alpha to four digits
+FIRST, LAST = 3, 99  # alpha is fitted to these eigenvalues, counted from 0
+SMALLEST_IN_FLOAT32 = 1e-5  # of the largest eigenvalue: if all are larger, float32 gives alpha to four digits
 
 
 @torch.no_grad()
@@ -15,8 +15,8 @@ def rankme(z: Tensor, epsilon: float = 1e-7) -> Tensor:
     """Effective rank: exp of the entropy of the singular values p = s / sum(s) + epsilon, between 1 and min(N, D).
 
     Args:
-        z: shape (N, D), not centred; 10,000 rows, evenly spread, are used at most.
-        epsilon: for stability.
+        z: shape (N, D), not centred; at most 10,000 rows, evenly spread, are used.
+        epsilon: added for numerical stability.
 
     Returns:
         A scalar, float64.
@@ -36,9 +36,9 @@ def rankme(z: Tensor, epsilon: float = 1e-7) -> Tensor:
 
 @torch.no_grad()
 def eigenspectrum(features: Tensor) -> Tensor:
-    """Eigenvalues of the covariance of features (N, F), largest first, min(N, F) of them, float64.
+    """Eigenvalues of the covariance of features (N, F): shape (min(N, F),), largest first, float64.
 
-    Eigenvalues that are too small beside the largest for float64 to tell them from 0 are 0.
+    Eigenvalues so small that in float64 they may be rounding errors are set to 0.
     """
     x = spread_rows(features).double()
     values = _gram_eigenvalues(x - x.mean(dim=0)) / max(1, len(x) - 1)
@@ -47,16 +47,17 @@ def eigenspectrum(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def alpha_req(features: Tensor) -> Tensor:
-    """Exponent alpha of the eigenspectrum of the covariance, eigenvalue n being proportional to n**-alpha.
+    """Exponent alpha of a power law n**-alpha, fitted to the eigenvalues of the features' covariance.
 
-    Fitted by least squares to the logarithms of the eigenvalues 3 to 99, counted from 0 (to min(N, F) - 1 where there
-    are fewer), each with weight 1 / n, so that every octave counts alike. Near 1 is what Agrawal et al. call for.
+    The fit is by least squares on the logarithms of the eigenvalues 3 to 99, counted from 0 (to min(N, F) - 1 where
+    there are fewer). Eigenvalue n has weight 1 / n, so that each octave has the same weight. According to Agrawal et
+    al., features generalise best with alpha near 1.
 
     Args:
-        features: shape (N, F); 10,000 rows, evenly spread, are used at most.
+        features: shape (N, F); at most 10,000 rows, evenly spread, are used.
 
     Returns:
-        A scalar, float64; NaN where fewer than two of these are above rounding.
+        A scalar, float64; NaN where fewer than two of these eigenvalues are above rounding errors.
 
     Raises:
         ValueError: features have another shape, or are not finite.
@@ -64,8 +65,8 @@ def alpha_req(features: Tensor) -> Tensor:
     Source: Agrawal et al. 2022 (NeurIPS; alpha-ReQ); the weights are those of the code of Ghosh et al. 2024.
     """
     x = spread_rows(features)
-    if x.device.type == "cpu" and x.dtype != torch.float64 and 1e-10 < x.abs().max() < 1e10:  # squares in range
-        x32 = x.float()  # where everything takes half of the time
+    if x.device.type == "cpu" and x.dtype != torch.float64 and 1e-10 < x.abs().max() < 1e10:  # no overflow of squares
+        x32 = x.float()  # takes half of the time
         values = _gram_eigenvalues(x32 - x32.mean(dim=0)).double()
         if values[: LAST + 1].min() > SMALLEST_IN_FLOAT32 * values[0]:
             return alpha_of(values)
@@ -88,7 +89,7 @@ def _singular_values(x: Tensor) -> Tensor:
     values = _gram_eigenvalues(x)
     if values[-1] > _rounding(x) * values[0]:
         return values.sqrt()
-    # The squares of the smallest are lost in the rounding of the largest; of tall matrices it is 4 times as fast.
+    # The smallest eigenvalues are rounding errors of the largest. For tall matrices `svdvals` is 4 times as fast.
     singular_values: Tensor = torch.linalg.svdvals(x if len(x) >= x.shape[1] else x.T)
     return singular_values
 
@@ -97,8 +98,8 @@ def _gram_eigenvalues(x: Tensor) -> Tensor:
     """Eigenvalues of the smaller one of x^T x and x x^T, largest first, none below 0."""
     tall = x if len(x) >= x.shape[1] else x.T
     if x.device.type == "cpu":
-        # NumPy sees that this product is symmetric and does half of the work. It is not subject to autocast and to
-        # `torch.set_float32_matmul_precision` either.
+        # NumPy notices that this product is symmetric and does half of the work. Neither autocast nor
+        # `torch.set_float32_matmul_precision` changes its precision.
         array = tall.numpy()
         gram = torch.from_numpy(array.T @ array)
     else:
@@ -108,12 +109,16 @@ def _gram_eigenvalues(x: Tensor) -> Tensor:
 
 
 def _rounding(x: Tensor) -> float:
-    """Share of the largest eigenvalue of a Gram matrix of x up to which others may be rounding alone."""
+    """Largest ratio, to the largest eigenvalue of a Gram matrix of x, of eigenvalues that may be rounding errors."""
     return max(x.shape) * torch.finfo(x.dtype).eps
 
 
 def spread_rows(z: Tensor) -> Tensor:
-    """The rows of z (N, D) that spectra are computed from: 10,000, evenly spread, at most."""
+    """The rows of z (N, D) from which spectra are computed: at most 10,000, evenly spread.
+
+    Raises:
+        ValueError: z has another shape, or is not finite.
+    """
     if z.ndim != 2 or min(z.shape) == 0:
         raise UserError(f"features are {tuple(z.shape)}: expected (N, F)")
     if len(z) > MAX_ROWS:
