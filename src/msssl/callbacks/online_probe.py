@@ -171,8 +171,8 @@ class OnlineProbe(Callback):
 
     def _restore(self) -> None:
         if self.head is not None and self._saved:
-            states = (self.head.state_dict(), self._saved["head"])
-            built, saved = (list(state.values())[-2].shape for state in states)  # the weight of the last layer
+            # The weight of the last layer:
+            built, saved = (list(state.values())[-2].shape for state in (self.head.state_dict(), self._saved["head"]))
             if built != saved:
                 raise UserError(
                     f"online {self.name}: its head in the checkpoint has {saved[0]} classes and {saved[1]} features, "

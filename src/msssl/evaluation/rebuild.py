@@ -92,11 +92,11 @@ def views_of(path: Path, checkpoint: dict[str, Any], preprocess: Preprocess) -> 
     """
     key = MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY
     saved = checkpoint.get(key, {})
-    given = {name: saved[name] for name in ("views", "_instantiator") if name in saved}
+    arguments = {name: saved[name] for name in ("views", "_instantiator") if name in saved}
     recorded = [name for name in saved.get("_recorded", []) if name == "views"]
-    # Any data module builds views of these arguments: this one has images at hand.
-    standing_in = {**given, "_recorded": recorded, "_class_path": "msssl.Shapes"}
-    views = MultiViewDataModule.from_hyperparameters({key: standing_in}).views
+    # Any data module builds the views from these arguments; `Shapes` needs no files.
+    arguments |= {"_recorded": recorded, "_class_path": "msssl.Shapes"}
+    views = MultiViewDataModule.from_hyperparameters({key: arguments}).views
     size = preprocess.image_size
     if size is None or tuple(views.recipe(size)) != preprocess.recipe:  # they were of another library's augmentations
         raise UserError(

@@ -141,7 +141,7 @@ class WarmupCosine(LambdaLR):
         """Set the number of steps of the run, and the learning rate of the next step.
 
         Args:
-            total_steps: number of steps of the whole run.
+            total_steps: number of steps of the run.
             step: number of steps that were taken; by default those that the schedule has counted.
 
         Raises:

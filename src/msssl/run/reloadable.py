@@ -59,14 +59,14 @@ class Reloadable(HyperparametersMixin):
         self.save_hyperparameters(ignore=[*not_plain, *of_bases], frame=frame)
         defaults = _defaults(type(self))
         self.hparams["_class_path"] = public_path(type(self))
-        given = [name for name in not_plain if arguments[name] is not defaults.get(name)]
+        not_default = [name for name in not_plain if arguments[name] is not defaults.get(name)]
         recorded = {}
-        for name in given:
+        for name in not_default:
             with suppress(TypeError):
                 recorded[name] = describe(arguments[name])
         self.hparams.update(recorded)
         self.hparams[_RECORDED] = list(recorded)
-        self.hparams[_LEFT_OUT] = [name for name in given if name not in recorded]
+        self.hparams[_LEFT_OUT] = [name for name in not_default if name not in recorded]
 
     @classmethod
     def load_from_checkpoint(
@@ -108,10 +108,10 @@ class Reloadable(HyperparametersMixin):
     @classmethod
     def from_hyperparameters(cls, checkpoint: dict[str, Any], without: Sequence[str] = (), **kwargs: Any) -> Self:
         """Build the object of a checkpoint without its state; arguments and errors as in `from_checkpoint`."""
-        given = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
-        class_path = given.pop("_class_path", None)
-        from_cli = given.pop("_instantiator", None) is not None
-        left_out, recorded = given.pop(_LEFT_OUT, []), given.pop(_RECORDED, [])
+        arguments = dict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+        class_path = arguments.pop("_class_path", None)
+        from_cli = arguments.pop("_instantiator", None) is not None
+        left_out, recorded = arguments.pop(_LEFT_OUT, []), arguments.pop(_RECORDED, [])
         if class_path is not None:
             _check_trusted(class_path)
         target = cls if class_path is None else _resolve(class_path)
@@ -121,19 +121,19 @@ class Reloadable(HyperparametersMixin):
             raise UserError(f"the checkpoint does not say which {cls.__name__} it was made with")
         defaults = _defaults(target)
         optional = [name for name in without if defaults.get(name, _REQUIRED) is not _REQUIRED]
-        given = {name: value for name, value in given.items() if name not in (*kwargs, *optional)}
-        for path in _class_paths(given):
+        arguments = {name: value for name, value in arguments.items() if name not in (*kwargs, *optional)}
+        for path in _class_paths(arguments):
             _check_trusted(path)
         if missing := [name for name in left_out if name not in (*kwargs, *optional)]:
             raise MissingArgumentsError(target.__name__, missing)
-        given.update({name: build(given[name]) for name in recorded if name in given})
-        given.update(kwargs)
+        arguments.update({name: build(arguments[name]) for name in recorded if name in arguments})
+        arguments.update(kwargs)
         if from_cli:
             from lightning.pytorch.cli import instantiate_module  # a second of imports, for this only
 
-            built: Self = instantiate_module(target, {"_class_path": class_path, **given})
+            built: Self = instantiate_module(target, {"_class_path": class_path, **arguments})
             return built
-        return target(**given)
+        return target(**arguments)
 
 
 def load_state(module: LightningModule, checkpoint: dict[str, Any], strict: bool = True) -> None:

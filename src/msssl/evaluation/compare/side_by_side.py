@@ -156,5 +156,5 @@ def _draw(tables: list[ComparedTable], path: Path) -> None:
         if line[0].get_legend_handles_labels()[0]:
             line[0].legend(frameon=False, fontsize=7)
         line[1].set_title(table.title, fontsize=7, wrap=True)
-    with atomic_write(path) as growing:
-        figure.savefig(growing, format="png")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")
