@@ -1,4 +1,4 @@
-"""The Barlow Twins method."""
+"""The Barlow Twins method: a `MultiViewModule` with the Barlow Twins loss."""
 
 import logging
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""The SimCLR method."""
+"""The SimCLR method: a `MultiViewModule` with the SimCLR loss."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The VICReg method."""
+"""The VICReg method: a `MultiViewModule` with the VICReg loss."""
 
 from typing import Any
 
