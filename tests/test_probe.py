@@ -1116,6 +1116,38 @@ def test_a_run_of_a_script_is_probed_on_images_that_are_named(script, msssl):
     assert of_python["rows"] == of_command["rows"]
 
 
+def test_a_run_whose_images_and_lists_are_gone(image_folder, monkeypatch, tmp_path):
+    """Transfer, export and prediction need its checkpoint alone; a probe on its own images names what is missing."""
+    monkeypatch.chdir(tmp_path)
+    quicken(monkeypatch)
+    rows = [f"{path.relative_to(image_folder)},{path.parent.name}" for path in sorted(image_folder.rglob("*.png"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    lists = {"manifest": "list.csv", "classes": "names.txt"}
+    data = ImageFolder("images", **lists, batch_size=8, num_workers=0, views=MultiView(2, mean="auto"))
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", max_steps=1, limit_val_batches=0, **quiet)
+    module = BarlowTwins(backbone=ResNet(18, width=8), proj_dim=8)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint("run.ckpt")
+    for path in lists.values():
+        (tmp_path / path).unlink()
+    shutil.rmtree(image_folder)
+    with pytest.raises(FileNotFoundError, match=r"classes names\.txt is not a file"):
+        package.probe("run.ckpt")
+    package.probe("run.ckpt", data=Shapes(**LABELLED), test_patches=2)
+    package.export("run.ckpt", out="out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["mean"] == pytest.approx(data.views.mean)
+    assert config["mean"] != pytest.approx(MultiView(2).mean)
+    assert "ImageFolder" in (tmp_path / "out" / "README.md").read_text()
+    other = Shapes(**LABELLED)
+    (batch, *_) = trainer.predict(MultiViewModule.load_from_checkpoint("run.ckpt"), datamodule=other)
+    images = module.preprocess.evaluate(other.datasets["test"].tensors[0][: len(batch["features"])])
+    with torch.no_grad():
+        torch.testing.assert_close(batch["features"], module.eval()(images))
+
+
 def test_images_are_prepared_as_the_run_did(script):
     data = Shapes(**LABELLED, views=MultiView(2, "grayscale", mean="auto", std="auto"))
     subject = open_subject(str(script), data)

@@ -68,21 +68,22 @@ def test_a_preset_with_a_size_of_its_own_grows_and_is_drawn(tmp_path):
 
 
 def test_larger_views_than_whole_ones_are_refused():
-    views = MultiView(2)
-    views.side = 40
+    views = MultiView(2).with_side(40)
     with pytest.raises(ValueError, match="views of 40 pixels are not smaller than those of 32 x 32"):
         views(torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8))
 
 
 def test_a_failed_fit_leaves_whole_views():
     class Fails(Callback):
-        def on_train_batch_end(self, *args):
+        def on_train_batch_end(self, trainer, *args):
+            self.data = trainer.datamodule
+            assert self.data.views.side == 16
             raise RuntimeError("stop")
 
-    views = MultiView(2)
+    fails = Fails()
     with pytest.raises(RuntimeError, match="stop"):
-        fitted(views, ProgressiveResolution([16]), callbacks=[Fails()])
-    assert views.side is None
+        fitted(MultiView(2), ProgressiveResolution([16]), callbacks=[fails])
+    assert fails.data.views.side is None
 
 
 @pytest.mark.parametrize(("epochs", "sides"), [(1, [24]), (2, [24, 28]), (3, [24, 24, 28]), (4, [24, 24, 28, None])])
@@ -98,15 +99,14 @@ def test_small_views_are_those_of_a_smaller_crop(augmentations):
     views = MultiView(3, augmentations, cifar.mean, cifar.std)
     expected = MultiView(3, recipe((24, 24)), cifar.mean, cifar.std)(images, (5,))
     whole = views(images, (5,))
-    views.side = 24
-    assert torch.equal(views(images, (5,)), expected)
-    views.side = None
+    small = views.with_side(24)
+    assert torch.equal(small(images, (5,)), expected)
+    assert torch.equal(small.with_side(None)(images, (5,)), whole)
     assert torch.equal(views(images, (5,)), whole)
 
 
 def test_views_that_are_not_square_keep_their_shape():
-    views = MultiView(2)
-    views.side = 8
+    views = MultiView(2).with_side(8)
     assert views(torch.randint(256, (2, 3, 16, 32), dtype=torch.uint8)).shape[-2:] == (8, 16)
 
 

@@ -380,9 +380,31 @@ def test_views_that_were_compiled_can_be_copied_and_saved(compilations):
     assert len(compilations) == 3
 
 
+@pytest.mark.parametrize("recipe", ["cifar", [RandomResizedCropFlip((8, 8)), K.RandomRotation(10.0)], "multi-crop"])
+def test_a_recipe_stays_as_it_is(recipe):
+    """Other statistics or smaller crops are those of another recipe."""
+    images = some_images()
+    views = (
+        MultiCrop([crops(compile=False), crops(compile=False)])
+        if recipe == "multi-crop"
+        else MultiView(2, recipe, mean="auto")
+    )
+    before, mean = views(images, (0,)), views.mean
+    other = views.with_statistics([0.1, 0.2, 0.3], [0.5, 0.25, 0.125])
+    assert (other.mean, other.std, other.automatic) == ((0.1, 0.2, 0.3), (0.5, 0.25, 0.125), False)
+    made = other(images, (0,))
+    if recipe != "multi-crop":
+        views.with_side(4)(images, (0,))
+        assert views.side is None
+    assert views.mean == mean
+    groups = (x if isinstance(x, list) else [x] for x in (before, views(images, (0,)), made))
+    for one, again, others in zip(*groups, strict=True):
+        assert torch.equal(one, again)
+        torch.testing.assert_close(other.denormalize(others), views.denormalize(one))
+
+
 def test_augmentations_are_freed_with_their_views():
-    views = MultiView(2, [RandomResizedCropFlip((16, 16))])
-    views.side = 8
+    views = MultiView(2, [RandomResizedCropFlip((16, 16))]).with_side(8)
     first, second = views.steps((16, 16)), views.steps((16, 16))
     assert first[0] is second[0]  # compiled code is for the very module
     kept = [weakref.ref(views.augmentations[0]), weakref.ref(first[0])]

@@ -139,7 +139,7 @@ def _gather_column(
 
 
 class BackgroundMaximum:
-    """Finds the largest number of all ranks in the background, while the ranks do other work.
+    """Finds the largest number of all ranks in the background, while they go on with other work.
 
     It communicates through gloo, on CPUs, whatever the backend of the default group is, and so never waits for a GPU.
     All ranks must create it and call its methods in the same order.

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
+from msssl.batch import EvaluationOutput
 from msssl.callbacks.labelled import UNLABELLED_VALIDATION, reason_not_to_learn, validation_is_labelled
 from msssl.distributed import gather_rows
 from msssl.metrics import knn, neighbours_taken
@@ -57,7 +58,7 @@ class OnlineKNN(Callback):
         loader = data.evaluation_dataloader("probe", at_most=self.bank_size, labelled=True)
         rows = []
         for batch in with_bar(loader, "Features of the neighbours", len(loader)):
-            clean = data.views.evaluate(batch["image"].to(pl_module.device))
+            clean = data.make_views(batch, pl_module.device)["image"]
             with trainer.precision_plugin.forward_context():
                 rows.append((batch["index"].cpu(), pl_module(clean).float().cpu(), batch["label"].cpu()))
         _, features, labels = gather_rows(rows)
@@ -82,16 +83,17 @@ class OnlineKNN(Callback):
     ) -> None:
         if self._bank is None or self._accuracy is None:
             return
+        output: EvaluationOutput = outputs
         bank, labels = self._bank
         scores = knn(
-            outputs["features"].float(),
+            output["features"].float(),
             bank,
             labels,
             num_classes=self._num_classes,
             k=self.k,
             temperature=self.temperature,
         )
-        label = outputs["label"]
+        label = output["label"]
         self._accuracy.update((scores.argmax(dim=1) == label).float(), (label >= 0).float())
 
     @override

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from msssl.backbones import evaluating
+from msssl.batch import EvaluationOutput, StepOutput
 from msssl.callbacks.labelled import UNLABELLED_VALIDATION, reason_not_to_learn, validation_is_labelled
 from msssl.distributed import gather
 from msssl.errors import UserError
@@ -85,7 +86,8 @@ class OnlineProbe(Callback):
     ) -> None:
         if self.head is None:
             return
-        labelled = outputs.get("probe", outputs)  # images of a labelled set, or all views of the batch
+        output: StepOutput = outputs
+        labelled = output.get("probe", output)  # images of a labelled set, or all views of the batch
         features = self._layer(pl_module, gather(labelled["features"]))  # (K, W*N, F)
         label = gather(labelled["label"].view(1, -1, 1)).flatten()
         self.head.train()
@@ -113,7 +115,8 @@ class OnlineProbe(Callback):
         if self.head is None or self._accuracy is None:
             return
         self.head.eval()
-        logits, label = self.head(self._layer(pl_module, outputs["features"])), outputs["label"]
+        output: EvaluationOutput = outputs
+        logits, label = self.head(self._layer(pl_module, output["features"])), output["label"]
         self._accuracy.update((logits.argmax(dim=1) == label).float(), (label >= 0).float())
 
     on_test_batch_end = on_validation_batch_end

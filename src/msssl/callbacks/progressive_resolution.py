@@ -38,31 +38,30 @@ class ProgressiveResolution(Callback):
             raise UserError(f"until is {until}: expected a share of the run, above 0 and at most 1")
         self.sides = list(sides)
         self.until = until
-        self._views: Any = None
         self._side: int | None = None  # of this epoch's views
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self._views = getattr(getattr(trainer, "datamodule", None), "views", None)
-        if not isinstance(self._views, MultiView) or isinstance(self._views, MultiCrop):
-            raise UserError(f"ProgressiveResolution is for views of MultiView, not {type(self._views).__name__}")
-        own: Any = self._views.augmentations
-        if self._views.preset is None and not any(isinstance(step, RandomResizedCropFlip) for step in own):
+        views = getattr(getattr(trainer, "datamodule", None), "views", None)
+        if not isinstance(views, MultiView) or isinstance(views, MultiCrop):
+            raise UserError(f"ProgressiveResolution is for views of MultiView, not {type(views).__name__}")
+        own: Any = views.augmentations
+        if views.preset is None and not any(isinstance(step, RandomResizedCropFlip) for step in own):
             raise UserError("ProgressiveResolution needs a preset or msssl.views.RandomResizedCropFlip to resize")
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._side = self.side(_share_behind(trainer))
-        if self._side != self._views.side:
+        before, self._side = self._side, self.side(_share_behind(trainer))
+        if self._side != before:
             size = f"{self._side} px" if self._side else "full size"
             log.info("views: %s from epoch %d on", size, trainer.current_epoch)
-            self._views.side = self._side
+        _resize_views(trainer, self._side)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._views.side = self._side  # a run that is resumed within an epoch does not begin this epoch again
+        _resize_views(trainer, self._side)  # a run that is resumed within an epoch does not begin this epoch again
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -74,12 +73,12 @@ class ProgressiveResolution(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._views.side = None
+        _resize_views(trainer, None)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(self._views, MultiView):
-            self._views.side = None
+        if isinstance(getattr(getattr(trainer, "datamodule", None), "views", None), MultiView):
+            _resize_views(trainer, None)
 
     def side(self, share: float) -> int | None:
         """Side of the views in an epoch that begins when this share of the run is over, in pixels; None is full size.
@@ -89,6 +88,11 @@ class ProgressiveResolution(Callback):
         """
         stage = int(share / self.until * len(self.sides) + 1e-9)
         return self.sides[stage] if stage < len(self.sides) else None
+
+
+def _resize_views(trainer: Trainer, side: int | None) -> None:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data.views = data.views.with_side(side)
 
 
 def _share_behind(trainer: Trainer) -> float:

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from msssl.batch import EvaluationOutput
 from msssl.callbacks.pictures import log_picture, picture_of, takes_pictures
 from msssl.distributed import gather_rows
 from msssl.drawing import draw_neighbours, draw_spectrum
@@ -54,10 +55,11 @@ class RankMonitor(Callback):
         if trainer.sanity_checking:
             return
         dim: Any = pl_module.proj_dim
-        kept = outputs["index"] % _stride(_n_images(trainer), dim) == 0
-        features = outputs["features"][kept].to(pl_module.dtype)
+        output: EvaluationOutput = outputs
+        kept = output["index"] % _stride(_n_images(trainer), dim) == 0
+        features = output["features"][kept].to(pl_module.dtype)
         z = pl_module.projector(features)  # type: ignore[operator]
-        self._rows.append((outputs["index"][kept].cpu(), features.cpu(), z.cpu()))
+        self._rows.append((output["index"][kept].cpu(), features.cpu(), z.cpu()))
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

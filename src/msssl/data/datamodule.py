@@ -208,7 +208,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         choice = {"fraction": self.fraction, "val_fraction": self.val_fraction}
         self.splits = make_splits(self.datasets, self.skipped, **choice, seed=self.split_seed)
         if self._needs_statistics:
-            self.views.normalize_by(*mean_and_std(self.images("train"), self.num_workers))
+            self.views = self.views.with_statistics(*mean_and_std(self.images("train"), self.num_workers))
 
     @property
     def _needs_statistics(self) -> bool:
@@ -369,7 +369,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.pretrained_on = state_dict["pretrained_on"]
         size = state_dict.get("pretrained_size")
         self.pretrained_size = size and (size[0], size[1])
-        self.views.normalize_by(state_dict["mean"], state_dict["std"])
+        self.views = self.views.with_statistics(state_dict["mean"], state_dict["std"])
         before = state_dict.get("global_batch")
         trainer = self.trainer
         if before is not None and trainer is not None and trainer.state.fn == "fit" and trainer.is_global_zero:

@@ -168,13 +168,7 @@ class EvaluationLoader:
     """
 
     def __init__(
-        self,
-        images: Images,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = 0,
+        self, images: Images, batch_size: int, *, rank: int = 0, world_size: int = 1, num_workers: int = 0
     ) -> None:
         per_rank = -(-len(images) // world_size)
         n_batches = -(-per_rank // batch_size)

@@ -95,10 +95,7 @@ def make_splits(
     train_labels = all_labels["train"][available]
     chosen = choose(train_labels, fraction, seed)
     _check_classes(train_labels, train_labels[chosen], f"fraction {fraction}")
-    images = {
-        "train": Part(datasets["train"], available[chosen], "train"),
-        "probe": Part(labelled, rows[kept], source),
-    }
+    images = {"train": Part(datasets["train"], available[chosen], "train"), "probe": Part(labelled, rows[kept], source)}
     if "val" in usable:
         images["val"] = Part(datasets["val"], usable["val"], "val")
     elif len(held_out):
@@ -185,7 +182,8 @@ def _log_held_out(fraction: float, held_out: Tensor, n_images: int, groups: Sequ
 
 def class_counts(part: Part) -> Tensor:
     """How many images there are of each class that there is."""
-    counts = part.labels[part.labels >= 0].bincount()
+    labels = part.labels
+    counts = labels[labels >= 0].bincount()
     return counts[counts > 0]
 
 

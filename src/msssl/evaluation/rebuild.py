@@ -103,8 +103,7 @@ def views_of(path: Path, checkpoint: dict[str, Any], preprocess: Preprocess) -> 
             f"{path} does not hold the views of its run, which features of test_patches are averaged over: leave out "
             "test_patches, or give it as 1"
         )
-    views.normalize_by(preprocess.mean, preprocess.std)
-    return views
+    return views.with_statistics(preprocess.mean, preprocess.std)
 
 
 def build_module(path: Path, checkpoint: dict[str, Any]) -> MultiViewModule:

@@ -1,4 +1,4 @@
-"""The Barlow Twins method: a `MultiViewModule` with the Barlow Twins loss."""
+"""The Barlow Twins method."""
 
 import logging
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""The MMCR method: a `MultiViewModule` with the MMCR loss (maximum manifold capacity representations)."""
+"""The MMCR method: maximum manifold capacity representations."""
 
 from typing import Any
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from msssl.backbones import build_backbone, check_features, evaluating, find_feature_dim
+from msssl.batch import Batch, EvaluationOutput, StepOutput, ViewsBatch
 from msssl.distributed import check_equal_shapes, gather
 from msssl.errors import UserError
 from msssl.methods.encoder import CompiledEncoder, features_of
@@ -196,8 +197,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         return check_features(self.backbone(images.to(self.dtype)), self.backbone)  # e.g. under precision 64-true
 
     @override
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        views = batch["views"]  # (K, N, C, H, W), or a list of such tensors, one for each size
+    def training_step(self, batch: ViewsBatch, batch_idx: int) -> StepOutput:
+        views = batch["views"]
         groups = views if isinstance(views, list) else [views]
         encode: Any = self._compiled or self
         features = torch.cat([features_of(encode, group, self.chunk_views, self.backbone) for group in groups])
@@ -209,16 +210,11 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         detached = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
         for name, value in detached.items() if is_logging_step(trainer_of(self)) else []:
             self.log(f"train/{name}", value, batch_size=z.shape[1])  # not for the bar: Lightning would wait for it
-        outputs = {
-            "loss": terms["loss"],
-            "terms": detached,
-            "features": features.detach(),  # (K, N, F)
-            "label": batch["label"],
-        }
+        output = StepOutput(loss=terms["loss"], terms=detached, features=features.detach(), label=batch["label"])
         if "probe" in batch:
             probe = batch["probe"]
-            outputs["probe"] = {"features": self._clean_features(probe["image"])[None], "label": probe["label"]}
-        return outputs
+            output["probe"] = {"features": self._clean_features(probe["image"])[None], "label": probe["label"]}
+        return output
 
     @torch.no_grad()
     def _clean_features(self, images: Tensor) -> Tensor:
@@ -228,7 +224,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         return features
 
     @override
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> EvaluationOutput:
         return {"features": self(batch["image"]), "label": batch["label"], "index": batch["index"]}
 
     test_step = predict_step = validation_step

@@ -1,4 +1,4 @@
-"""The SimCLR method: a `MultiViewModule` with the SimCLR loss."""
+"""The SimCLR method."""
 
 from typing import Any
 

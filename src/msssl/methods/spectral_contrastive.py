@@ -1,4 +1,4 @@
-"""The spectral contrastive method: a `MultiViewModule` with the spectral contrastive loss."""
+"""The spectral contrastive method."""
 
 from torch import Tensor
 from typing_extensions import override

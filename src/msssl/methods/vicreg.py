@@ -1,4 +1,4 @@
-"""The VICReg method: a `MultiViewModule` with the VICReg loss."""
+"""The VICReg method."""
 
 from typing import Any
 

@@ -135,11 +135,7 @@ class RandomResizedCropFlip(KeyedAugmentation, GeometricAugmentationBase2D):
 
     @override
     def inverse_transform(
-        self,
-        input: Tensor,
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        self, input: Tensor, flags: dict[str, Any], transform: Tensor | None = None, size: tuple[int, int] | None = None
     ) -> Tensor:
         if transform is None or size is None:
             raise UserError("the inverse needs the transform and the size of the input")

@@ -1,13 +1,12 @@
 """Views of several sizes."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from msssl.errors import UserError
+from msssl.views.apply import Normalize
 from msssl.views.multi_view import MultiView
 
 
@@ -22,6 +21,7 @@ class MultiCrop(MultiView):
 
     Source: Caron et al. 2020 (SwAV, arXiv:2006.09882), section 3.3; Ghosh et al. 2024 (NeurIPS), appendix E.2.
 
+    >>> import torch
     >>> from msssl.views import RandomResizedCropFlip
     >>> large = MultiView(2, [RandomResizedCropFlip((64, 64), scale=(0.3, 1.0))])
     >>> small = MultiView(6, [RandomResizedCropFlip((32, 32), scale=(0.05, 0.3))])
@@ -37,13 +37,6 @@ class MultiCrop(MultiView):
         self.preset = groups[0].preset
         self.automatic = groups[0].automatic
         self.groups = nn.ModuleList(groups)
-        self.normalize_by(self.mean, self.std)
-
-    @override
-    def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().normalize_by(mean, std)
-        for group in getattr(self, "groups", []):
-            group.normalize_by(mean, std)
 
     @override
     def recipe(self, size: tuple[int, int]) -> list[str]:
@@ -55,7 +48,6 @@ class MultiCrop(MultiView):
         self, images: Tensor, key: tuple[int, ...] | None = None, rank: int = 0, world_size: int = 1
     ) -> list[Tensor]:
         """Views (K_s, N, C, s, s) for each size s; arguments as in `MultiView`."""
-        if key is None:
-            key = (torch.initial_seed(), self._calls)
-            self._calls += 1
-        return [group(images, (*key, i), rank, world_size) for i, group in enumerate(self.groups)]
+        key, groups = self._next_key() if key is None else key, cast(list[MultiView], self.groups)
+        normalize = Normalize(self.mean, self.std)
+        return [group.make(images, (*key, i), rank, world_size, normalize) for i, group in enumerate(groups)]

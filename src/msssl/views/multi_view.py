@@ -1,11 +1,12 @@
 """From images to views: uint8 (N, C, H, W) to float32 (K, N, C, H, W)."""
 
+import copy
 import difflib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -79,21 +80,28 @@ class MultiView(Recorded, nn.Module):
         given = [
             value if value and value != "auto" else default for value, default in zip((mean, std), known, strict=True)
         ]
-        self.normalize_by(*given)
+        self.mean, self.std = _checked(*given)
         self.compile_views = compile
         self.side: int | None = None  # shorter side of the crops in pixels, where it is not their own
+        self._resized: dict[nn.Module, nn.Module] = {}  # crops of that side, kept: compiled code is for the very module
         self._compiled = CompiledRun()
-        self._resized: dict[tuple[nn.Module, int], nn.Module] = {}  # kept: compiled code is for the very modules
-        self._calls = 0
+        self._calls = 0  # without a key
         self._draws_checked = False
 
-    def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set the statistics of the channels, in [0, 1]; ValueError unless there are as many, std above 0."""
-        if len(mean) != len(std) or min(std) <= 0:
-            raise UserError(f"mean is {mean} and std {std}: expected one of each a channel, std above 0")
-        self.mean, self.std = tuple(mean), tuple(std)
+    def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> Self:
+        """The same recipe, normalised by mean and std of the channels, in [0, 1]; this one stays as it is."""
+        mean, std = _checked(mean, std)
+        return self._changed(mean=mean, std=std, automatic=False)
 
-    @torch.no_grad()
+    def with_side(self, side: int | None) -> Self:
+        """The same recipe, with crops of this shorter side in pixels (None: their own); this one stays as it is."""
+        return self if side == self.side else self._changed(side=side, _resized={})
+
+    def _changed(self, **attributes: Any) -> Self:
+        changed = copy.copy(self)  # which shares the augmentations, and what has been compiled
+        vars(changed).update(attributes)
+        return changed
+
     def forward(self, images: Tensor, key: tuple[int, ...] | None = None, rank: int = 0, world_size: int = 1) -> Tensor:
         """Views (K, N, C, H, W) of images (N, C, H, W).
 
@@ -104,37 +112,25 @@ class MultiView(Recorded, nn.Module):
             rank: which N rows of the global batch the images are.
             world_size: W; the global batch is W*N images.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise UserError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, C, H, W)")
-        self._check_channels(images.shape[1])
-        size, least = (images.shape[-2], images.shape[-1]), self.preset.size if self.preset else None
-        if least is not None and min(size) < least:
-            raise UserError(
-                f"images are {size[0]} x {size[1]}, but the preset {self.augmentations} makes views of {least}: "
-                "give it larger images, or take a preset that keeps their size, such as cifar or simclr"
-            )
-        if key is None:
-            key = (torch.initial_seed(), self._calls)
-            self._calls += 1
+        key = self._next_key() if key is None else key
+        return self.make(images, key, rank, world_size, Normalize(self.mean, self.std))
+
+    @torch.no_grad()
+    def make(
+        self, images: Tensor, key: tuple[int, ...], rank: int, world_size: int, normalize: KeyedAugmentation
+    ) -> Tensor:
+        """Views as `forward` returns them, by another last step, which `MultiCrop` has for all of its groups."""
+        self._check(images)
         with torch.inference_mode(False):  # what is moved outlives an evaluation that asks first
             self.to(images.device)
-        steps: list[Any] = [
-            Repeat(self.n_views),
-            *self.steps(size),
-            Normalize(self.mean, self.std),
-        ]
+        steps: list[Any] = [Repeat(self.n_views), *self.steps(_size(images)), normalize]
         uniforms = self._draw(steps, images, key, rank, world_size)
         views = images
         stock = not all(isinstance(step, KeyedAugmentation) for step in steps)
         if stock and not self._draws_checked:  # once: it waits for the device
             with torch.autocast(images.device.type, enabled=False):
-                check_draws(
-                    steps[1:-1],
-                    self.n_views,
-                    images.shape[1:],
-                    images.device,
-                    lambda seed: _seeded((seed,), images.device),
-                )
+                shape, device = images.shape[1:], images.device
+                check_draws(steps[1:-1], self.n_views, shape, device, lambda seed: _seeded((seed,), device))
             self._draws_checked = True
         seeded = _seeded((*key, rank), images.device) if stock else nullcontext()
         with torch.autocast(images.device.type, enabled=False), seeded:
@@ -145,6 +141,23 @@ class MultiView(Recorded, nn.Module):
                 else:
                     views = functools.reduce(lambda images, module: module(images), group, views)
         return views.view(self.n_views, len(images), *views.shape[1:])
+
+    def _next_key(self) -> tuple[int, ...]:
+        """Of a call without a key."""
+        self._calls += 1
+        return torch.initial_seed(), self._calls - 1
+
+    def _check(self, images: Tensor) -> None:
+        """Raise ValueError, with what to do, for images that this recipe is not for."""
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise UserError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, C, H, W)")
+        self._check_channels(images.shape[1])
+        size, least = _size(images), self.preset.size if self.preset else None
+        if least is not None and min(size) < least:
+            raise UserError(
+                f"images are {size[0]} x {size[1]}, but the preset {self.augmentations} makes views of {least}: "
+                "give it larger images, or take a preset that keeps their size, such as cifar or simclr"
+            )
 
     def _check_channels(self, n_channels: int) -> None:
         """Raise ValueError, with what to do, for images of another number of channels than the recipe's."""
@@ -163,14 +176,21 @@ class MultiView(Recorded, nn.Module):
 
     def steps(self, size: tuple[int, int]) -> list[nn.Module]:
         """The augmentations of images of a size (H, W)."""
-        return [self._with_side(step) for step in self._steps_as_given(size)]
+        steps = self._full_steps(size)
+        if self.side is None:
+            return steps
+        for step in steps:
+            if isinstance(step, RandomResizedCropFlip) and step not in self._resized:
+                self._resized[step] = step.with_side(self.side)
+        return [self._resized.get(step, step) for step in steps]
 
-    def _steps_as_given(self, size: tuple[int, int]) -> Iterable[nn.Module]:
+    def _full_steps(self, size: tuple[int, int]) -> list[nn.Module]:
+        """Those with crops of their own size."""
         steps: Any = self.augmentations
         if self.preset is not None:
             side = self.preset.size
             steps = _preset(self.preset, (side, side) if side else size)
-        return steps  # type: ignore[no-any-return]
+        return list(steps)
 
     def preprocess(
         self, image_size: tuple[int, int] | None = None, window: tuple[float, float] | None = None
@@ -190,7 +210,7 @@ class MultiView(Recorded, nn.Module):
 
     def recipe(self, size: tuple[int, int]) -> list[str]:
         """The augmentations of images of a size (H, W) as text, a line each."""
-        return [" ".join(repr(step).split()) for step in self._steps_as_given(size)]
+        return [" ".join(repr(step).split()) for step in self._full_steps(size)]
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised.
@@ -215,8 +235,7 @@ class MultiView(Recorded, nn.Module):
         return iter(uniforms[:, rank * n : (rank + 1) * n].split(widths, dim=-1))
 
     def _apply_drawn(self, steps: list[Any], views: Tensor, uniforms: Iterator[Tensor], place: int) -> Tensor:
-        size = (views.shape[-2], views.shape[-1])
-        params = []
+        size, params = _size(views), []
         for step in steps:  # eagerly: a compiled draw could round a crop to another pixel
             params.append(step.make_params(next(uniforms), size))
             size = step.flags.get("size", size)
@@ -225,12 +244,16 @@ class MultiView(Recorded, nn.Module):
             return self._compiled((views.shape, self.side, place), views, steps, params)
         return run(views, steps, params)
 
-    def _with_side(self, step: nn.Module) -> nn.Module:
-        if self.side is None or not isinstance(step, RandomResizedCropFlip):
-            return step
-        if (step, self.side) not in self._resized:
-            self._resized[step, self.side] = step.with_side(self.side)
-        return self._resized[step, self.side]
+
+def _checked(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Statistics of the channels; ValueError unless there are as many, std above 0."""
+    if len(mean) != len(std) or min(std) <= 0:
+        raise UserError(f"mean is {mean} and std {std}: expected one of each a channel, std above 0")
+    return tuple(mean), tuple(std)
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
 
 
 @functools.cache

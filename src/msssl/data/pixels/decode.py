@@ -81,8 +81,8 @@ def check(dataset: Dataset[Any], name: str, rows: range, num_workers: int) -> di
     """Why images could not be read, by their position; reads those of `rows`, with a progress bar."""
     chunks = [rows[start : start + 64] for start in range(0, len(rows), 64)]
     reasons: dict[int, str] = {}
-    for of_chunk in _in_parallel(_Check(dataset, name), chunks, f"Checking {name}", num_workers):
-        reasons.update(of_chunk)
+    for of_chunk in _in_parallel(_Chunks(dataset, name, None, skip=True), chunks, f"Checking {name}", num_workers):
+        reasons.update(of_chunk.unreadable)
     return reasons
 
 
@@ -106,13 +106,15 @@ def usable_cores() -> int:
 
 
 class _Chunks(Dataset[Chunk]):
-    def __init__(self, dataset: Dataset[Any], name: str, size: tuple[int, int], skip: bool) -> None:
+    """Chunks of images by their rows; without pixels, to see which can be read, where no size is given."""
+
+    def __init__(self, dataset: Dataset[Any], name: str, size: tuple[int, int] | None, skip: bool) -> None:
         self.dataset, self.name, self.size, self.skip = dataset, name, size, skip
         self.labels, self.targets = labels_of(dataset), labels_or_minus_one(dataset)
 
     def __getitem__(self, rows: range) -> Chunk:
-        images = torch.zeros(len(rows), 3, *self.size, dtype=torch.uint8)
-        targets = self.targets[rows.start : rows.stop].clone()
+        images = torch.zeros(len(rows), 3, *(self.size or (0, 0)), dtype=torch.uint8)
+        targets = self.targets[rows.start : rows.stop : rows.step].clone()
         pixels, labels = images.numpy(), targets.numpy()  # the same memory, filled in half the time
         unreadable = {}
         for position, index in enumerate(rows):
@@ -123,26 +125,14 @@ class _Chunks(Dataset[Chunk]):
                     raise
                 unreadable[index] = str(error)
                 continue
-            check_size(image, self.size, index, self.name)
-            pixels[position], labels[position] = image.numpy(), label
+            labels[position] = label
+            if self.size is not None:
+                check_size(image, self.size, index, self.name)
+                pixels[position] = image.numpy()
         return Chunk(images, targets, unreadable)
 
 
-class _Check(Dataset[dict[int, str]]):
-    def __init__(self, dataset: Dataset[Any], name: str) -> None:
-        self.dataset, self.name, self.labels = dataset, name, labels_of(dataset)
-
-    def __getitem__(self, rows: range) -> dict[int, str]:
-        unreadable = {}
-        for index in rows:
-            try:
-                read(self.dataset, index, self.name, self.labels)
-            except UnreadableImageError as error:
-                unreadable[index] = str(error)
-        return unreadable
-
-
-def _in_parallel(dataset: Dataset[Any], chunks: list[range], what: str, num_workers: int) -> Iterator[Any]:
+def _in_parallel(dataset: Dataset[Chunk], chunks: list[range], what: str, num_workers: int) -> Iterator[Chunk]:
     loader = DataLoader(
         dataset,
         batch_size=None,

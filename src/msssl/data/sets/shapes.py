@@ -31,12 +31,7 @@ class Shapes(MultiViewDataModule):
     """
 
     def __init__(
-        self,
-        train_images: int = 5000,
-        test_images: int = 2000,
-        image_size: int = 32,
-        data_seed: int = 0,
-        **kwargs: Any,
+        self, train_images: int = 5000, test_images: int = 2000, image_size: int = 32, data_seed: int = 0, **kwargs: Any
     ) -> None:
         super().__init__(image_size=image_size, **kwargs)
         self.counts = {"train": train_images, "test": test_images}

@@ -1,1 +1,1 @@
-"""`msssl export`: writes an encoder in the formats of other libraries."""
+"""`msssl export`: an encoder in the formats of other libraries."""

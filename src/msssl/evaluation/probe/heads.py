@@ -90,8 +90,12 @@ def _on_val(features: dict[str, Split], num_classes: int, weight_decay: float | 
     heads = linear_probes(*features["probe"], num_classes=num_classes, weight_decays=decays)
     grid = {decay: top1(head(x), y) for decay, head in zip(decays, heads, strict=True)}
     chosen, best = max(grid.items(), key=lambda item: item[1])
-    limit, chosen_on = (ROUNDS, (x, y)) if choosing else (DEFAULT_ROUNDS, None)
-    mlp, rounds, best_of_mlp = mlp_probe(features["probe"], num_classes=num_classes, rounds=limit, val=chosen_on)
+    mlp, rounds, best_of_mlp = mlp_probe(
+        features["probe"],
+        num_classes=num_classes,
+        rounds=ROUNDS if choosing else DEFAULT_ROUNDS,
+        val=(x, y) if choosing else None,
+    )
     votes = knn(x, *features["probe"], num_classes=num_classes, k=K, temperature=TEMPERATURE)
     return {
         "grid": {str(decay): accuracy for decay, accuracy in grid.items()},

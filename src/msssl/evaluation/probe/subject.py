@@ -70,11 +70,6 @@ class Subject:
         return [name for name in SPLITS if self._n_labelled(name)]
 
     @property
-    def where(self) -> str:
-        """The evaluated images, in words for messages."""
-        return f"{type(self.data).__name__} in {self.data.data_dir}"
-
-    @property
     def num_classes(self) -> int:
         """The number of classes of the evaluated images."""
         number = self.data.num_classes
@@ -120,7 +115,8 @@ class Subject:
         if {"val", "test"} & set(self.splits):
             return
         reason = "val_fraction is 0" if self.data.val_fraction == 0 else "there are too few to hold some out"
-        raise UserError(f"{what} needs labelled test or validation images, and {self.where} has none: {reason}")
+        data = f"{type(self.data).__name__} in {self.data.data_dir}"
+        raise UserError(f"{what} needs labelled test or validation images, and {data} has none: {reason}")
 
     @property
     def began_from_weights(self) -> bool:
@@ -196,7 +192,7 @@ def open_subject(
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
         data: images to evaluate on, which are prepared as those of the pretraining were; by default those of the run.
-        model: the module, built again, where the checkpoint does not hold all that this needs.
+        model: the module, built again, where the checkpoint does not hold all that is needed to build it.
         random_views: whether the probe needs the random views of the run, and not only clean images.
 
     Raises:
@@ -215,8 +211,13 @@ def open_subject(
         log.warning("%s does not say the size of its images: those of another set are not resized", path)
     data.prepare_data()
     data.setup()
+    where = f"{type(data).__name__} in {data.data_dir}"
+    if data.num_classes is None:
+        raise UserError(f"{path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
+    if data.num_classes < 2:
+        raise UserError(f"{path} cannot be probed: {where} has one class")
     subject = Subject(path, sha256_of(path), checkpoint, data.preprocess, data, transferred, module, model)
-    _check_labels(subject)
+    _check_splits(subject, where)
     return subject
 
 
@@ -228,13 +229,8 @@ def _prepare_alike(path: Path, checkpoint: dict[str, Any], data: MultiViewDataMo
         log.warning("%s does not say how images are normalised: they are as %s says", path, type(data).__name__)
 
 
-def _check_labels(subject: Subject) -> None:
+def _check_splits(subject: Subject, where: str) -> None:
     """Raise ValueError without labelled images to fit on or to measure on; log which splits are left out."""
-    where, num_classes = subject.where, subject.data.num_classes
-    if num_classes is None:
-        raise UserError(f"{subject.path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
-    if num_classes < 2:
-        raise UserError(f"{subject.path} cannot be probed: {where} has one class")
     if "probe" not in subject.splits:
         raise UserError(f"{subject.path} cannot be probed: {where} has no labels in probe")
     for split in ("val", "test"):
