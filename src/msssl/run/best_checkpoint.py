@@ -64,7 +64,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score and its file, also where the run's folder was moved; nothing if the file is gone."""
+        """Restore the best score and its file, also where the run's folder was moved; nothing if that file is gone."""
 
         def here(path: str) -> str:
             return str(Path(self.dirpath or "", Path(path).name)) if path else path

@@ -30,7 +30,7 @@ def find(spec: str, root: str | Path = "runs") -> Path:
     path = _newest_run(Path(root)) if spec == "last" else Path(spec)
     if path.is_dir():
         path = path / LAST
-    candidates = [path, path.with_name(PREVIOUS)] if path.name == LAST else [path]
+    candidates = (path, path.with_name(PREVIOUS)) if path.name == LAST else (path,)
     existing = [candidate for candidate in candidates if candidate.is_file()]
     if not existing:
         why = ": its run ended before it wrote one; start it anew" if path.with_name(CONFIG).is_file() else ""

@@ -15,11 +15,11 @@ PAPER_PATCHES = 16
 
 
 class Protocol:
-    """Which heads a probe fits, and how many views its features are averaged over.
+    """Which heads a probe fits, and on which features.
 
     Args:
         name: `standard` or `paper`.
-        test_patches: V, the number of views; None for the default of the protocol.
+        test_patches: V: features are averaged over the clean image and V - 1 random views; None for the default.
 
     Raises:
         ValueError: another name, or V < 1.
