@@ -1,6 +1,8 @@
 """Measures the accuracy of a k-nearest-neighbour classifier on the features at each validation."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -36,7 +38,7 @@ class OnlineKNN(Callback):
         self.temperature = temperature
         self.bank_size = bank_size
         self._off = False
-        self._bank: tuple[Tensor, Tensor] | None = None
+        self._classify: Callable[[Tensor], Tensor] | None = None  # features to scores, by this validation's bank
         self._accuracy: MeanMetric | None = None
         self._k_taken = k  # that was logged last
 
@@ -61,14 +63,14 @@ class OnlineKNN(Callback):
             clean = data.make_views(batch, pl_module.device)["image"]
             with trainer.precision_plugin.forward_context():
                 rows.append((batch["index"].cpu(), pl_module(clean).float().cpu(), batch["label"].cpu()))
-        _, features, labels = gather_rows(rows)
-        self._bank = features.to(pl_module.device), labels.to(pl_module.device)
+        _, bank, labels = (column.to(pl_module.device) for column in gather_rows(rows))
+        options = {"num_classes": data.num_classes, "k": self.k, "temperature": self.temperature}
+        self._classify = partial(knn, bank=bank, bank_labels=labels, **options)
         k = neighbours_taken(labels, self.k)
         if k != self._k_taken:
             self._k_taken = k
             n = int((labels >= 0).sum())
             log.info("online kNN: k = %d, half of the %s labelled images it compares with, not %d", k, f"{n:,}", self.k)
-        self._num_classes = data.num_classes
         self._accuracy = MeanMetric(nan_strategy="ignore").to(pl_module.device)  # its "disable" drops the weights
 
     @override
@@ -81,26 +83,17 @@ class OnlineKNN(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._bank is None or self._accuracy is None:
+        if self._classify is None or self._accuracy is None:
             return
         output: EvaluationOutput = outputs
-        bank, labels = self._bank
-        scores = knn(
-            output["features"].float(),
-            bank,
-            labels,
-            num_classes=self._num_classes,
-            k=self.k,
-            temperature=self.temperature,
-        )
-        label = output["label"]
-        self._accuracy.update((scores.argmax(dim=1) == label).float(), (label >= 0).float())
+        predicted, label = self._classify(output["features"].float()).argmax(dim=1), output["label"]
+        self._accuracy.update((predicted == label).float(), (label >= 0).float())
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._accuracy is None:
             return
         accuracy = self._accuracy.compute()  # of all ranks
-        self._bank = self._accuracy = None
+        self._classify = self._accuracy = None
         if accuracy.isfinite():  # else no image had a label
             pl_module.log("val/knn_top1", accuracy, prog_bar=True, sync_dist=True)  # it is: for Lightning
