@@ -42,9 +42,9 @@ class EpochLines(Callback):
         if not trainer.is_global_zero or not (over or self._said_at is None or now - self._said_at >= SECONDS):
             return
         self._said_at = now
-        found = [f"{name} {float(metrics[key]):.4g}" for name, key in SHOWN.items() if key in metrics]
+        parts = [f"{name} {float(metrics[key]):.4g}" for name, key in SHOWN.items() if key in metrics]
         seconds = None if over else self._pace.seconds_left(trainer)
         if seconds is not None:
-            found.append(f"{seconds / 60:.0f} min left" if seconds >= 60 else f"{seconds:.0f} s left")
+            parts.append(f"{seconds / 60:.0f} min left" if seconds >= 60 else f"{seconds:.0f} s left")
         of = f" of {epochs}" if epochs not in (None, -1) else ""
-        log.info("epoch %d%s, step %d: %s", epoch, of, trainer.global_step, ", ".join(found))
+        log.info("epoch %d%s, step %d: %s", epoch, of, trainer.global_step, ", ".join(parts))

@@ -74,40 +74,40 @@ def condense(message: str, keys: Iterable[str]) -> str:
     >>> condense("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs"])
     'no option trainer.max_epoch; did you mean trainer.max_epochs?'
     """
-    if found := re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '(.+?)'", message):
-        name = found[1] or found[2]
+    if match := re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '(.+?)'", message):
+        name = match[1] or match[2]
         groups = {key.partition(".")[0] for key in keys}
         return f"no option {name}{_nearest(name, keys) or _nearest(name.partition('.')[0], groups)}"
-    if found := re.search(r"are required: (.*\b(?:model|data)\b.*)", message):
-        keys_missing = ", ".join(name.rpartition(".")[2] for name in found[1].split(", "))
+    if match := re.search(r"are required: (.*\b(?:model|data)\b.*)", message):
+        keys_missing = ", ".join(name.rpartition(".")[2] for name in match[1].split(", "))
         return f"{keys_missing} missing: name a config, such as --config cifar.yaml"
     parents = list(dict.fromkeys(re.findall(r'Parser key "(.+?)"', message)))
     key = ".".join(parents)
-    if found := re.search(r"Option '(.+?)' is not accepted", message):
+    if match := re.search(r"Option '(.+?)' is not accepted", message):
         classes = re.findall(r"given class_path '(.+?)'", message)
         classes += re.findall(r"callable class: .+class_path='([\w.]+)'", message)
-        return f"no option {key}.{found[1]}{_nearest(found[1], _options(classes))}"
-    if found := re.search(r"Problem with given class_path '(.+?)':\s+(module '.+|No module.+)", message):
-        return f"{key}: {found[1]}: {found[2]}{_nearest(found[1].rpartition('.')[2], _names(found[1]))}"
-    if found := re.search(r"Expected a dot import path string: (\w+)(\S*)", message):
-        name = found[0].rpartition(" ")[2]
+        return f"no option {key}.{match[1]}{_nearest(match[1], _options(classes))}"
+    if match := re.search(r"Problem with given class_path '(.+?)':\s+(module '.+|No module.+)", message):
+        return f"{key}: {match[1]}: {match[2]}{_nearest(match[1].rpartition('.')[2], _names(match[1]))}"
+    if match := re.search(r"Expected a dot import path string: (\w+)(\S*)", message):
+        name = match[0].rpartition(" ")[2]
         no_class = f"{key}: no class {name}{_nearest(name, _names('msssl.'))}"
         # None is given to an argument of an optimizer or schedule
-        return f"{key}: expected a value, got null" if found[1] == "None" else no_class
-    if found := re.search(r"but \S+ is abstract\n(?:.*\n)+.*value: NestedArg\(key='(.+?)'", message):
+        return f"{key}: expected a value, got null" if match[1] == "None" else no_class
+    if match := re.search(r"but \S+ is abstract\n(?:.*\n)+.*value: NestedArg\(key='(.+?)'", message):
         example = " such as --data msssl.ImageFolder," if key == "data" else ""
-        return f"{key}.{found[1]} is an option of a class: name the class first,{example} or a config that has one"
-    if found := re.search(r"Got value: (.+)", message) or re.search(r"Given value: (.+)", message):
-        return _wrong_value(key, found[1], message)
+        return f"{key}.{match[1]} is an option of a class: name the class first,{example} or a config that has one"
+    if match := re.search(r"Got value: (.+)", message) or re.search(r"Given value: (.+)", message):
+        return _wrong_value(key, match[1], message)
     return " ".join(message.split())
 
 
 def _wrong_value(key: str, value: str, message: str) -> str:
-    if found := re.search(r"Multiple subclasses with name (\w+)\. .+?: (.+?)\.?$", message, flags=re.MULTILINE):
-        return f"{key}: several classes are named {found[1]}: give the path of one, {found[2]}"
-    if found := re.match(r"NestedArg\(key='(.+?)', val=(.+)\)", value):  # of a class that takes no such value
-        named = key if key.endswith(f".{found[1]}") else f"{key}.{found[1]}"
-        return f"{named}: {found[2]} is not a value that it takes"
+    if match := re.search(r"Multiple subclasses with name (\w+)\. .+?: (.+?)\.?$", message, flags=re.MULTILINE):
+        return f"{key}: several classes are named {match[1]}: give the path of one, {match[2]}"
+    if match := re.match(r"NestedArg\(key='(.+?)', val=(.+)\)", value):  # of a class that takes no such value
+        named = key if key.endswith(f".{match[1]}") else f"{key}.{match[1]}"
+        return f"{named}: {match[2]} is not a value that it takes"
     value = re.sub(r"^None\b", "null", value.partition(". Got value: ")[0])
     return f"{key}: expected {_expected(message)}, got {value}"
 
@@ -117,13 +117,13 @@ def _expected(message: str) -> str:
     lines = re.findall(r"^( *)(?:- )?Expected an? (.+?)(?:\. Got.*)?$", message, flags=re.MULTILINE)
     deepest = max((len(indent) for indent, _ in lines), default=0)
     names = [re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", name) for indent, name in lines if len(indent) == deepest]
-    names = [re.sub(r"Literal\[(.+)\]", lambda found: found[1].replace("'", ""), name) for name in names]
+    names = [re.sub(r"Literal\[(.+)\]", lambda match: match[1].replace("'", ""), name) for name in names]
     return " or ".join(dict.fromkeys(name.replace("typing.", "").replace("NoneType", "null") for name in names))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f"; did you mean {found[0]}?" if found else ""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _options(class_paths: list[str]) -> list[str]:

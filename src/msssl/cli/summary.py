@@ -64,8 +64,8 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, str]:
     if accuracy is not None:
         return {"accuracy": f"{accuracy:.3f} top-1 on validation images (online linear probe, last validation)"}
     names = {"RankMe": "val/rankme", "alpha": "val/alpha", "spread": "val/spread"}
-    found = ", ".join(f"{name} {float(metrics[key]):.3g}" for name, key in names.items() if key in metrics)
-    return {"embeddings": f"{found} (validation images, last validation)"} if found else {}
+    values = ", ".join(f"{name} {float(metrics[key]):.3g}" for name, key in names.items() if key in metrics)
+    return {"embeddings": f"{values} (validation images, last validation)"} if values else {}
 
 
 def _limit(trainer: Trainer) -> str:

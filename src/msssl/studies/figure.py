@@ -26,8 +26,8 @@ def draw(study: Study, lines: list[Line], path: Path) -> None:
         _against(panels[0], study, lines, x)
     missing = sum(not line.results for line in lines)
     if missing:
-        told = f"{missing} of {len(lines)} points were not run"
-        panels[0].annotate(told, (0.01, 0.01), xycoords="axes fraction", fontsize=7, color="firebrick")
+        note = f"{missing} of {len(lines)} points were not run"
+        panels[0].annotate(note, (0.01, 0.01), xycoords="axes fraction", fontsize=7, color="firebrick")
     if panels[0].get_legend_handles_labels()[0]:
         panels[0].legend(frameon=False, fontsize=7)
     figure.suptitle(study.title, fontsize=9, wrap=True)

@@ -43,8 +43,8 @@ class Result:
     def value(self, measure: Mapping[str, Any], reach: float | None = None) -> float | None:
         """Of a measure; None where it was not reached."""
         if "minutes_to" in measure:
-            found = (each["minutes"] for each in self.curve if reach is not None and each.get(ONLINE, 0.0) >= reach)
-            return next(found, None)
+            minutes = (each["minutes"] for each in self.curve if reach is not None and each.get(ONLINE, 0.0) >= reach)
+            return next(minutes, None)
         if "online" in measure:
             return self.curve[-1].get(measure["online"])
         report = self.reports[" ".join(probe_flags(measure) or [])]
@@ -64,8 +64,8 @@ class Result:
     @property
     def minutes(self) -> float | None:
         """Of training."""
-        found = [report["run"]["minutes"] for report in self.reports.values()]
-        return next((each for each in found if each is not None), self.curve[-1]["minutes"] if self.curve else None)
+        minutes = [report["run"]["minutes"] for report in self.reports.values()]
+        return next((each for each in minutes if each is not None), self.curve[-1]["minutes"] if self.curve else None)
 
 
 def bounds_of(measure: Mapping[str, Any]) -> tuple[float, float]:
@@ -143,7 +143,7 @@ def _minutes(folder: Path) -> dict[int, float]:
         event_accumulator,
     )
 
-    spent, found = 0.0, {}
+    spent, minutes_of_step = 0.0, {}
     for path in sorted(folder.glob("events.*")):
         events = event_accumulator.EventAccumulator(str(path), {"scalars": 0}).Reload()  # 0: all of them
         scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
@@ -151,9 +151,9 @@ def _minutes(folder: Path) -> dict[int, float]:
         end = max((each.wall_time for of_tag in scalars.values() for each in of_tag), default=0.0)
         for tag, of_tag in scalars.items():
             if tag.startswith("val/"):
-                found.update({each.step: (spent + each.wall_time - start) / 60 for each in of_tag})
+                minutes_of_step.update({each.step: (spent + each.wall_time - start) / 60 for each in of_tag})
         spent += end - start
-    return found
+    return minutes_of_step
 
 
 def target(measure: Mapping[str, Any], of_arm: Mapping[str, Mapping[int, Result]], seed: int) -> float | None:

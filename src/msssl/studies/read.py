@@ -63,7 +63,7 @@ def _rows(study: str, arm: str, of_arm: Settings, seeds: list[int], replace: Set
         fixed = _replaced({**given.get("set", {}), **settings}, replace)
         candidates = {}
         for labels, chosen in _combined(where, given.get("choose", {})):
-            label = ", ".join(f"{axis}={found}" for axis, found in labels.items())
+            label = ", ".join(f"{axis}={value}" for axis, value in labels.items())
             complete = {**fixed, **_replaced(chosen, replace)}
             candidates[label] = [Cell(complete, seed) for seed in seeds]
         if value is not None and not (isinstance(value, list) and len(value) == 2):
@@ -98,12 +98,12 @@ def _are_dicts(*values: Any) -> bool:
 
 def _replaced(settings: Settings, replace: Settings) -> Settings:
     """Other names for flags and values; a flag whose other name is null is left out."""
-    found = {}
+    replaced = {}
     for key, value in settings.items():
         name = replace.get(key, key)
         if name is not None:
-            found[name] = replace.get(value, value) if isinstance(value, str) else value
-    return found
+            replaced[name] = replace.get(value, value) if isinstance(value, str) else value
+    return replaced
 
 
 def _read(path: str) -> Settings:

@@ -64,7 +64,7 @@ def _print(study: Study, lines: list[Line]) -> None:
 
 
 def _rows(study: Study, lines: list[Line]) -> list[list[str]]:
-    return [[found.get(name, "") for name in headings(study)] for found in (cells(study, line) for line in lines)]
+    return [[row.get(name, "") for name in headings(study)] for row in (cells(study, line) for line in lines)]
 
 
 def _markdown(study: Study, lines: list[Line]) -> str:
@@ -87,16 +87,16 @@ def _title_of_differences(study: Study) -> str:
 def _below(study: Study, lines: list[Line]) -> list[str]:
     """What the numbers mean: how much was run, on what, by which protocol, and how it differs from the paper."""
     done = sum(bool(line.results) for line in lines)
-    told = [f"{done} of {len(lines)} rows were run; base: {', '.join(study.base)}", HOW]
+    notes = [f"{done} of {len(lines)} rows were run; base: {', '.join(study.base)}", HOW]
     if any(len(line.row.candidates) > 1 for line in lines):
-        told.append("chosen on validation images; the numbers are those of test, where there is a test split")
+        notes.append("chosen on validation images; the numbers are those of test, where there is a test split")
     reports = [(flags, each) for line in lines for result in line.results for flags, each in result.reports.items()]
     for flags, each in dict(reports).items():
         n_images = each["images"][each["reported_on"]]
         images = f"{n_images:,} images of {each['reported_on']}, {each['data_class']} {each['data_id']}"
-        told.append(f"msssl probe {flags}: {each['protocol']}; {images}")
+        notes.append(f"msssl probe {flags}: {each['protocol']}; {images}")
     versions = {", ".join(f"{name} {version}" for name, version in each["versions"].items()) for _, each in reports}
-    told += [f"versions: {each}" for each in sorted(versions)]
+    notes += [f"versions: {each}" for each in sorted(versions)]
     if any("minutes_to" in measure or "online" in measure for measure in study.measures.values()):
-        told.append("online: the probe that learns along, on validation images; minutes with those of its validations")
-    return told + [f"differs from the paper: {each}" for each in study.differs]
+        notes.append("online: the probe that learns along, on validation images; minutes with those of its validations")
+    return notes + [f"differs from the paper: {each}" for each in study.differs]

@@ -89,8 +89,8 @@ class Study:
     @property
     def probes(self) -> dict[str, list[str]]:
         """Arguments of each `msssl probe` that the measures need, by the name under which its report is kept."""
-        found = [probe_flags(measure) for measure in self.measures.values()]
-        return {" ".join(flags): flags for flags in found if flags is not None}
+        of_measures = [probe_flags(measure) for measure in self.measures.values()]
+        return {" ".join(flags): flags for flags in of_measures if flags is not None}
 
 
 def short_hash(content: Any) -> str:
@@ -99,7 +99,7 @@ def short_hash(content: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value as it is told, and given to a flag.
+    """A value as text, as it is printed and given to a flag.
 
     >>> plain(1e-05), plain([1, None]), plain("auto")
     ('1e-05', '[1, null]', 'auto')

@@ -54,27 +54,27 @@ class Line:
     @property
     def minutes(self) -> float | None:
         """Of training, mean over seeds."""
-        found = [each.minutes for each in self.results if each.minutes is not None]
-        return sum(found) / len(found) if found else None
+        minutes = [each.minutes for each in self.results if each.minutes is not None]
+        return sum(minutes) / len(minutes) if minutes else None
 
 
 def lines_of(study: Study, finished: Mapping[str, Result]) -> list[Line]:
-    """The rows with what was found; choices are made by validation, over the seeds that are there.
+    """The rows with their results; choices are made by validation, over the seeds that are there.
 
     Raises:
         ValueError: two cells saw different images.
     """
     _check_images(study, finished)
     chosen = [_chosen(study, row, finished) for row in study.rows]
-    of_arm = {row.arm: found for row, (_, _, found) in zip(study.rows, chosen, strict=True)}
+    of_arm = {row.arm: of_seed for row, (_, _, of_seed) in zip(study.rows, chosen, strict=True)}
     lines = []
-    for row, (label, n_tried, found) in zip(study.rows, chosen, strict=True):
-        results = list(found.values())
+    for row, (label, n_tried, of_seed) in zip(study.rows, chosen, strict=True):
+        results = list(of_seed.values())
         values = {}
         for name, measure in study.measures.items() if results else ():
-            each = [one.value(measure, target(measure, of_arm, seed)) for seed, one in found.items()]
+            each = [one.value(measure, target(measure, of_arm, seed)) for seed, one in of_seed.items()]
             values[name] = over_seeds(each, bounds_of(measure), results[0].images_interval(measure))
-        lines.append(Line(row, label, n_tried, list(found), results, values))
+        lines.append(Line(row, label, n_tried, list(of_seed), results, values))
     return lines
 
 
@@ -82,13 +82,13 @@ def _chosen(study: Study, row: Row, finished: Mapping[str, Result]) -> tuple[str
     """Label of the best candidate, the number of those with results, and its results by seed."""
     tried = {}
     for label, cells in row.candidates.items():
-        found = {cell.seed: finished[cell.id] for cell in cells if cell.id in finished}
-        if found:
-            tried[label] = found
+        of_seed = {cell.seed: finished[cell.id] for cell in cells if cell.id in finished}
+        if of_seed:
+            tried[label] = of_seed
     if not tried:
         return "", 0, {}
     most = max(map(len, tried.values()))  # a lucky seed alone is no candidate
-    complete = {label: found.values() for label, found in tried.items() if len(found) == most}
+    complete = {label: results.values() for label, results in tried.items() if len(results) == most}
     best = max(complete, key=lambda label: sum(each.choice() for each in complete[label]))
     return best, len(tried), tried[best]
 
@@ -99,7 +99,7 @@ def differences(study: Study, lines: list[Line], measure: str) -> list[tuple[Lin
     The reference of a line is that of the first arm at the same place of the grid; of the lines of the first arm, its
     first one. A line that is the same run as its reference has no difference.
     """
-    found = []
+    pairs = []
     for line in lines:
         reference = _reference(line, lines)
         if reference is None or _same_runs(line, reference):
@@ -108,8 +108,8 @@ def differences(study: Study, lines: list[Line], measure: str) -> list[tuple[Lin
         values = (line.by_seed(measure), reference.by_seed(measure))
         difference = paired_difference(line.name, values[0], reference.name, values[1], bounds)
         if difference is not None:
-            found.append((line, difference))
-    return found
+            pairs.append((line, difference))
+    return pairs
 
 
 def _same_runs(line: Line, other: Line) -> bool:
@@ -149,25 +149,25 @@ def cells(study: Study, line: Line) -> dict[str, str]:
     """A line as text, by heading."""
     row = line.row
     of_seeds = len(next(iter(row.candidates.values())))
-    found = {"arm": row.arm, **{axis: str(value) for axis, value in row.at.items()}}
-    found["chosen"] = f"{line.chosen} (of {line.n_tried}/{len(row.candidates)})" if line.chosen else ""
-    found["seeds"] = f"{len(line.seeds)} of {of_seeds}"
+    shown = {"arm": row.arm, **{axis: str(value) for axis, value in row.at.items()}}
+    shown["chosen"] = f"{line.chosen} (of {line.n_tried}/{len(row.candidates)})" if line.chosen else ""
+    shown["seeds"] = f"{len(line.seeds)} of {of_seeds}"
     for i, (name, value) in enumerate(line.values.items()):
         mean = "not reached" if value.mean is None else number(value.mean)
         spread = value.spread() if any(each is not None for each in value.values) else "-"
         if i == 0:
-            found[name], found[SPREAD] = mean, spread
+            shown[name], shown[SPREAD] = mean, spread
         else:
-            found[name] = mean if spread == "-" else f"{mean} ({spread})"
+            shown[name] = mean if spread == "-" else f"{mean} ({spread})"
     if not line.values:
-        found[next(iter(study.measures))] = "not run"
+        shown[next(iter(study.measures))] = "not run"
     if row.published is not None:
-        found["published"] = f"{number(row.published[0])} ± {number(row.published[1])}"
+        shown["published"] = f"{number(row.published[0])} ± {number(row.published[1])}"
     if line.difference is not None:
-        found["difference"] = f"{line.difference:+.3f}"
+        shown["difference"] = f"{line.difference:+.3f}"
     if line.minutes is not None:
-        found["minutes"] = f"{line.minutes:.1f}"
-    return found
+        shown["minutes"] = f"{line.minutes:.1f}"
+    return shown
 
 
 def as_csv(study: Study, lines: list[Line]) -> str:
