@@ -418,6 +418,9 @@ def test_the_state_of_a_cell_is_what_lies_in_its_folder(study_of, tmp_path):
     found = cells_on_disk(study, tmp_path)
     assert [*found] == [done.id]
     assert found[done.id].reports == result(0.5, 0.25).reports
+    (cell_folder(study, done, tmp_path) / "failed.txt").write_text("there is no accuracy to choose by")
+    assert states(study, tmp_path) == {"waiting": len(waiting) + 2, "failed": 2}
+    assert cells_on_disk(study, tmp_path) == {}
 
 
 def test_a_base_may_change_until_a_cell_has_begun(study_of, tmp_path):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
-from rich.console import Console
 from torch import nn
 
+from msssl.evaluation.table import print_line
 from msssl.wording import counted
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def print_summary(trainer: Trainer, run_dir: Path, steps_before: int | None) -> 
         labelled = getattr(getattr(trainer, "datamodule", None), "num_classes", None) is not None
         lines["next"] = shlex.join(["msssl", "probe" if labelled else "predict", "--ckpt_path", str(last)])
     for name, text in lines.items():
-        Console(soft_wrap=True, highlight=False, markup=False).print(f"{name:<12}{text}")
+        print_line(f"{name:<12}{text}")
 
 
 def _measured(metrics: Mapping[str, Any]) -> dict[str, str]:

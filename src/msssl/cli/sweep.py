@@ -10,13 +10,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rich.console import Console
-
 from msssl.cli.arguments import find_config
 from msssl.cli.check import check_fit
 from msssl.cli.parser import load
 from msssl.cli.resume import flat
 from msssl.errors import UserError
+from msssl.evaluation.table import print_line
 from msssl.studies import read_study
 from msssl.studies.cells import DONE, FAILED, cell_folder, check_base, state_of, states
 from msssl.studies.study import Cell, Study
@@ -71,9 +70,8 @@ def sweep(config: list[str], root: str = "runs", list: bool = False, cell: int |
 
 
 def _print_cells(study: Study, root: str) -> None:
-    console = Console(soft_wrap=True, markup=False, highlight=False)
     for number, cell in enumerate(study.cells.values(), start=1):
-        console.print(f"{number:4}  {state_of(study, cell_folder(study, cell, root)):8} {cell.id}  {cell}")
+        print_line(f"{number:4}  {state_of(study, cell_folder(study, cell, root)):8} {cell.id}  {cell}")
 
 
 def _work(worker: Worker, cell: Cell | None) -> None:

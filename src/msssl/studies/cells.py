@@ -34,8 +34,9 @@ def checkpoint_of(folder: Path) -> Path:
 
 
 def is_done(study: Study, folder: Path) -> bool:
-    """Whether a cell was trained, and probed by every probe that the study asks for."""
-    return (folder / TRAINED).is_file() and all(report_file(folder, probe).is_file() for probe in study.probes)
+    """Whether a cell was trained, and probed by every probe that the study asks for, and did not fail after that."""
+    has_reports = all(report_file(folder, probe).is_file() for probe in study.probes)
+    return (folder / TRAINED).is_file() and has_reports and not (folder / FAILED).is_file()
 
 
 def state_of(study: Study, folder: Path) -> str:

@@ -1,5 +1,6 @@
 """A lock on a folder, which the operating system frees when the last process that holds it ends, however it ends."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from msssl.run.files import writing
 
 NAME = ".lock"
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -28,11 +30,14 @@ def exclusive_lock(folder: Path, *, wait: bool = False) -> Iterator[int | None]:
         descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            flock(descriptor, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+            flock(descriptor, LOCK_EX | LOCK_NB)
+            free = True
         except BlockingIOError:
-            yield None
-        else:
-            yield descriptor
+            free = wait
+            if wait:
+                log.info("%s: waiting for a process that still works in it", folder)
+                flock(descriptor, LOCK_EX)
+        yield descriptor if free else None
     finally:
         os.close(descriptor)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from msssl.evaluation import compare
 from msssl.evaluation.compare.over_seeds import HOW, Difference
-from msssl.evaluation.table import markdown
+from msssl.evaluation.table import markdown, print_line
 from msssl.run.files import write_text
 from msssl.studies.cells import results_of
 from msssl.studies.figure import draw
@@ -42,9 +42,7 @@ def report(runs: list[str], out: str | None = None, root: str = "runs") -> None:
     write_text(target.with_name(f"{target.name}.csv"), as_csv(study, lines))
     draw(study, lines, target.with_name(f"{target.name}.png"))
     _print(study, lines)
-    Console(soft_wrap=True, markup=False, highlight=False).print(
-        f"written to {target}.md, {target}.csv and {target}.png"
-    )
+    print_line(f"written to {target}.md, {target}.csv and {target}.png")
 
 
 def _print(study: Study, lines: list[Line]) -> None:

@@ -58,7 +58,7 @@ class Worker:
             left = [cell for cell in self.study.cells.values() if self._is_left(cell)]
             if not left:
                 return
-            if not any(self._take(cell) for cell in left if self._is_left(cell)):
+            if not any(self._take(cell) for cell in left):
                 time.sleep(POLL)
 
     def work_on(self, cell: Cell) -> None:
