@@ -40,9 +40,6 @@ def _with_words(value: Any) -> Any:
     return value
 
 
-set_loader("yaml", load, exceptions=(yaml.YAMLError,))
-
-
 class ParsingError(SystemExit):
     """Arguments that cannot be parsed; `message` is one line. It is no `ValueError`, which jsonargparse would catch."""
 
@@ -55,6 +52,7 @@ class Parser(LightningArgumentParser):
     """A parser whose errors are one line that names the key and the nearest right one."""
 
     def __init__(self, *args: Any, classes_required: bool = True, **kwargs: Any) -> None:
+        set_loader("yaml", load, exceptions=(yaml.YAMLError,))  # jsonargparse keeps one for the whole process
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
         self.usage = "%(prog)s [OPTIONS]"  # all of them follow, a line each
@@ -95,7 +93,7 @@ class Parser(LightningArgumentParser):
         parsers: list[Any] = [self]
         for action in self._actions:
             if isinstance(action.choices, dict):
-                parsers += [each for each in action.choices.values() if hasattr(each, "_actions")]
+                parsers += [choice for choice in action.choices.values() if hasattr(choice, "_actions")]
         return sorted({action.dest for parser in parsers for action in parser._actions})
 
 

@@ -183,7 +183,7 @@ class MultiViewCLI(LightningCLI):
         callbacks = [callback for callback in callbacks if callback is not None]  # `online_probe: null`
         given = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         pace = Pace() if self.subcommand == "fit" else None
-        if not any(isinstance(each, ProgressBar) for each in given):  # of the user's own
+        if not any(isinstance(callback, ProgressBar) for callback in given):  # of the user's own
             shown = config["enable_progress_bar"] is not False and has_terminal()
             config["enable_progress_bar"] = shown
             every = config["log_every_n_steps"] or LOG_EVERY_N_STEPS
@@ -197,7 +197,7 @@ class MultiViewCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
         if self.subcommand == "predict":
             self.writer = features_writer(self.config_init["predict"])
-            callbacks = [each for each in callbacks if isinstance(each, ProgressBar)] + [self.writer]
+            callbacks = [callback for callback in callbacks if isinstance(callback, ProgressBar)] + [self.writer]
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_dir) if self.run_dir else None
@@ -224,7 +224,7 @@ class MultiViewCLI(LightningCLI):
         if config["logger"] is not False:  # those of the user are added to ours
             given = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
             ours = run_loggers(self.run_dir, self.steps_before if self.goes_on else None)
-            config["logger"] = [*ours, *(each for each in given if each not in (None, True))]
+            config["logger"] = [*ours, *(logger for logger in given if logger not in (None, True))]
         clock = [] if config["max_time"] else [Timer()]  # minutes of the run, for reports; max_time brings its own
         return [
             ShortEpochs(),

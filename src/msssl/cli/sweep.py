@@ -51,14 +51,14 @@ def sweep(config: list[str], root: str = "runs", list: bool = False, cell: int |
     chosen = cells if cell is None else [cells[cell - 1]]
     paths = [find_config(name) for name in study.base]
     texts = {name: Path(path).read_text() for name, path in zip(study.base, paths, strict=True)}
-    commands = {str(each): fit_of(study, each, paths) for each in _without_repetition(chosen)}
-    check_fit({f"study {study.name}, cell {each}: ": command for each, command in commands.items()})
+    commands = {str(one): fit_of(study, one, paths) for one in _without_repetition(chosen)}
+    check_fit({f"study {study.name}, cell {name}: ": command for name, command in commands.items()})
     for measure in study.measures.values():
         find_config(measure.get("config", paths[0]))
     base = {**{name: load(text) for name, text in texts.items()}, "set": study.common}
     check_base(study, root, dict(flat(base)))
     _work(Worker(study, root, texts), None if cell is None else chosen[0])
-    folders = [cell_folder(study, each, root) for each in chosen]
+    folders = [cell_folder(study, one, root) for one in chosen]
     left = [folder for folder in folders if state_of(study, folder) != DONE]
     if left:
         reasons = [(folder / FAILED).read_text() for folder in left if (folder / FAILED).is_file()]

@@ -92,7 +92,7 @@ def _counts(part: Part) -> tuple[str, str, str, str]:
 
 
 def _unreadable(data: MultiViewDataModule) -> list[str]:
-    reasons = [f"{name}: {reason}" for name, found in data.skipped.items() for reason in found.values()]
+    reasons = [f"{name}: {reason}" for name, reasons_of in data.skipped.items() for reason in reasons_of.values()]
     if len(reasons) > N_LISTED:
         return [*reasons[:N_LISTED], f"{counted(len(reasons) - N_LISTED, 'more image')} cannot be read"]
     return reasons

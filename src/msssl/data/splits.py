@@ -159,8 +159,8 @@ def _choose_groups(labels: Tensor, fraction: float, seed: int, groups: Sequence[
     label, sizes = table.argmax(dim=1), table.sum(dim=1)
     generator = torch.Generator().manual_seed(seed)
     chosen = []
-    for each in label.unique():
-        members = (label == each).nonzero().flatten()
+    for one_class in label.unique():
+        members = (label == one_class).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)]
         filled = torch.cat([torch.zeros(1, dtype=torch.long), sizes[members].cumsum(0)])
         nearest = int((filled - fraction * filled[-1]).abs().argmin())
@@ -205,14 +205,14 @@ def readable_rows(dataset: Dataset[Any], unreadable: dict[int, str]) -> Tensor:
 
 def _check_labels(labels: dict[str, Tensor], usable: dict[str, Tensor], source: str) -> None:
     """Raise ValueError where unreadable images take a class away, or a split has a class that cannot be learnt."""
-    for name, each in labels.items():
-        left = each[usable[name]]
+    for name, of_set in labels.items():
+        left = of_set[usable[name]]
         if name in ("val", "test") and len(left):  # measures are over the classes that are there
-            for label in _missing(each, left):
+            for label in _missing(of_set, left):
                 log.warning("on_error: skip leaves no images of class %d in %s", label, name)
         else:
-            _check_classes(each, left, f"on_error: skip in {name}")
-        if labels[source].max() >= 0 and len(new := each[~torch.isin(each, labels[source]) & (each >= 0)]):
+            _check_classes(of_set, left, f"on_error: skip in {name}")
+        if labels[source].max() >= 0 and len(new := of_set[~torch.isin(of_set, labels[source]) & (of_set >= 0)]):
             raise UserError(f"{name} has the label {int(new[0])}, which {source} has not")
 
 

@@ -50,8 +50,8 @@ def state_of(study: Study, folder: Path) -> str:
 
 def states(study: Study, root: str | Path) -> dict[str, int]:
     """How many cells are in each state that occurs."""
-    each = [state_of(study, cell_folder(study, cell, root)) for cell in study.cells.values()]
-    return {state: each.count(state) for state in (DONE, RUNNING, WAITING, FAILURE) if state in each}
+    of_cells = [state_of(study, cell_folder(study, cell, root)) for cell in study.cells.values()]
+    return {state: of_cells.count(state) for state in (DONE, RUNNING, WAITING, FAILURE) if state in of_cells}
 
 
 def result_of(study: Study, folder: Path) -> Result:

@@ -87,9 +87,9 @@ def _curves(axes: Any, lines: list[Line]) -> None:
             continue
         n = min(len(result.curve) for result in line.results)
         curve = [[result.curve[i] for result in line.results] for i in range(n)]
-        top1 = [mean(each[ONLINE] for each in point) for point in curve]
-        axes[0].plot([mean(each["epoch"] for each in point) + 1 for point in curve], top1, label=line.name)
-        axes[1].plot([mean(each["minutes"] for each in point) for point in curve], top1)
+        top1 = [mean(seed[ONLINE] for seed in point) for point in curve]
+        axes[0].plot([mean(seed["epoch"] for seed in point) + 1 for point in curve], top1, label=line.name)
+        axes[1].plot([mean(seed["minutes"] for seed in point) for point in curve], top1)
     axes[0].set(xlabel="epochs", ylabel="top-1 of the online probe, validation")
     axes[1].set(xlabel="minutes of training")
 

@@ -43,7 +43,9 @@ class Result:
     def value(self, measure: Mapping[str, Any], reach: float | None = None) -> float | None:
         """Of a measure; None where it was not reached."""
         if "minutes_to" in measure:
-            minutes = (each["minutes"] for each in self.curve if reach is not None and each.get(ONLINE, 0.0) >= reach)
+            minutes = (
+                point["minutes"] for point in self.curve if reach is not None and point.get(ONLINE, 0.0) >= reach
+            )
             return next(minutes, None)
         if "online" in measure:
             return self.curve[-1].get(measure["online"])
@@ -65,7 +67,9 @@ class Result:
     def minutes(self) -> float | None:
         """Of training."""
         minutes = [report["run"]["minutes"] for report in self.reports.values()]
-        return next((each for each in minutes if each is not None), self.curve[-1]["minutes"] if self.curve else None)
+        return next(
+            (value for value in minutes if value is not None), self.curve[-1]["minutes"] if self.curve else None
+        )
 
 
 def bounds_of(measure: Mapping[str, Any]) -> tuple[float, float]:
@@ -147,11 +151,11 @@ def _minutes(folder: Path) -> dict[int, float]:
     for path in sorted(folder.glob("events.*")):
         events = event_accumulator.EventAccumulator(str(path), {"scalars": 0}).Reload()  # 0: all of them
         scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-        start = min((each.wall_time for of_tag in scalars.values() for each in of_tag), default=0.0)
-        end = max((each.wall_time for of_tag in scalars.values() for each in of_tag), default=0.0)
+        start = min((event.wall_time for of_tag in scalars.values() for event in of_tag), default=0.0)
+        end = max((event.wall_time for of_tag in scalars.values() for event in of_tag), default=0.0)
         for tag, of_tag in scalars.items():
             if tag.startswith("val/"):
-                minutes_of_step.update({each.step: (spent + each.wall_time - start) / 60 for each in of_tag})
+                minutes_of_step.update({event.step: (spent + event.wall_time - start) / 60 for event in of_tag})
         spent += end - start
     return minutes_of_step
 

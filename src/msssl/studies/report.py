@@ -75,7 +75,7 @@ def _markdown(study: Study, lines: list[Line]) -> str:
 
 def _differences(study: Study, lines: list[Line]) -> list[list[str]]:
     """Of the first measure, as text."""
-    return [each.cells() for _, each in differences(study, lines, next(iter(study.measures)))]
+    return [comparison.cells() for _, comparison in differences(study, lines, next(iter(study.measures)))]
 
 
 def _title_of_differences(study: Study) -> str:
@@ -94,7 +94,7 @@ def _below(study: Study, lines: list[Line]) -> list[str]:
         images = f"{n_images:,} images of {each['reported_on']}, {each['data_class']} {each['data_id']}"
         notes.append(f"msssl probe {flags}: {each['protocol']}; {images}")
     versions = {", ".join(f"{name} {version}" for name, version in each["versions"].items()) for _, each in reports}
-    notes += [f"versions: {each}" for each in sorted(versions)]
+    notes += [f"versions: {line}" for line in sorted(versions)]
     if any("minutes_to" in measure or "online" in measure for measure in study.measures.values()):
         notes.append("online: the probe that learns along, on validation images; minutes with those of its validations")
-    return notes + [f"differs from the paper: {each}" for each in study.differs]
+    return notes + [f"differs from the paper: {line}" for line in study.differs]

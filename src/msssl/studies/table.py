@@ -54,7 +54,7 @@ class Line:
     @property
     def minutes(self) -> float | None:
         """Of training, mean over seeds."""
-        minutes = [each.minutes for each in self.results if each.minutes is not None]
+        minutes = [result.minutes for result in self.results if result.minutes is not None]
         return sum(minutes) / len(minutes) if minutes else None
 
 
@@ -72,8 +72,8 @@ def lines_of(study: Study, finished: Mapping[str, Result]) -> list[Line]:
         results = list(of_seed.values())
         values = {}
         for name, measure in study.measures.items() if results else ():
-            each = [one.value(measure, target(measure, of_arm, seed)) for seed, one in of_seed.items()]
-            values[name] = over_seeds(each, bounds_of(measure), results[0].images_interval(measure))
+            of_seeds = [one.value(measure, target(measure, of_arm, seed)) for seed, one in of_seed.items()]
+            values[name] = over_seeds(of_seeds, bounds_of(measure), results[0].images_interval(measure))
         lines.append(Line(row, label, n_tried, list(of_seed), results, values))
     return lines
 
@@ -89,7 +89,7 @@ def _chosen(study: Study, row: Row, finished: Mapping[str, Result]) -> tuple[str
         return "", 0, {}
     most = max(map(len, tried.values()))  # a lucky seed alone is no candidate
     complete = {label: results.values() for label, results in tried.items() if len(results) == most}
-    best = max(complete, key=lambda label: sum(each.choice() for each in complete[label]))
+    best = max(complete, key=lambda label: sum(result.choice() for result in complete[label]))
     return best, len(tried), tried[best]
 
 
@@ -117,10 +117,10 @@ def _same_runs(line: Line, other: Line) -> bool:
 
 
 def _reference(line: Line, lines: list[Line]) -> Line | None:
-    of_first_arm = [each for each in lines if each.row.arm == lines[0].row.arm]
+    of_first_arm = [other for other in lines if other.row.arm == lines[0].row.arm]
     if line.row.arm == lines[0].row.arm:
         return None if line is lines[0] else lines[0]
-    at_the_same_place = [each for each in of_first_arm if each.row.at.items() <= line.row.at.items()]
+    at_the_same_place = [first for first in of_first_arm if first.row.at.items() <= line.row.at.items()]
     return next(iter(at_the_same_place), None)
 
 
@@ -130,7 +130,7 @@ def _check_images(study: Study, finished: Mapping[str, Result]) -> None:
         for flags, report in result.reports.items():
             before, data_id = first.setdefault(flags, (name, report["data_id"]))
             if data_id != report["data_id"]:
-                one, other = (study.cells[each] for each in (before, name))
+                one, other = (study.cells[id] for id in (before, name))
                 raise UserError(
                     f"study {study.name}: cell {before} ({one}) was probed on the images {data_id}, but cell {name} "
                     f"({other}) on {report['data_id']}: they cannot stand in one table"
@@ -154,7 +154,7 @@ def cells(study: Study, line: Line) -> dict[str, str]:
     shown["seeds"] = f"{len(line.seeds)} of {of_seeds}"
     for i, (name, value) in enumerate(line.values.items()):
         mean = "not reached" if value.mean is None else number(value.mean)
-        spread = value.spread() if any(each is not None for each in value.values) else "-"
+        spread = value.spread() if any(of_seed is not None for of_seed in value.values) else "-"
         if i == 0:
             shown[name], shown[SPREAD] = mean, spread
         else:

@@ -50,7 +50,7 @@ class ColorJitterGrayscale(KeyedAugmentation, IntensityAugmentationBase2D):
         keepdim: bool = False,
     ) -> None:
         super().__init__(p=1.0, same_on_batch=same_on_batch, keepdim=keepdim)
-        if not all(0 <= each < math.inf for each in (brightness, contrast, saturation)) or not 0 <= hue <= 0.5:
+        if not all(0 <= strength < math.inf for strength in (brightness, contrast, saturation)) or not 0 <= hue <= 0.5:
             raise UserError(
                 f"brightness, contrast, saturation, hue are {brightness}, {contrast}, {saturation}, {hue}: "
                 "expected numbers of at least 0, and hue of at most 0.5"

@@ -63,8 +63,8 @@ def happens(uniforms: Tensor, p: Probability) -> Tensor:
 
 def check_probability(name: str, p: Probability) -> Probability:
     """Return p, or raise ValueError naming it."""
-    each = (p,) if isinstance(p, float | int) else tuple(p)
-    if not each or not all(0 <= value <= 1 for value in each):
+    values = (p,) if isinstance(p, float | int) else tuple(p)
+    if not values or not all(0 <= value <= 1 for value in values):
         raise UserError(f"{name} is {p}: a probability is between 0 and 1, or a list of those of the views")
     return p
 

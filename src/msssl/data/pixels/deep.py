@@ -42,7 +42,7 @@ def read_deep(image: Image.Image) -> Deep | None:
     tile = image.tile[0] if getattr(image, "tile", None) else None  # type: ignore[attr-defined]  # of a file not loaded
     codec = tile.codec_name if tile else ""
     arguments: tuple[Any, ...] = () if tile is None else (tile.args if isinstance(tile.args, tuple) else (tile.args,))
-    raw_mode = next((each for each in arguments if isinstance(each, str)), "")
+    raw_mode = next((argument for argument in arguments if isinstance(argument, str)), "")
     if codec in ("ppm", "ppm_plain") and arguments[-1] > 255:
         return Deep(_pnm_values(image))
     if image.mode.startswith(("I", "F")):
@@ -74,7 +74,8 @@ def check_values(values: Values, window: Window | None, kind: str) -> Window:
         kind: of the image, for the message.
 
     Raises:
-        PixelsError: no window, with the values that were found and a window for them; or values without a meaning.
+        PixelsError: there is no window (the message has the range of the values, and a window for them), or a value
+            is NaN or infinite.
     """
     if values.dtype.kind == "f" and (n_wrong := int(values.size - np.isfinite(values).sum())):
         raise PixelsError(f"{n_wrong} of its {values.size} values are NaN or infinite: replace them")

@@ -166,7 +166,7 @@ class Storage:
 
     def _move_to_device(self, decoded: Decoded, name: str, free: int, total: int) -> None:
         """Move a data set to the GPU if it fits into what the others have left of their share."""
-        others = sum(each.images.nbytes for each in _ON_DEVICE if each.images.device == self.device)
+        others = sum(other.images.nbytes for other in _ON_DEVICE if other.images.device == self.device)
         left = max(0, min(free, int(SHARE * total) - others))
         if decoded.images.nbytes > left:
             log.info("storage of %s: on the host; images may take %s more on %s", name, readable(left), self.device)
@@ -218,7 +218,7 @@ def _memory() -> int:
 
 
 def _existing(folder: Path) -> Path:
-    return next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
 
 
 def readable(n_bytes: int) -> str:

@@ -65,7 +65,7 @@ def _log_kinds(read: Counter[str], left_out: Counter[str]) -> None:
 
 def _split_folders(data_dir: str) -> dict[Split, Path]:
     """The folder of each split, by any of its names; `data_dir` itself for training where there is none."""
-    found: dict[Split, Path] = {}
+    folders: dict[Split, Path] = {}
     beside: list[str] = []
     for entry in sorted(Path(data_dir).iterdir()):
         split = split_of(entry.name)
@@ -73,40 +73,40 @@ def _split_folders(data_dir: str) -> dict[Split, Path]:
             continue
         if split is None:
             beside.append(entry.name)
-        elif split in found:
-            raise UserError(f"{found[split]} and {entry} are both for {split}: join them, or give one another name")
+        elif split in folders:
+            raise UserError(f"{folders[split]} and {entry} are both for {split}: join them, or give one another name")
         else:
-            found[split] = entry
-    if not found:
+            folders[split] = entry
+    if not folders:
         log.info("images: %s holds no folder train, so that all of its images are one set, named train", data_dir)
         return {"train": Path(data_dir)}
-    if "train" not in found:
+    if "train" not in folders:
         raise FileNotFoundError(f"{Path(data_dir, 'train')} is not a folder; {LAYOUT}")
     if beside:
         log.info("not read, as they are neither train, val nor test: %s in %s", ", ".join(beside), data_dir)
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: folders[split] for split in SPLITS if split in folders}
 
 
 def _folders_of_classes(folder: Path, train: Path, classes: list[str] | None) -> dict[str, list[Path]]:
     """The folders to read below that of a split, by the class that they are of; all in one, "", without classes."""
-    found = _class_folders(folder)
+    by_name = _class_folders(folder)
     if folder == train:
-        _check_training_classes(folder, set(found), classes)
-    elif len(found) == 1 and not found.keys() & _class_folders(train).keys():
-        log.warning("%s: %r is no class of train, so that its images have no label", folder, *found)
-        found = {}
-    if not found:
+        _check_training_classes(folder, set(by_name), classes)
+    elif len(by_name) == 1 and not by_name.keys() & _class_folders(train).keys():
+        log.warning("%s: %r is no class of train, so that its images have no label", folder, *by_name)
+        by_name = {}
+    if not by_name:
         return {"": [folder]}
-    return {name: places for name, places in found.items() if classes is None or name in classes}
+    return {name: places for name, places in by_name.items() if classes is None or name in classes}
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
     """Folders by their names; several of one name where these differ in their Unicode form."""
-    found: dict[str, list[Path]] = {}
+    by_name: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not is_ignored(entry.name) and not images_among([entry.name]) and not _holds_runs(entry):
-            found.setdefault(composed(entry.name), []).append(entry)
-    return found
+            by_name.setdefault(composed(entry.name), []).append(entry)
+    return by_name
 
 
 def _holds_runs(folder: Path) -> bool:

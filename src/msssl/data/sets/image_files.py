@@ -105,13 +105,13 @@ def class_names(listed: dict[str, list[Row]], wanted: list[str] | None, source: 
         raise UserError(f"{source} has one class, {names.pop()!r}: labels need two; without labels leave them empty")
     if missing := sorted(set(wanted or []) - names):
         raise UserError(f"{source} has no images of the class {missing[0]!r}, which `classes` lists")
-    for split, found in of_split.items():
-        lacking = sorted(names - found)
+    for split, its_names in of_split.items():
+        lacking = sorted(names - its_names)
         if not lacking or not of_split["train"]:
             continue
         if split == "train":
             raise UserError(f"{source}: train has no images of the class {lacking[0]!r}, which other splits have")
-        if found:
+        if its_names:
             log.warning(
                 "%s: %s has no images of %d of the classes, such as %r", source, split, len(lacking), lacking[0]
             )

@@ -100,18 +100,18 @@ def _records(manifest: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{manifest}, after row {line}: {error}") from error
 
 
-def _check_columns(manifest: str, found: Sequence[str]) -> None:
-    if not found:
+def _check_columns(manifest: str, columns: Sequence[str]) -> None:
+    if not columns:
         raise UserError(f"{manifest} is empty: expected the columns {', '.join(COLUMNS)}")
     for name in COLUMNS:
-        if found.count(name) > 1:
-            raise UserError(f"{manifest} has {found.count(name)} columns {name!r}")
-        if name in found:
+        if columns.count(name) > 1:
+            raise UserError(f"{manifest} has {columns.count(name)} columns {name!r}")
+        if name in columns:
             continue
-        near = difflib.get_close_matches(name, [each for each in found if each not in COLUMNS], n=1)
+        near = difflib.get_close_matches(name, [name for name in columns if name not in COLUMNS], n=1)
         if name == "path" or near:
             hint = f"; is {near[0]!r} meant?" if near else ""
-            raise UserError(f"{manifest} has no column {name!r}, but {', '.join(map(repr, found))}{hint}")
+            raise UserError(f"{manifest} has no column {name!r}, but {', '.join(map(repr, columns))}{hint}")
 
 
 def _path(given: str, data_dir: str, where: str) -> str:
@@ -138,10 +138,10 @@ class _NamesOnDisk:
         """The path as it is on the disk; as it was given where there is no such file."""
         if os.path.lexists(path):
             return path
-        found = os.path.normpath(self.data_dir)
+        on_disk = os.path.normpath(self.data_dir)
         for part in Path(os.path.relpath(path, self.data_dir)).parts:
-            if found not in self._names:
-                entries = os.listdir(found) if os.path.isdir(found) else []  # noqa: PTH112, PTH208  # no pathlib here
-                self._names[found] = {composed(entry): entry for entry in entries}
-            found = f"{found}{os.sep}{self._names[found].get(composed(part), part)}"
-        return found
+            if on_disk not in self._names:
+                entries = os.listdir(on_disk) if os.path.isdir(on_disk) else []  # noqa: PTH112, PTH208  # no pathlib here
+                self._names[on_disk] = {composed(entry): entry for entry in entries}
+            on_disk = f"{on_disk}{os.sep}{self._names[on_disk].get(composed(part), part)}"
+        return on_disk

@@ -71,7 +71,7 @@ def list_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
     paths: list[str] = []
     others: Counter[str] = Counter()
     start = Path(folder)
-    seen = {_identity(each) for each in (*start.absolute().parents, *start.resolve().parents)}  # where loops lead
+    seen = {_identity(parent) for parent in (*start.absolute().parents, *start.resolve().parents)}  # where loops lead
     for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         identity = _identity(root)
         if identity in seen or is_run(root):
