@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -20,13 +21,17 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from msssl.cli.sweep import sweep
+from msssl.errors import UserError
 from msssl.studies import read_study, report
 from msssl.studies.cells import cell_folder, check_base, states
 from msssl.studies.cells import results_of as cells_on_disk
 from msssl.studies.figure import draw
+from msssl.studies.folder import content_hash
 from msssl.studies.lock import exclusive_lock, is_locked
 from msssl.studies.measures import ONLINE, Result, curve_of
-from msssl.studies.table import as_csv, differences, lines_of
+from msssl.studies.study import plain
+from msssl.studies.table import as_csv, csv_of_cells, differences, lines_of
 from msssl.studies.table import cells as cells_of
 from msssl.studies.worker import Worker
 
@@ -533,3 +538,54 @@ def test_a_report_says_what_was_not_run(study_of, tmp_path, monkeypatch, capsys)
         assert "differs from the paper: it is small" in each
         assert "0.500 ± 0.010" in each
     assert {"study.csv", "study.png"} <= {path.name for path in Path("runs/study").iterdir()}
+
+
+def test_csv_of_cells_has_every_candidate_with_its_settings(study_of):
+    study = study_of()
+    found = results_of(study)
+    missing = next(iter(found))
+    del found[missing]
+    rows = {row["cell"]: row for row in csv.DictReader(csv_of_cells(study, found).splitlines())}
+    assert rows.keys() == found.keys()
+    for name, row in rows.items():
+        cell, last = study.cells[name], found[name].reports[PROBE]["rows"][-1]
+        settings = {flag: plain(value) for flag, value in cell.settings.items()}
+        assert {flag: row[flag] for flag in settings} == settings
+        assert int(row["seed"]) == cell.seed
+        values = [float(row[measure]) for measure in ("linear", "kNN", "on val", "minutes to 0.5", "online")]
+        assert values == [last["test_top1"], last["test_knn"], last["val_top1"], 2.0, 0.6]
+        assert float(row["chosen by"]) == last["val_top1"]
+
+
+def test_folder_of_a_study_is_known_by_the_names_and_sizes_of_its_images(study_of, tmp_path):
+    folder = tmp_path / "images"
+    for name in ("train/a/1.png", "train/b/2.png"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"12345")
+    (folder / "read.me").touch()
+    expected = hashlib.sha256(b"train/a/1.png 5\ntrain/b/2.png 5\n").hexdigest()[:16]
+    assert content_hash(folder) == (2, expected)
+    needed = study_of(folder={"name": "two images", "files": 2, "sha256": expected}).folder
+    needed.check(folder)
+    needed.check(folder.rename(tmp_path / "moved"))
+    (tmp_path / "moved/train/b/2.png").write_bytes(b"123456")
+    with pytest.raises(UserError, match="moved holds 2 images, but their names or sizes are not those of two images"):
+        needed.check(tmp_path / "moved")
+    (tmp_path / "moved/train/b/2.png").unlink()
+    with pytest.raises(UserError, match="moved holds 1 image, not the 2 of two images"):
+        needed.check(tmp_path / "moved")
+    with pytest.raises(UserError, match="nowhere is not a folder; the study needs two images"):
+        needed.check(tmp_path / "nowhere")
+
+
+def test_sweep_wants_the_folder_of_a_study_that_names_one(study_of, tmp_path):
+    folder = {"name": "two images", "files": 2, "sha256": "0"}
+    study_of(folder=folder)
+    with pytest.raises(UserError, match="study study is of two images: name their folder with --data_dir"):
+        sweep([str(tmp_path / "study.yaml")], root=str(tmp_path))
+    study_of(folder=None)
+    with pytest.raises(UserError, match="study study names its data itself: leave out --data_dir"):
+        sweep([str(tmp_path / "study.yaml")], root=str(tmp_path), data_dir=str(tmp_path))
+    for wrong, message in ({"files": 2}, "name is missing"), ({**folder, "md5": "0"}, "no key md5"):
+        with pytest.raises(UserError, match=f"study study, folder: {message}"):
+            study_of(folder=wrong)

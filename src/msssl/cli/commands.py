@@ -198,6 +198,8 @@ options:
   --root DIR                 where the folders of runs are made (runs)
   --list                     print the cells with their number and state
   --cell N                   run only the cell of this number
+  --data_dir DIR             folder of the images, for the studies in
+                             paper/small/
 """,
         function="msssl.cli.sweep.sweep",
     ),

@@ -24,7 +24,9 @@ from msssl.studies.worker import Worker, counts_of, fit_of
 log = logging.getLogger(__name__)
 
 
-def sweep(config: list[str], root: str = "runs", list: bool = False, cell: int | None = None) -> None:
+def sweep(
+    config: list[str], root: str = "runs", list: bool = False, cell: int | None = None, data_dir: str | None = None
+) -> None:
     """Train and probe all cells of a study that are not done yet.
 
     The same command goes on with what was stopped, and tries again what failed. Started several times it shares the
@@ -36,6 +38,7 @@ def sweep(config: list[str], root: str = "runs", list: bool = False, cell: int |
         root: of the folders of runs.
         list: print the cells with their number, state and settings, and run none.
         cell: run this one only, by its number, so that another program can spread a study.
+        data_dir: folder of the images, where the study names what it must hold.
 
     Raises:
         ValueError: naming the study and the key or cell that is wrong.
@@ -48,16 +51,17 @@ def sweep(config: list[str], root: str = "runs", list: bool = False, cell: int |
     cells = [*study.cells.values()]
     if cell is not None and not 1 <= cell <= len(cells):
         raise UserError(f"study {study.name}: there is no cell {cell}, only 1 to {len(cells)}")
+    _check_folder(study, data_dir)
     chosen = cells if cell is None else [cells[cell - 1]]
     paths = [find_config(name) for name in study.base]
     texts = {name: Path(path).read_text() for name, path in zip(study.base, paths, strict=True)}
-    commands = {str(one): fit_of(study, one, paths) for one in _without_repetition(chosen)}
+    commands = {str(one): fit_of(study, one, paths, data_dir) for one in _without_repetition(chosen)}
     check_fit({f"study {study.name}, cell {name}: ": command for name, command in commands.items()})
     for measure in study.measures.values():
         find_config(measure.get("config", paths[0]))
     base = {**{name: load(text) for name, text in texts.items()}, "set": study.common}
     check_base(study, root, dict(flat(base)))
-    _work(Worker(study, root, texts), None if cell is None else chosen[0])
+    _work(Worker(study, root, texts, data_dir), None if cell is None else chosen[0])
     folders = [cell_folder(study, one, root) for one in chosen]
     left = [folder for folder in folders if state_of(study, folder) != DONE]
     if left:
@@ -67,6 +71,17 @@ def sweep(config: list[str], root: str = "runs", list: bool = False, cell: int |
         raise ChildProcessError(f"study {study.name}: {counts} of {len(cells)} cells; {why}")
     what = f"all {len(cells)} cells are" if cell is None else f"cell {cell} is"
     log.info("%s done: msssl report %s", what, shlex.join(config))
+
+
+def _check_folder(study: Study, data_dir: str | None) -> None:
+    """Raise ValueError unless there is a folder where the study needs one, and it holds the study's images."""
+    if study.folder is None:
+        if data_dir is not None:
+            raise UserError(f"study {study.name} names its data itself: leave out --data_dir")
+    elif data_dir is None:
+        raise UserError(f"study {study.name} is of {study.folder.name}: name their folder with --data_dir")
+    else:
+        study.folder.check(data_dir)
 
 
 def _print_cells(study: Study, root: str) -> None:

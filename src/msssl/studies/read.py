@@ -9,10 +9,12 @@ from jsonargparse import get_loader
 from yaml import YAMLError
 
 from msssl.errors import UserError
+from msssl.studies.folder import StudyFolder
 from msssl.studies.measures import check_measures
 from msssl.studies.study import CURVES, FRONT, Cell, Row, Settings, Study
 
-KEYS = ("title", "base", "set", "seeds", "arms", "measures", "figure", "differs", "replace")
+KEYS = ("title", "base", "set", "seeds", "arms", "measures", "figure", "differs", "replace", "folder")
+OF_FOLDER = ("name", "files", "sha256")
 OF_ARM = ("set", "grid", "choose", "published")
 
 
@@ -49,7 +51,15 @@ def read_study(paths: Sequence[str]) -> Study:
         rows,
         figure,
         content.get("differs", []),
+        _folder(name, content.get("folder")),
     )
+
+
+def _folder(study: str, content: Any) -> StudyFolder | None:
+    if content is None:
+        return None
+    _check(f"{study}, folder", content, OF_FOLDER, needed=OF_FOLDER)
+    return StudyFolder(content["name"], content["files"], content["sha256"])
 
 
 def _rows(study: str, arm: str, of_arm: Settings, seeds: list[int], replace: Settings) -> Iterator[Row]:

@@ -15,13 +15,14 @@ from msssl.studies.cells import results_of
 from msssl.studies.figure import draw
 from msssl.studies.read import read_study
 from msssl.studies.study import Study
-from msssl.studies.table import Line, as_csv, cells, differences, headings, lines_of
+from msssl.studies.table import Line, as_csv, cells, csv_of_cells, differences, headings, lines_of
 
 
 def report(runs: list[str], out: str | None = None, root: str = "runs") -> None:
     """Compare runs by what `msssl probe` reported, or the cells of a study with what is published.
 
-    Writes a table (`.md`, `.csv`) and a picture (`.png`).
+    Writes a table (`.md`, `.csv`) and a picture (`.png`); of a study also what was measured in each cell
+    (`-cells.csv`).
 
     Args:
         runs: folders of runs, or reports of `msssl probe`; or the file of a study, and its overlays.
@@ -36,10 +37,12 @@ def report(runs: list[str], out: str | None = None, root: str = "runs") -> None:
         compare(runs, out or "report")
         return
     study = read_study(runs)
-    lines = lines_of(study, results_of(study, root))
+    finished = results_of(study, root)
+    lines = lines_of(study, finished)
     target = Path(out or Path(root) / study.name / study.name)
     write_text(target.with_name(f"{target.name}.md"), _markdown(study, lines))
     write_text(target.with_name(f"{target.name}.csv"), as_csv(study, lines))
+    write_text(target.with_name(f"{target.name}-cells.csv"), csv_of_cells(study, finished))
     draw(study, lines, target.with_name(f"{target.name}.png"))
     _print(study, lines)
     print_line(f"written to {target}.md, {target}.csv and {target}.png")

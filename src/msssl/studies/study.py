@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from msssl.studies.folder import StudyFolder
 from msssl.studies.measures import probe_flags
 
 Settings = dict[str, Any]
@@ -63,6 +64,7 @@ class Study:
         rows: of its table.
         figure: what the picture shows along x, and whether `log`.
         differs: how it differs from what is published, in a line each.
+        folder: what the folder of its images must hold; None where the configs name the data.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Study:
     rows: list[Row]
     figure: Settings
     differs: list[str]
+    folder: StudyFolder | None = None
 
     @functools.cached_property
     def cells(self) -> dict[str, Cell]:

@@ -11,7 +11,7 @@ from msssl.errors import UserError
 from msssl.evaluation.compare.over_seeds import SPREAD, Difference, OverSeeds, over_seeds, paired_difference
 from msssl.evaluation.table import number
 from msssl.studies.measures import Result, bounds_of, target
-from msssl.studies.study import Row, Study
+from msssl.studies.study import Row, Study, plain
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,25 @@ def as_csv(study: Study, lines: list[Line]) -> str:
             else:
                 cells += [""] * len(compared)
             writer.writerow(cells)
+    return file.getvalue()
+
+
+def csv_of_cells(study: Study, finished: Mapping[str, Result]) -> str:
+    """What was measured in each cell that is done, unrounded, a line each.
+
+    Among them are the candidates that no line of the table reports. Times to the accuracy of another arm are left out,
+    as they are no property of a cell.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    measures = {name: of for name, of in study.measures.items() if not isinstance(of.get("minutes_to"), str)}
+    flags = list(dict.fromkeys(flag for cell in study.cells.values() for flag in cell.settings))
+    writer.writerow(["cell", *flags, "seed", "chosen by", *measures, "minutes"])
+    for id, cell in study.cells.items():
+        if (result := finished.get(id)) is not None:
+            settings = [plain(cell.settings[flag]) if flag in cell.settings else "" for flag in flags]
+            values = [result.value(measure, measure.get("minutes_to")) for measure in measures.values()]
+            writer.writerow([id, *settings, cell.seed, result.choice(), *values, result.minutes])
     return file.getvalue()
 
 

@@ -37,11 +37,13 @@ class Worker:
         study: whose cells.
         root: of the folders of runs.
         base: contents of the configs that the study builds on, by name; a copy of them is kept in the study's folder.
+        data_dir: folder of the images, where the study is of a folder.
     """
 
-    def __init__(self, study: Study, root: str, base: Mapping[str, str]) -> None:
+    def __init__(self, study: Study, root: str, base: Mapping[str, str], data_dir: str | None = None) -> None:
         self.study = study
         self.root = root
+        self.data_dir = data_dir
         folder = folder_of(study, root) / "base"
         self._base = [folder / f"{i}-{Path(name).name}" for i, name in enumerate(base)]
         for path, text in zip(self._base, base.values(), strict=True):
@@ -102,7 +104,7 @@ class Worker:
         """Train, unless that is done, and run each probe that has left no report yet."""
         if not (folder / TRAINED).is_file():
             stopped = max((path.parent for path in folder.glob("*/*") if path.name in (LAST, PREVIOUS)), default=None)
-            fresh = [*fit_of(self.study, cell, self._base), f"--trainer.default_root_dir={folder}"]
+            fresh = [*fit_of(self.study, cell, self._base, self.data_dir), f"--trainer.default_root_dir={folder}"]
             _run_command(["fit", "--ckpt_path", str(stopped)] if stopped else fresh, folder, lock)
             (folder / TRAINED).touch()
         checkpoint = checkpoint_of(folder)
@@ -129,9 +131,9 @@ def counts_of(number: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {state}" for state, n in number.items())
 
 
-def fit_of(study: Study, cell: Cell, base: Sequence[str | Path]) -> list[str]:
+def fit_of(study: Study, cell: Cell, base: Sequence[str | Path], data_dir: str | None = None) -> list[str]:
     """The `msssl fit` of a cell; the flag of a class comes before those of its arguments."""
-    settings = {**study.common, **cell.settings}
+    settings = {**study.common, **cell.settings, **({"data.data_dir": data_dir} if data_dir else {})}
     flags = [f"--{key}={plain(settings[key])}" for key in sorted(settings, key=lambda name: name.count("."))]
     return ["fit", *(f"--config={path}" for path in base), *flags, f"--seed_everything={cell.seed}"]
 
