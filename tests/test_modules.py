@@ -108,9 +108,13 @@ def test_projector(kwargs, expected):
     assert layers(MeanSquare(backbone=Small(), **kwargs).projector) == expected
 
 
-def test_a_projector_has_a_layer():
-    with pytest.raises(ValueError, match="proj_layers is 0"):
-        MeanSquare(backbone=Small(), proj_layers=0)
+def test_without_a_projector_the_loss_sees_the_features():
+    module = MeanSquare(backbone=Small(), proj_layers=0, proj_dim=16)
+    features = torch.randn(4, module.feature_dim)
+    assert module.projector(features) is features
+    assert module.proj_dim == module.feature_dim == 6
+    with pytest.raises(ValueError, match="proj_layers is -1: expected at least 0"):
+        MeanSquare(backbone=Small(), proj_layers=-1)
 
 
 def test_backbones():

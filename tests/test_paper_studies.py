@@ -14,6 +14,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = CONFIGS / "paper"
 OVERLAY = PAPER / "as-published.yaml"
 STUDIES = sorted(set(PAPER.glob("*.yaml")) - {OVERLAY})
+SMALL = sorted(set((PAPER / "small").glob("*.yaml")) - {PAPER / "small/base.yaml"})
 # What Ghosh et al. (2024) print, by study and arm: per cent, or minutes; those that are in pictures only are not known.
 D1 = {
     "Barlow Twins, fixed beta": "73.6 0.9 74.7 1.4 75.9 0.7 79.2 0.8 81.3 1.0 81.0 0.9 82.3 0.4 82.2 0.4",
@@ -53,7 +54,7 @@ def commands(*paths):
     }
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", STUDIES + SMALL, ids=lambda path: path.stem)
 def test_study_has_runs_with_three_seeds_each_and_says_how_it_differs(path):
     study = read_study([str(path)])
     assert {cell.seed for cell in study.cells.values()} == {0, 1, 2}
@@ -63,6 +64,14 @@ def test_study_has_runs_with_three_seeds_each_and_says_how_it_differs(path):
     assert study.figure["x"] in ("epochs", "minutes", *(axis for row in study.rows for axis in row.at))
     targets = [measure.get("minutes_to") for measure in study.measures.values()]
     assert {name for name in targets if isinstance(name, str)} <= {row.arm for row in study.rows}
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_small_studies_share_their_base_and_images(path):
+    studies = [read_study([str(each)]) for each in (path, SMALL[0])]
+    one, other = ((study.base, study.folder) for study in studies)
+    assert one == other
+    assert one[1] is not None
 
 
 @pytest.mark.parametrize("name", [*PER_CENT, *MINUTES])
@@ -106,7 +115,7 @@ def test_runs_of_every_study_can_be_parsed(monkeypatch):
     monkeypatch.syspath_prepend(CONFIGS / "examples")
     monkeypatch.syspath_prepend(PAPER)
     found = commands(PAPER / "table1.yaml", OVERLAY) | commands(PAPER / "table2-vicreg.yaml", OVERLAY)
-    for path in STUDIES:
+    for path in STUDIES + SMALL:
         found |= commands(path)
     # One of those that differ in numbers alone, as each takes half a second.
     distinct = {tuple(_without_numbers(flags)): name for name, flags in found.items()}

@@ -73,10 +73,10 @@ def written(folder, content):
 @pytest.mark.long
 def test_a_study_in_miniature(msssl, tmp_path):
     """A cell that fails does not stop the others, the base cannot change, and what is done is not run again."""
-    content = yaml.safe_load((ROOT / "configs/paper/small/d1.yaml").read_text())
-    arm = {**content["arms"]["Barlow Twins, fixed beta"], "grid": {"model.proj_dim": [16]}, "published": [[0.5, 0.1]]}
+    arm = {"set": {"model.beta": 0.005}, "grid": {"model.proj_dim": [16]}, "published": [[0.5, 0.1]]}
     fails = {"set": {"data.train_images": 5}}  # not one batch
-    content |= {"arms": {"one": arm, "fails": fails}, "seeds": [0], "set": {**content["set"], **MINIATURE["set"]}}
+    content = {**study({"one": arm, "fails": fails}), **MINIATURE}
+    content["measures"] = {"linear": {"protocol": "standard"}, "kNN": {"protocol": "standard", "head": "knn"}}
     written(tmp_path, content)
     code, out, err = msssl("sweep", "--config", "s.yaml")
     assert code == 1, err

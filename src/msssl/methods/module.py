@@ -50,7 +50,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             `timm:<name>`, or a module that maps (N, 3, H, W) to (N, F).
         proj_dim: D, width of the projector's output.
         proj_hidden_dim: width of the projector's hidden layers; `proj_dim` by default.
-        proj_layers: number of the projector's linear layers; 2 is the paper's projector, 1 a single linear map.
+        proj_layers: number of the projector's linear layers; 2 is the paper's projector, 1 a single linear map, and 0
+            none: the loss then sees the features themselves, and D is F whatever `proj_dim` says.
         weights: weights from which the backbone of a new run starts: a checkpoint, a file of a `state_dict`, or a name
             such as `torchvision:ResNet50_Weights.IMAGENET1K_V2` or `timm:resnet50.a1_in1k`. A resumed run and a loaded
             checkpoint ignore them.
@@ -84,14 +85,15 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
-        for name, number in {"proj_layers": proj_layers, "proj_dim": proj_dim, "chunk_views": chunk_views}.items():
-            if number is not None and number < 1:
-                raise UserError(f"{name} is {number}: expected at least 1")
+        least = {"proj_layers": (proj_layers, 0), "proj_dim": (proj_dim, 1), "chunk_views": (chunk_views, 1)}
+        for name, (number, smallest) in least.items():
+            if number is not None and number < smallest:
+                raise UserError(f"{name} is {number}: expected at least {smallest}")
         self.backbone = build_backbone(backbone)
         self.feature_dim = feature_dim or find_feature_dim(self.backbone)
-        self.proj_dim = proj_dim
-        hidden_dim = proj_hidden_dim or proj_dim
-        self.projector = _projector([self.feature_dim, *[hidden_dim] * (proj_layers - 1), proj_dim])
+        self.proj_dim = proj_dim if proj_layers else self.feature_dim
+        hidden_dims = [proj_hidden_dim or proj_dim] * (proj_layers - 1)
+        self.projector = _projector([self.feature_dim, *hidden_dims, proj_dim]) if proj_layers else nn.Sequential()
         self.weights = weights
         self.decay_bias_and_norm = decay_bias_and_norm
         self.chunk_views = chunk_views
