@@ -81,7 +81,7 @@ class Boundary(Profiler):
 
 def main() -> None:
     """Run, print the table and write it beside its numbers."""
-    from msssl.cli.run import run
+    from msssl.cli.lightning_cli import run
 
     args = sys.argv[1:]
     out = args.pop(args.index("--out") + 1) if "--out" in args else None

@@ -38,7 +38,7 @@ from msssl.data.loaders import TrainLoader
 from msssl.data.pixels.decode import Decoded, usable_cores
 from msssl.data.pixels.images import Images
 from msssl.data.pixels.storage import StorageKind
-from msssl.data.sets.walk import list_images
+from msssl.data.sets.find_images import list_images
 
 try:
     import ffcv

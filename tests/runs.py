@@ -221,7 +221,7 @@ def start(folder, args, what, which, rank, ranks, port, environment):
 
 
 def work():
-    for name in ("lightning.pytorch.cli", "matplotlib.figure", "msssl.cli.run", "torch._dynamo"):
+    for name in ("lightning.pytorch.cli", "matplotlib.figure", "msssl.cli.lightning_cli", "torch._dynamo"):
         importlib.import_module(name)  # all that a run imports, once
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a pool of processes does not survive a fork
     torch.set_num_threads(1)

@@ -715,7 +715,7 @@ def test_a_run_shows_a_bar_or_says_lines(msssl, monkeypatch, terminal, options, 
         found.extend(callbacks + (given if isinstance(given, list) else [given]))
         raise LookupError("enough")
 
-    monkeypatch.setattr("msssl.cli.run.has_terminal", lambda: terminal)
+    monkeypatch.setattr("msssl.cli.lightning_cli.has_terminal", lambda: terminal)
     monkeypatch.setattr("lightning.pytorch.cli.LightningCLI._instantiate_trainer", construct)
     with pytest.raises(LookupError, match="enough"):
         msssl("fit", "--config=demo.yaml", *TINY_IMAGES, *NARROW, *options)

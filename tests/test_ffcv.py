@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from msssl import BarlowTwins, Beton, ImageFolder, MultiViewDataModule
 from msssl.callbacks import LastCheckpoint
-from msssl.data.pixels.beton import import_ffcv
+from msssl.data.pixels.beton_file import import_ffcv
 from msssl.data.write_beton import write_beton
 from msssl.views import Preprocess
 

@@ -17,8 +17,8 @@ from PIL import Image, ImageFile, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from msssl import ImageFolder, MultiView, MultiViewDataModule
+from msssl.data.sets.find_images import image_extensions
 from msssl.data.sets.folders import list_folders
-from msssl.data.sets.walk import image_extensions
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 QUADRANTS = np.zeros((32, 32, 3), dtype=np.uint8)

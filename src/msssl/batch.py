@@ -1,4 +1,4 @@
-"""What passes from hand to hand in a run, as plain dictionaries: batches of images, of views, and a step's output.
+"""The dictionaries that loaders, training steps and callbacks exchange: batches of images or views, and outputs.
 
 K is the number of views of an image, N of images on a device, F the width of features.
 """

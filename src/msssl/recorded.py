@@ -1,4 +1,4 @@
-"""Turns objects of msssl into plain data, their class and arguments, so that a checkpoint can hold them, and back."""
+"""`Recorded`: stores views, backbones and the like in checkpoints as class and arguments, and rebuilds them."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""Callbacks that a user may add to a run: they measure, draw or write, and never change the encoder's weights."""
+"""Callbacks that a user may add to a run: they measure, draw, write files, or change the size of the views."""
 
 from msssl.callbacks.features_writer import FeaturesWriter as FeaturesWriter
 from msssl.callbacks.online_knn import OnlineKNN as OnlineKNN

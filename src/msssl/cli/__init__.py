@@ -19,8 +19,8 @@ def main() -> None:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # classes in files of the working directory, found last
     from msssl.cli.errors import failure, user_message  # imports torch and lightning
+    from msssl.cli.lightning_cli import run
     from msssl.cli.parser import ParsingError
-    from msssl.cli.run import run
 
     try:
         run(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What happens to the arguments before they are parsed: names of shipped configs, and checkpoints."""
+"""Rewrites arguments before they are parsed: names of shipped configs and `--ckpt_path` become paths of files."""
 
 import json
 import re

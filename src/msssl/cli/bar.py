@@ -1,4 +1,4 @@
-"""The progress bar of a run."""
+"""The progress bar of training, with its speed and, where known, the time left."""
 
 from datetime import timedelta
 from typing import Any

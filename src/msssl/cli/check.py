@@ -1,4 +1,4 @@
-"""Command lines of `msssl fit` that are parsed and not run."""
+"""Checks that command lines of `msssl fit` can be parsed, without running them."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -6,8 +6,8 @@ from contextlib import suppress
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from typing_extensions import override
 
+from msssl.cli.lightning_cli import MultiViewCLI, start
 from msssl.cli.parser import ParsingError
-from msssl.cli.run import MultiViewCLI, start
 
 
 class _CheckedError(Exception):

@@ -1,4 +1,4 @@
-"""What a run says while it trains where there is no progress bar."""
+"""Logs a line about the progress of training at the end of epochs, where there is no progress bar."""
 
 import logging
 from time import monotonic

@@ -1,4 +1,4 @@
-"""What a user reads when something is wrong: one line with the key, path, number or shape."""
+"""Turns exceptions into one-line messages for the user, which name the wrong key, path, number or shape."""
 
 import difflib
 import errno

@@ -1,4 +1,4 @@
-"""What `--help` and an unknown command answer, before torch or Lightning is imported."""
+"""Answers `--help`, `--version` and unknown commands before torch or Lightning is imported."""
 
 import difflib
 

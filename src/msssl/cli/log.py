@@ -1,4 +1,4 @@
-"""What a user sees of the logs: msssl's own, and none of the noise."""
+"""Sets up logging: shows msssl's own messages, and hides Lightning's tips and some warnings."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""bf16 where the device computes in it natively."""
+"""Replaces bf16 by 32-bit precision where the device does not compute in bf16 natively."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""What `msssl predict` adds to Lightning's: which images, which file, and whether it can be written."""
+"""Adds to `msssl predict` the flags for which images to read, what to write and to which file."""
 
 from pathlib import Path
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""What a run that goes on keeps of itself, and what a flag may change."""
+"""Checks which settings may change when a run is resumed, logs the changes, and saves the config of a run."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`msssl sweep`: the runs of a study, by any number of processes at once."""
+"""`msssl sweep`: trains and probes all runs of a study; several processes can share the work."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Image sets: one class each, on the batches, order and splits that they share."""
+"""Data modules: one `MultiViewDataModule` for each data set, with the splits, loaders and views that they share."""
 
 from msssl.data.datamodule import FromDatasets as FromDatasets
 from msssl.data.datamodule import MultiViewDataModule as MultiViewDataModule

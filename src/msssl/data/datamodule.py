@@ -1,4 +1,4 @@
-"""The data module: splits, loaders, and views made on the device."""
+"""`MultiViewDataModule`, the base class of all data modules: splits, loaders, and views made on the device."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from msssl.batch import Batch, Labelled, TrainBatch, ViewsBatch, is_for_training
 from msssl.data.loaders import EvaluationLoader, TrainLoader, compare_global_batch, mean_and_std
-from msssl.data.pixels.deep import Window
+from msssl.data.pixels.high_bit_depth import Window
 from msssl.data.pixels.images import Images
 from msssl.data.pixels.item import squares_of
 from msssl.data.pixels.labels import labels_of
@@ -135,10 +135,10 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         """
 
     def probe_dataset(self) -> Dataset[Any] | None:
-        """Labelled set for the probes where it is not the one to pretrain on, as for STL-10.
+        """The labelled data set for the probes, if it is not the one to pretrain on, as for STL-10.
 
-        Training batches then carry some of its images, `"probe": {"image": (N, C, H, W), "label": (N,)}`, clean and
-        normalised; `val_fraction` is held out of it, and `fraction` leaves it whole.
+        Training batches then also contain some of its images, not augmented but normalised: `"probe": {"image":
+        (N, C, H, W), "label": (N,)}`. `val_fraction` is held out of this data set; `fraction` does not apply to it.
         """
         return None
 
@@ -344,7 +344,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         """What evaluation does to an image; a checkpoint keeps it. Set it to prepare images as another run did."""
         if self._preprocess is not None:
             return self._preprocess
-        if self.pretrained_size is None and self.splits:  # before the first step: found from an image
+        if self.pretrained_size is None and self.splits:  # before the first step: that of an image
             height, width = self.images("train")[[0]]["image"].shape[-2:]
             self.pretrained_size = (height, width)
         return self.views.preprocess(self.pretrained_size, self.window)

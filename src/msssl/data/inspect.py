@@ -1,4 +1,4 @@
-"""`msssl inspect`: what a run will see, before it is paid for."""
+"""`msssl inspect`: reads all images, reports problems, and draws the first views, before any training."""
 
 import hashlib
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Which images a batch holds: the order of an epoch, its shards over ranks, and the place where it was left."""
+"""Loaders of training and evaluation batches: order of an epoch, shards over ranks, and position after a resume."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from msssl.batch import Batch, TrainBatch
-from msssl.data.pixels.beton import BetonBatches, BetonFile
+from msssl.data.pixels.beton_file import BetonBatches, BetonFile
 from msssl.data.pixels.decode import Decoded, usable_cores
 from msssl.data.pixels.images import BatchRows, Images
 from msssl.errors import UserError
@@ -55,8 +55,8 @@ class TrainLoader:
         images: what to read.
         batch_size: N, images per rank.
         seed: of the order.
-        epoch: called when an epoch starts; the trainer's own count is right also after a resume. By default every
-            `iter` is the next epoch, or the rest of the one that `load_state_dict` has named.
+        epoch: function that is called when an epoch starts, and returns its number; the trainer's count is right after
+            a resume too. By default each `iter` starts the next epoch, or finishes that given to `load_state_dict`.
         rank: of this process, below `world_size`.
         world_size: W.
         num_workers: processes that read ahead.
@@ -155,7 +155,7 @@ class TrainLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the last batch that was handed out, if it belongs to the epoch that comes.
 
-        Where an epoch had another number of batches, the same share of it is left out.
+        If the saved epoch had a different number of batches, the same fraction of the new one is skipped.
         """
         batch = state["batch"] * len(self) // state.get("batches", len(self))
         self._position = self._resume_at = {"epoch": state["epoch"], "batch": batch}

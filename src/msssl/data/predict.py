@@ -1,4 +1,4 @@
-"""What `msssl predict` reads: the images of a split, or of every data set."""
+"""`PredictLoader`, the batches that `msssl predict` reads from one split or all, and the log line that says so."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Seeded, class-balanced, nested choices of images."""
+"""Chooses the images of each split by a seed: held-out images and nested fractions, balanced over classes."""
 
 import logging
 from collections.abc import Sequence

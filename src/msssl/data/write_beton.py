@@ -1,4 +1,4 @@
-"""`msssl write-beton`: a data module's images as files for FFCV."""
+"""`msssl write-beton`: writes the images of a data module as `.beton` files, which FFCV reads."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msssl.data.datamodule import MultiViewDataModule
-from msssl.data.pixels.beton import FIELDS, import_ffcv
+from msssl.data.pixels.beton_file import FIELDS, import_ffcv
 from msssl.data.pixels.decode import image_size, usable_cores
 from msssl.data.pixels.item import UnreadableImageError, read, why_not_fixed
 from msssl.data.pixels.labels import labels_of, strings_of

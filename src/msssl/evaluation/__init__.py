@@ -1,4 +1,4 @@
-"""What surrounds a run: `inspect` its data, `probe` its features, `compare` runs, `export` the backbone."""
+"""The commands before and after training: `inspect` (in `data/`), `probe`, `compare` and `export`."""
 
 from msssl.data.inspect import inspect as inspect
 from msssl.evaluation.compare.side_by_side import compare as compare

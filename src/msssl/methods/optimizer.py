@@ -1,4 +1,4 @@
-"""The optimizer and its learning-rate schedule, in a fresh run and in one that is resumed."""
+"""The optimizer and its learning-rate schedule (`WarmupCosine`), in a fresh run and in one that is resumed."""
 
 import math
 from collections.abc import Callable

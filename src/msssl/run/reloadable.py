@@ -1,4 +1,4 @@
-"""Stores the class and arguments of modules in checkpoints, and builds them again if their classes are trusted."""
+"""`Reloadable`: stores the class and arguments of modules and data modules in checkpoints, and builds them again."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""The cells of a study on disk: each is a folder, and what lies in it is its state."""
+"""The cells (runs) of a study on disk: the files in a cell's folder say whether it waits, runs, failed or is done."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The figure of a study, in the form that the paper has it."""
+"""Draws a study's figure: a measure against an axis of the grid, or accuracy or error against epochs or minutes."""
 
 from pathlib import Path
 from statistics import mean

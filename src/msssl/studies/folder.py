@@ -1,10 +1,10 @@
-"""The folder of images that a study is of: it may lie anywhere, but its content must be what the study names."""
+"""Checks that a folder holds exactly the image files that a study names, by their relative paths and sizes."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from msssl.data.sets.walk import list_images
+from msssl.data.sets.find_images import list_images
 from msssl.errors import UserError
 from msssl.wording import counted
 

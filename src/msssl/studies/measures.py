@@ -1,4 +1,4 @@
-"""What a study measures on each of its runs."""
+"""The measures of a study: checks them, finds the `msssl probe` flags that they need, and reads their values."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""The files of a study and its overlays."""
+"""Reads a study from its YAML file and overlays, and checks them."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

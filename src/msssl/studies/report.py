@@ -1,4 +1,4 @@
-"""`msssl report`: runs, or the cells of a study, side by side."""
+"""`msssl report`: compares runs, or makes the table and figure of a study."""
 
 import sys
 from pathlib import Path

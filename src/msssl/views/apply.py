@@ -1,4 +1,4 @@
-"""The drawn augmentations of a step, one after the other: eagerly or as one compiled function."""
+"""Applies augmentations whose parameters have been drawn, one after the other: eagerly or as one compiled function."""
 
 import logging
 from collections.abc import Callable, Hashable
@@ -66,9 +66,10 @@ def run(views: Tensor, steps: list[Any], params: list[Params]) -> Tensor:
 
 
 class CompiledRun:
-    """`run` compiled for each shape of a batch, for one `MultiView`; as it is where that fails, or for too many shapes.
+    """`run`, compiled once for each shape of a batch.
 
-    Only the first call of a shape may fall back: a later error is not of the compiler.
+    After a compilation that failed, and beyond 8 shapes, batches of new shapes run uncompiled. Only the first call of a
+    shape may fall back, since a later error does not come from the compiler.
     """
 
     most = 8  # shapes: each takes seconds, and those of training are few

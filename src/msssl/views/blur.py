@@ -1,4 +1,4 @@
-"""Gaussian blur and solarization, in one pass."""
+"""`BlurSolarize`: random Gaussian blur and solarization as one augmentation."""
 
 from typing import Any
 

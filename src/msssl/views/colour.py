@@ -1,4 +1,4 @@
-"""Colour jitter and grayscale, in one pass."""
+"""`ColorJitterGrayscale`: random colour jitter and grayscale as one augmentation."""
 
 import math
 from itertools import permutations
@@ -19,9 +19,9 @@ class ColorJitterGrayscale(KeyedAugmentation, IntensityAugmentationBase2D):
     """Jitters brightness, contrast and saturation, then hue, then takes the colour away, each by chance.
 
     The operations and the factors' distributions are those of torchvision's `ColorJitter` and `rgb_to_grayscale`.
-    Differs: each row has its own order of brightness, contrast and saturation, as there, but hue always comes last
-    (its place among the four is a tenth of what the jitter itself changes). Images of one channel can be jittered in
-    brightness and contrast.
+    As in torchvision, the order of brightness, contrast and saturation is random, here for each row. Unlike there, hue
+    always comes last; its place among the four makes a tenth of the difference that the jitter itself makes. Images of
+    one channel can be jittered in brightness and contrast.
 
     Args:
         brightness: factors come from [max(0, 1 - brightness), 1 + brightness].

@@ -1,4 +1,4 @@
-"""Random resized crop and horizontal flip, in one warp."""
+"""`RandomResizedCropFlip`: random resized crop and horizontal flip as one augmentation, by two matrix products."""
 
 import copy
 import math

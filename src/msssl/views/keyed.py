@@ -1,4 +1,4 @@
-"""What the fused augmentations share: parameters made of uniform numbers, so that a batch draws once for all."""
+"""`KeyedAugmentation`, the base class of augmentations whose parameters are computed from given random numbers."""
 
 import functools
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ Probability = float | Sequence[float]
 
 
 class KeyedAugmentation(Recorded):
-    """A Kornia augmentation whose parameters are a function of `n_uniforms` uniform numbers a row.
+    """A Kornia augmentation whose parameters are a function of `n_uniforms` uniform random numbers for each row.
 
-    `MultiView` draws them for the whole global batch at once and calls `make_params` and `apply_transform`; called by
-    itself, in any Kornia container, such an augmentation draws its own from the global generator of the images'
-    device. Either way `augmentation(images, params=...)` replays a call.
+    `MultiView` draws these numbers for the whole global batch, and calls `make_params` and `apply_transform`. Called
+    directly or in a Kornia container, the augmentation draws them from the global generator of the images' device. In
+    both cases `augmentation(images, params=...)` repeats a call.
     """
 
     n_uniforms: int
@@ -72,7 +72,7 @@ def check_probability(name: str, p: Probability) -> Probability:
 @functools.cache  # a copy to a GPU waits for it: once, not every step
 def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
     """A tensor of these values on this device."""
-    with torch.inference_mode(False):  # it outlives an evaluation that asks first
+    with torch.inference_mode(False):  # no inference tensor: training may use one that an evaluation makes
         return torch.tensor(values, dtype=torch.float32, device=device)
 
 

@@ -1,4 +1,4 @@
-"""Views of several sizes."""
+"""`MultiCrop`, which makes views of several sizes, such as 2 large and 6 small crops of each image."""
 
 from typing import Any, cast
 

@@ -1,4 +1,4 @@
-"""From images to views: uint8 (N, C, H, W) to float32 (K, N, C, H, W)."""
+"""`MultiView`, which turns uint8 images (N, C, H, W) into augmented, normalised views (K, N, C, H, W)."""
 
 import copy
 import difflib
@@ -15,8 +15,8 @@ from msssl.errors import UserError
 from msssl.recorded import Recorded
 from msssl.seeding import derive_seed
 from msssl.views.apply import CompiledRun, Normalize, Repeat, run
+from msssl.views.check_draws import check_draws, check_recipe
 from msssl.views.crop import RandomResizedCropFlip
-from msssl.views.draws import check_draws, check_recipe
 from msssl.views.keyed import KeyedAugmentation
 from msssl.views.preprocess import Preprocess
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
@@ -25,25 +25,25 @@ from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 class MultiView(Recorded, nn.Module):
     """K augmented, normalised views per image, all K*N of them as one batch, without gradient.
 
-    The views are a function of the images and the key alone: a fresh process that is asked for the same step makes
-    the same bits. Their parameters are drawn on the device, for the whole global batch, and each rank applies its own:
-    W ranks with N images each make the views of one process with W*N, to rounding. Stock Kornia modules cannot be
-    drawn for like this: their draws also depend on the rank. The global random state is left as it was.
+    The views depend only on the images and the key: for the same step, a new process makes the same views to the bit.
+    Random parameters are drawn on the device for the whole global batch, and each rank uses the rows of its own images.
+    So W ranks with N images each make the same views as one process with W*N images, up to rounding. Stock Kornia
+    modules draw random numbers of their own, which also depend on the rank. The global random state does not change.
 
     Args:
         n_views: K, at least 2.
         augmentations: a preset's name (`cifar`, `stl10`, `imagenet`, `imagenet100`, `grayscale`, `simclr`, `barlow`,
             `vicreg`), or modules in order, of `msssl.views`, Kornia or your own; they see the float images in [0, 1]
             of all views as one batch (K * N, C, H, W), and draw for each row.
-        mean: of the channels, in [0, 1]; by default the preset's, or ImageNet's for a list. `auto`: that of the
-            training images, and their standard deviation, found by the data module.
+        mean: of the channels, in [0, 1]; by default the preset's, or ImageNet's for a list. With `auto` the data module
+            computes mean and standard deviation of the training images.
         std: likewise.
         compile: whether `torch.compile` fuses the augmentations of `msssl.views`, in training mode; `auto` is yes on
             CUDA.
 
     Raises:
         ValueError: n_views below 2, an unknown preset, or a module that draws once for a batch, which would make all
-            views of an image equal; some are known by name, and the others found out at the first call.
+            views of an image equal. Some such modules are known by name; the first call detects the others.
 
     >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
     >>> views = MultiView(n_views=4)(images)
@@ -119,9 +119,12 @@ class MultiView(Recorded, nn.Module):
     def make(
         self, images: Tensor, key: tuple[int, ...], rank: int, world_size: int, normalize: KeyedAugmentation
     ) -> Tensor:
-        """Views as `forward` returns them, by another last step, which `MultiCrop` has for all of its groups."""
+        """Views as `forward` returns them, with this normalisation as the last step.
+
+        `MultiCrop` gives the same one to all of its groups.
+        """
         self._check(images)
-        with torch.inference_mode(False):  # what is moved outlives an evaluation that asks first
+        with torch.inference_mode(False):  # no inference tensors: training may use what an evaluation moved
             self.to(images.device)
         steps: list[Any] = [Repeat(self.n_views), *self.steps(_size(images)), normalize]
         uniforms = self._draw(steps, images, key, rank, world_size)

@@ -1,4 +1,4 @@
-"""What evaluation does to an image: plain data that stands in every checkpoint beside the weights."""
+"""`Preprocess`: how images are resized and normalised for evaluation, as plain data in every checkpoint."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""Augmentation recipes by name."""
+"""The named presets of `MultiView`: augmentations, statistics for normalisation, and sizes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

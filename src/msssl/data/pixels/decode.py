@@ -1,4 +1,4 @@
-"""All images of a data set, decoded by all cores."""
+"""Decodes all images of a data set with several processes, or only checks which of them can be read."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,10 @@
-"""Image files of any kind, as 8-bit RGB."""
+"""Opens image files as 8-bit RGB, and tells errors of the file from errors of the machine."""
 
 import errno
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from msssl.data.pixels.deep import Window, check_values, read_deep, through_window
+from msssl.data.pixels.high_bit_depth import Window, check_values, read_deep, through_window
 from msssl.errors import UserError
 
 _TURNS = {  # that make an image upright, by its orientation
@@ -106,10 +106,10 @@ def to_rgb(image: Image.Image, window: Window | None = None) -> Image.Image:
 
 
 def is_of_the_machine(error: BaseException) -> bool:
-    """Whether an error says nothing about the file that was read: no memory, a full table, a failing disk or network.
+    """Whether the machine, and not the file, caused an error: no memory, a full table, a failing disk or network.
 
-    The kinds that an operating system gives to a file are few: it is not there, or may not be read. Pillow's own
-    errors have no number. All others are the machine's, and so is what they lead to.
+    Few errors of the operating system concern the file: it does not exist, or may not be read. Pillow's own errors have
+    no number, and concern the file too. All other system errors are the machine's, as are errors caused by them.
     """
     while True:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and not _is_of_the_file(error)):

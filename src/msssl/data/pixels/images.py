@@ -1,4 +1,4 @@
-"""Batches of images: some rows of a data set that a storage has opened, and the sampler of whole batches."""
+"""`Images`, which reads whole batches from an opened data set, and `BatchRows`, the sampler of their rows."""
 
 import functools
 from collections.abc import Iterator, Sequence

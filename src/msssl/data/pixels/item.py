@@ -1,4 +1,4 @@
-"""One image of any data set of (image, label): read, checked, and made 8-bit RGB."""
+"""Reads one item of any data set: checks image and label, and converts the image to an 8-bit RGB tensor."""
 
 import random
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from typing_extensions import override
 
-from msssl.data.pixels.deep import Deep, PixelsError, Window, check_values, through_window
 from msssl.data.pixels.files import is_of_the_machine, shown, square, to_rgb
+from msssl.data.pixels.high_bit_depth import Deep, PixelsError, Window, check_values, through_window
 from msssl.data.pixels.labels import as_label, class_names_of, fingerprint, labels_of, strings_of
 from msssl.errors import UserError
 
@@ -141,10 +141,10 @@ def squares_of(dataset: Dataset[Any], name: str, size: int | None, window: Windo
 def why_not_fixed(dataset: Dataset[Any], name: str) -> str | None:
     """Why the pixels of a data set may be others each time they are read, or None where they are the same.
 
-    Some images are read twice: only what stays the same may be decoded once and kept. A random transform shows by
-    drawing from the random numbers of torch, NumPy or Python, also where an image stays as it is by chance; one with
-    random numbers of its own by other pixels. The state of the random numbers is left as it was. A data set that seeds
-    them by the image is fixed.
+    Some images are read twice, as only images that stay the same may be decoded once and kept. A random transform is
+    detected because it uses the random numbers of torch, NumPy or Python, even if an image happens not to change; one
+    with a generator of its own is detected by changed pixels. The random state is restored afterwards. A data set that
+    seeds it by the image counts as unchanging.
 
     Args:
         dataset: of (image, label).

@@ -73,7 +73,7 @@ def class_names_of(dataset: Any) -> Sequence[str] | None:
 
 
 def fingerprint(dataset: Dataset[Any]) -> str | None:
-    """A name for the content of a data set, found without decoding it; None where there is no way to tell.
+    """A name for the content of a data set, without decoding it; None where there is no way to tell.
 
     It is the data set's own `fingerprint`, or a hash of its labels and arrays (those of torchvision's CIFAR and STL-10,
     and of a `TensorDataset`), unless it transforms them.

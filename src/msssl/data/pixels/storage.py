@@ -15,7 +15,7 @@ from lightning import Trainer
 from torch.utils.data import Dataset
 
 from msssl.data.pixels import cache
-from msssl.data.pixels.beton import BetonFile
+from msssl.data.pixels.beton_file import BetonFile
 from msssl.data.pixels.decode import Decoded, check, decode, image_size, usable_cores
 from msssl.data.pixels.item import UnreadableImageError, is_readable, why_not_fixed
 from msssl.data.pixels.labels import fingerprint, strings_of

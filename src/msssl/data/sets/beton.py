@@ -1,4 +1,4 @@
-"""FFCV's `.beton` files."""
+"""`Beton`, the data module for the `.beton` files of FFCV."""
 
 import shlex
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
-from msssl.data.pixels.beton import BetonFile
+from msssl.data.pixels.beton_file import BetonFile
 from msssl.errors import UserError
 
 

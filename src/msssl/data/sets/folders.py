@@ -1,4 +1,4 @@
-"""Which images there are in folders: their splits, classes and groups."""
+"""Lists the images in folders such as `train/<class>/`, with the split, class and group of each."""
 
 import logging
 import os
@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from msssl.data.pixels.files import shown
+from msssl.data.sets.find_images import describe, extension_of, images_among, is_ignored, is_run, list_images
 from msssl.data.sets.manifest import Row, composed
-from msssl.data.sets.walk import describe, extension_of, images_among, is_ignored, is_run, list_images
 from msssl.data.splits import SPLITS, Split, split_of
 from msssl.errors import UserError
 from msssl.wording import counted

@@ -1,4 +1,4 @@
-"""A user's image files, as a data set with labels."""
+"""`ImageFiles`, a data set of image files with labels; also finds a default image size and the class names."""
 
 import hashlib
 import logging
@@ -9,8 +9,8 @@ from collections import Counter
 from PIL import Image
 from torch.utils.data import Dataset
 
-from msssl.data.pixels.deep import Window
 from msssl.data.pixels.files import open_square, short_side, shown
+from msssl.data.pixels.high_bit_depth import Window
 from msssl.data.pixels.item import UnreadableImageError, stop_for_the_machine
 from msssl.data.sets.manifest import Row
 from msssl.errors import UserError

@@ -1,4 +1,4 @@
-"""A user's own images, in folders or listed in a file."""
+"""`ImageFolder`, the data module for a user's own images, in folders or listed in a CSV file."""
 
 import functools
 from pathlib import Path

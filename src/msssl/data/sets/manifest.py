@@ -1,4 +1,4 @@
-"""A CSV file that lists images, with their labels, splits and groups."""
+"""Reads a manifest, a CSV file that lists images with their labels, splits and groups."""
 
 import csv
 import difflib

@@ -1,4 +1,4 @@
-"""Shapes: an embedded image set, drawn from a seed."""
+"""`Shapes`, a data module whose images of simple shapes are drawn from a seed, with nothing to download."""
 
 import math
 from collections.abc import Callable

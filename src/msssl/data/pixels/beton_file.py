@@ -1,4 +1,4 @@
-"""A `.beton` file of FFCV (Leclerc et al. 2023), read in an order of ours."""
+"""Reads a `.beton` file of FFCV (Leclerc et al. 2023) in batches, in the order that msssl's loader chooses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

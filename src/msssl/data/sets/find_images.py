@@ -1,4 +1,4 @@
-"""The image files below a folder."""
+"""Finds the image files below a folder by their extensions, without hidden files and folders of runs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""LightningCLI, with a folder for each run and a summary at its end."""
+"""`MultiViewCLI`, a LightningCLI that makes a folder for each run and prints a summary at its end."""
 
 import sys
 from inspect import signature

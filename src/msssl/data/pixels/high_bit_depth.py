@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a channel: their values as they are in the file, and the window that makes 8 bits of them.
+"""Reads images of more than 8 bits per channel at full depth, and maps a window of their values to 8 bits.
 
 Pillow opens such images in grey as they are, but keeps only the upper byte of each value in colour, or with alpha.
 """

@@ -1,4 +1,4 @@
-"""Whether the modules of a recipe draw for each row: what draws once for a batch makes all views of an image equal."""
+"""Checks that augmentations draw random numbers for each row: drawn once per batch, views would be equal."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -22,7 +22,10 @@ _N_TRIES = 8
 
 
 def check_recipe(augmentations: Sequence[Any]) -> None:
-    """Raise ValueError, with the place in the list, for what is known to draw once for a batch, and for no module."""
+    """Raise ValueError for a module that is known to draw once for a batch, and for anything that is no module.
+
+    The message has its place in the list.
+    """
     for position, module in enumerate(augmentations):
         _check_module(module, f"augmentations[{position}]")
 
@@ -59,10 +62,10 @@ def check_draws(
     device: torch.device,
     seeded: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    """Try the steps on copies of one image: raise ValueError for one that changes them, but all in the same way.
+    """Run the steps on copies of one image; raise ValueError for a step that depends on the seed but not on the copy.
 
-    Waits for the device. Ranks try the same image with the same seeds, so that all of them decide alike. A step that
-    seldom does anything may pass.
+    Such a step draws its random numbers once for a batch. All ranks use the same image and seeds, so that they reach
+    the same result. A step that rarely changes an image may pass. The host waits for the device.
 
     Args:
         steps: in their order.
