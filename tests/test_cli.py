@@ -577,18 +577,18 @@ def test_public_names():
 
 
 def test_the_bar_reads_metrics_at_logging_steps_only(msssl, monkeypatch):
-    from msssl.cli import run
+    from msssl.cli import lightning_cli
 
     reads = []
-    get_metrics = run.Bar.get_metrics
+    get_metrics = lightning_cli.Bar.get_metrics
 
     def count(self, trainer, module):
         if trainer.training:
             reads.append(trainer.global_step)
         return get_metrics(self, trainer, module)
 
-    monkeypatch.setattr(run, "has_terminal", lambda: True)
-    monkeypatch.setattr(run.Bar, "get_metrics", count)
+    monkeypatch.setattr(lightning_cli, "has_terminal", lambda: True)
+    monkeypatch.setattr(lightning_cli.Bar, "get_metrics", count)
     code, _, err = msssl(*SHAPES, "--trainer.log_every_n_steps=2", "--data.batch_size=4")  # 12 steps
     assert code == 0, err
     assert set(reads) <= {0, 2, 4, 6, 8, 10, 12}
