@@ -17,7 +17,8 @@ import msssl
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+METHOD_PAGES = sorted((ROOT / "docs/methods").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *METHOD_PAGES]
 LANGUAGES = ("python", "bash", "yaml", "csv")
 OUTPUT = ("", "text")  # blocks that show what is printed, or a drawing
 NOT_RUN = {  # named in a comment before the block, `<!-- not run: pip -->`: why, and what is looked at instead
@@ -163,6 +164,8 @@ def _miniature(path: Path) -> dict:
         config["model"]["backbone"] = {"class_path": "msssl.ResNet", "init_args": {"depth": 50, "width": 2}}
     if path.name == "large_projector.yaml":
         config["model"]["init_args"]["proj_dim"] = 512
+    if path.name == "logdet.yaml":
+        config["model"]["init_args"]["proj_dim"] = 4  # below the number of images in a batch
     return config
 
 

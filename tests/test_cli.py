@@ -46,6 +46,13 @@ OVERLAYS = {
     "ffcv.yaml",
     "lars.yaml",
     "large_projector.yaml",
+    "lejepa.yaml",
+    "frossl.yaml",
+    "logdet.yaml",
+    "visreg.yaml",
+    "mvdhel.yaml",
+    "byol.yaml",
+    "simsiam.yaml",
 }
 BASES = {"multicrop.yaml": "demo.yaml"}  # its views are larger than CIFAR's images
 STAND_INS = {
@@ -57,6 +64,7 @@ STAND_INS = {
     "imagenet100.yaml": "imagenet_folder",
 }
 EXTRA = {
+    "logdet.yaml": ["--model.proj_dim=3"],
     "multicrop.yaml": ["--data.image_size=64", *TINY_IMAGES[:2], *NARROW],
     "stl10.yaml": ["--data.views.n_views=2", *NARROW],
     "imagenet100.yaml": ["--data.views.n_views=2", "--data.val_fraction=0.5", *NARROW],
@@ -124,7 +132,7 @@ def test_a_run_leaves_everything_in_its_folder(msssl, tmp_path):
     assert rows
     assert f"msssl probe --ckpt_path runs/{run.name}/last.ckpt" in out
     assert re.search(r"0\.\d\d\d top-1 on validation images \(online linear probe", out)
-    assert "beta: 0.0195312 (auto: 5 / 256)" in err
+    assert "loss of BarlowTwins: beta 0.0195312, form mean" in err
     assert "Tip" not in err + out
     # The saved config is the whole run.
     saved = run / "config.yaml"
@@ -431,7 +439,7 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--trainer.callbacks LearningRateFinder": "LearningRateFinder is not supported",
     "--trainer.callbacks BatchSizeFinder": "BatchSizeFinder is not supported",
     "--online_probe.lr fast": "online_probe.lr: expected float, got fast",
-    "--config absent.yaml": "config absent.yaml is neither here nor among those that ship with msssl: cifar.yaml,",
+    "--config absent.yaml": "config absent.yaml is neither here nor among those that ship with msssl: byol.yaml,",
     "--config broken.yaml": "Problems parsing config",
     "--ckpt_path absent.ckpt": "absent.ckpt is not a file",
     "--ckpt_path last": "there is no last.ckpt below runs",

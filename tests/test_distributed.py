@@ -15,12 +15,24 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from msssl import BarlowTwins, distributed
+from msssl import BYOL, BarlowTwins, SimSiam, distributed
 from msssl.distributed import BackgroundMaximum, check_equal_shapes, gather, gather_rows
-from msssl.losses import barlow_twins_loss, mmcr_loss, simclr_loss, spectral_contrastive_loss, vicreg_loss
+from msssl.losses import (
+    barlow_twins_loss,
+    frossl_loss,
+    lejepa_loss,
+    logdet_loss,
+    mmcr_loss,
+    mvdhel_loss,
+    simclr_loss,
+    spectral_contrastive_loss,
+    vicreg_loss,
+    visreg_loss,
+)
 
 ROOT = Path(__file__).parents[1]
 N, FEATURES, D = 3, 6, 4  # images per rank, and widths
+DIRECTIONS = nn.functional.normalize(torch.randn(D, 5, generator=torch.Generator().manual_seed(0)), dim=0).double()
 LOSSES = {
     "barlow_twins": partial(barlow_twins_loss, beta=0.3),
     "barlow_twins pairs": partial(barlow_twins_loss, beta=0.3, form="pairs"),
@@ -30,6 +42,12 @@ LOSSES = {
     "simclr": simclr_loss,
     "spectral_contrastive": spectral_contrastive_loss,
     "mmcr": partial(mmcr_loss, local_coeff=0.2),
+    "lejepa": partial(lejepa_loss, directions=DIRECTIONS, lambda_=0.3),
+    "visreg": partial(visreg_loss, directions=DIRECTIONS),
+    "frossl": frossl_loss,
+    "logdet": logdet_loss,
+    "logdet tcr": partial(logdet_loss, form="tcr"),
+    "mvdhel": mvdhel_loss,
 }
 CASES = [(name, K) for name in LOSSES for K in (2, 3)]
 
@@ -204,12 +222,13 @@ def work_in_bf16(rank, world_size, folder):
 
 
 def second_networks():
-    """The example of the documentation and BYOL: methods whose targets are another network's."""
+    """Methods with targets or predictors: of the documentation, of the package and of the examples."""
     page = (ROOT / "docs" / "new-method.md").read_text()
     (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "class Distilled" in block]
     namespace = {"__name__": "documented"}
     exec(block, namespace)
-    return {"Distilled": namespace["Distilled"], "BYOL": load(ROOT / "configs" / "examples" / "byol.py").BYOL}
+    moco = load(ROOT / "configs" / "examples" / "moco.py").MoCo
+    return {"Distilled": namespace["Distilled"], "BYOL": BYOL, "SimSiam": SimSiam, "MoCo": moco}
 
 
 def step_of_second_network(method, K, world_size, rank=None):
@@ -287,7 +306,7 @@ def test_loss_and_gradients_are_those_of_one_process(ranks, loss, K):
         assert_close(found[loss, K], (value, grads), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["Distilled", "BYOL"])
+@pytest.mark.parametrize("method", ["Distilled", "BYOL", "SimSiam", "MoCo"])
 def test_targets_of_a_second_network_are_those_of_one_process(ranks, method):
     expected = step_of_second_network(second_networks()[method], 3, len(ranks))
     assert max(grad.abs().max() for grad in expected[1]) > 1e-3

@@ -1,7 +1,9 @@
+import math
 import re
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from statistics import NormalDist
 
 import lightly.loss
 import pytest
@@ -9,9 +11,21 @@ import torch
 from conftest import load
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from msssl.losses import barlow_twins_loss, mmcr_loss, simclr_loss, spectral_contrastive_loss, vicreg_loss
+from msssl.losses import (
+    barlow_twins_loss,
+    frossl_loss,
+    lejepa_loss,
+    logdet_loss,
+    mmcr_loss,
+    mvdhel_loss,
+    simclr_loss,
+    spectral_contrastive_loss,
+    vicreg_loss,
+    visreg_loss,
+)
 
 BETA = 0.3
 COEFFS = {"sim_coeff": 3.0, "std_coeff": 7.0, "cov_coeff": 2.0}
@@ -161,6 +175,118 @@ def brute_mmcr(z, local_coeff=0.2):
     return with_loss((-1, local_coeff), extent=sum_of_singular_values(centroids), spread=spread)
 
 
+def unit_directions(D, S=3):
+    generator = torch.Generator().manual_seed(D)
+    return F.normalize(torch.randn(D, S, generator=generator, dtype=torch.float64), dim=0)
+
+
+def along_random_directions(loss):
+    """The loss with fixed directions for each D, which tests can call with z alone."""
+    return lambda z, **kwargs: loss(z, directions=unit_directions(z.shape[-1]), **kwargs)
+
+
+def invariance_to_the_mean(z):
+    K, N, D = z.shape
+    return mean([(z[k, n, d] - mean(list(z[:, n, d]))) ** 2 for k in range(K) for n in range(N) for d in range(D)])
+
+
+def brute_lejepa(z, lambda_=0.3):
+    K, N, D = z.shape
+    tests = []
+    for k in range(K):
+        for a in unit_directions(D).T:
+            x = [z[k, n] @ a for n in range(N)]
+            statistic = 0
+            for j in range(17):
+                t, dt = 3 * j / 16, 3 / 16
+                phi = math.exp(-(t**2) / 2)
+                weight = (dt if j in (0, 16) else 2 * dt) * phi
+                real = mean([torch.cos(t * value) for value in x]) - phi
+                imaginary = mean([torch.sin(t * value) for value in x])
+                statistic = statistic + weight * (real**2 + imaginary**2)
+            tests.append(N * statistic)
+    return with_loss((1 - lambda_, lambda_), invariance=invariance_to_the_mean(z), sigreg=mean(tests))
+
+
+def brute_visreg(z, lambda_=0.3, eps=1e-8):
+    K, N, D = z.shape
+    centers, scales, shapes = [], [], []
+    for k in range(K):
+        columns = [[z[k, n, d] for n in range(N)] for d in range(D)]
+        means = [mean(column) for column in columns]
+        stds = [(variance(column, correction=0) + eps) ** 0.5 for column in columns]
+        centers += [m**2 for m in means]
+        scales += [(1 - s) ** 2 for s in stds]
+        for a in unit_directions(D).T:
+            projected = [sum((z[k, n, d] - means[d]) / stds[d].detach() * a[d] for d in range(D)) for n in range(N)]
+            for i, value in enumerate(sorted(projected, key=lambda value: value.item())):
+                shapes.append((value - NormalDist().inv_cdf((i + 1) / (N + 1))) ** 2)
+    weights = (1 - lambda_, lambda_, lambda_, lambda_)
+    terms = {"center": mean(centers), "scale": mean(scales), "shape": mean(shapes)}
+    return with_loss(weights, invariance=invariance_to_the_mean(z), **terms)
+
+
+def brute_frossl(z, weight=3.0):
+    K, N, D = z.shape
+    length = [[sum(z[k, n, d] ** 2 for n in range(N)) ** 0.5 for d in range(D)] for k in range(K)]
+    h = [[[z[k, n, d] / length[k][d] for d in range(D)] for n in range(N)] for k in range(K)]
+    entropy = invariance = 0
+    for k in range(K):
+        gram = [[sum(h[k][n][d] * h[k][n][e] for n in range(N)) for d in range(D)] for e in range(D)]
+        entropy = entropy + torch.log(sum(value**2 for row in gram for value in row) / D**2) / K
+        for n in range(N):
+            for d in range(D):
+                invariance = invariance + (h[k][n][d] - mean([h[j][n][d] for j in range(K)])) ** 2 / (K * D)
+    return with_loss((1, weight), entropy=entropy, invariance=invariance)
+
+
+def brute_logdet(z, alpha=2.0, eps=1e-4):
+    K, N, D = z.shape
+    u = [[z[k, n] / (z[k, n] @ z[k, n]) ** 0.5 for n in range(N)] for k in range(K)]
+    invariance = mean([((u[k][n] - u[j][n]) ** 2).sum() for k, j in pairs_of(K) for n in range(N)])
+    volumes = []
+    for k in range(K):
+        centre = mean(u[k])
+        covariance = sum(torch.outer(row - centre, row - centre) for row in u[k]) / N
+        volumes.append(torch.linalg.eigvalsh(covariance + eps * torch.eye(D, dtype=z.dtype)).log().sum() / D)
+    return with_loss((alpha, -2), invariance=invariance, volume=mean(volumes))
+
+
+def brute_tcr(z, alpha=2.0, eps=0.2):
+    K, N, D = z.shape
+    u = [[z[k, n] / (z[k, n] @ z[k, n]) ** 0.5 for n in range(N)] for k in range(K)]
+    similarities, volumes = [], []
+    for k in range(K):
+        second_moment = sum(torch.outer(row, row) for row in u[k])
+        volumes.append(
+            torch.linalg.eigvalsh(torch.eye(D, dtype=z.dtype) + D / (N * eps) * second_moment).log().sum() / 2
+        )
+        similarities += [F.cosine_similarity(u[k][n], mean([u[j][n] for j in range(K)]), dim=0) for n in range(N)]
+    return with_loss((alpha, -1), invariance=-mean(similarities), volume=mean(volumes))
+
+
+def of_few_dimensions(loss):
+    """The loss of the first dimensions, fewer than there are images."""
+
+    def loss_of(z, **kwargs):
+        is_valid = z.ndim == 3 and len(z) > 1 and z.shape[1] > 1
+        return loss(z[..., : z.shape[1] - 1] if is_valid else z, **kwargs)
+
+    return loss_of
+
+
+def brute_mvdhel(z, temperature=0.5):
+    K, N, _ = z.shape
+    u = [[z[k, n] / (z[k, n] @ z[k, n]) ** 0.5 for n in range(N)] for k in range(K)]
+    uniformity = alignment = 0
+    for n in range(N):
+        for k in range(K):
+            others = [torch.exp(u[k][n] @ u[k][m] / temperature) for m in range(N) if m != n]
+            uniformity = uniformity + sum(others).log() / N
+        alignment = alignment + sum(torch.exp(u[k][n] @ u[j][n] / temperature) for k, j in pairs_of(K)).log() / N
+    return with_loss((1, -1), uniformity=uniformity, alignment=alignment)
+
+
 LOSSES = {
     "barlow_twins": (barlow_twins, brute_barlow_twins),
     "barlow_twins pairs": (partial(barlow_twins, form="pairs"), brute_barlow_twins_pairs),
@@ -170,6 +296,12 @@ LOSSES = {
     "simclr": (partial(simclr_loss, temperature=0.5), brute_simclr),
     "spectral_contrastive": (spectral_contrastive_loss, brute_spectral_contrastive),
     "mmcr": (partial(mmcr_loss, local_coeff=0.2), brute_mmcr),
+    "lejepa": (partial(along_random_directions(lejepa_loss), lambda_=0.3), brute_lejepa),
+    "visreg": (partial(along_random_directions(visreg_loss), lambda_=0.3), brute_visreg),
+    "frossl": (partial(frossl_loss, weight=3.0), brute_frossl),
+    "logdet": (partial(of_few_dimensions(logdet_loss), alpha=2.0), of_few_dimensions(brute_logdet)),
+    "logdet tcr": (partial(logdet_loss, alpha=2.0, form="tcr"), brute_tcr),
+    "mvdhel": (partial(mvdhel_loss, temperature=0.5), brute_mvdhel),
 }
 all_losses = pytest.mark.parametrize("loss", [loss for loss, _ in LOSSES.values()], ids=LOSSES)
 
@@ -183,6 +315,16 @@ def flops(loss, K, N, D):
     with FlopCounterMode(display=False) as counter:
         loss(z)["loss"].backward()
     return counter.get_total_flops()
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations, in the forward and the backward pass."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += 1
+        return func(*args, **(kwargs or {}))
 
 
 def assert_finite(loss, z):
@@ -227,6 +369,27 @@ def test_two_views_are_those_of_lightly(loss, peer):
     found, expected = loss(z)["loss"], peer(z[0], z[1])
     assert_close(found, expected, rtol=1e-9, atol=0)
     assert_close(gradient(found, z), gradient(expected, z), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("K", [2, 3, 5])
+def test_losses_for_many_views_are_those_of_lightly(K, monkeypatch):
+    """Lightly sums FroSSL over the views, and its weight means another thing for each K, N and D."""
+    N, D, S = 16, 12, 7
+    z, directions = embeddings(K, N, D), unit_directions(D, S)
+    monkeypatch.setattr(lightly.loss.lejepa_loss.SIGReg, "_generate_unit_vectors", lambda *args: directions)
+    peer = lightly.loss.LeJEPALoss(lambda_param=0.2, sigreg_num_vectors=S).double()
+    expected = peer(global_proj=z[:2], local_proj=z[2:]) if K > 2 else peer(global_proj=z[:1], local_proj=z[1:])
+    targets = 2 if K > 2 else 1
+    found = lejepa_loss(z, directions=directions, lambda_=0.2, n_targets=targets)["loss"]
+    assert_close(found, expected, rtol=1e-6, atol=0)
+    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: directions)
+    peer = lightly.loss.VISRegLoss(lambda_param=0.2, num_slices=S, eps=1e-12)
+    terms = peer.forward_components(global_proj=z[:targets], local_proj=z[targets:])
+    found = visreg_loss(z, directions=directions, eps=0.0)
+    for name in ("center", "scale", "shape"):
+        assert_close(found[name], getattr(terms, name), rtol=1e-6, atol=0)
+    expected = lightly.loss.FroSSLLoss(invariance_weight=1.4)(list(z))
+    assert_close(K * frossl_loss(z, weight=1.4 * K * D / N)["loss"], expected, rtol=1e-6, atol=0)
 
 
 def test_barlow_twins_invariance_of_two_views_is_that_of_the_cross_correlation():
@@ -311,6 +474,64 @@ def test_matrix_products_do_not_grow_with_the_views(name, N, D):
     loss = LOSSES[name][0]
     assert 0 < flops(loss, 16, N, D) == flops(loss, 2, N, D)
     assert flops(loss, 2, N, D) == 3 * 2 * N * D * min(N, D)  # one Gram of the smaller side, and its two gradients
+
+
+@pytest.mark.parametrize("name", ["lejepa", "visreg", "frossl", "logdet", "logdet tcr", "mvdhel"])
+def test_launches_do_not_grow_with_the_views(name):
+    counts = []
+    for K in (2, 16):
+        z = embeddings(K, 32, 8).requires_grad_()
+        counter = Counted()
+        with counter:
+            LOSSES[name][0](z)["loss"].backward()
+        counts.append(counter.number)
+    assert counts[0] == counts[1] > 0
+
+
+def test_mvdhel_of_many_views_does_not_overflow():
+    z = embeddings(16, 256, 64)
+    terms = mvdhel_loss(z.float(), temperature=0.1)
+    assert_close({k: v.double() for k, v in terms.items()}, mvdhel_loss(z, temperature=0.1), rtol=1e-5, atol=0)
+
+
+def test_frossl_invariance_does_not_depend_on_the_batch():
+    values = []
+    for N in (64, 256, 1024):
+        generator = torch.Generator().manual_seed(N)
+        image, noise = torch.randn(N, 512, generator=generator), torch.randn(2, N, 512, generator=generator)
+        values.append(frossl_loss(image + 0.5 * noise)["invariance"].item())
+    assert max(values) / min(values) < 1.05
+
+
+def test_lejepa_compares_all_views_with_the_first_ones():
+    z = embeddings(5, 7, 4)
+    terms = lejepa_loss(z, directions=unit_directions(4), n_targets=2)
+    assert_close(terms["invariance"], (z - z[:2].mean(dim=0)).square().mean(), rtol=1e-11, atol=0)
+
+
+def test_lejepa_gradient_is_that_of_finite_differences():
+    z = embeddings(2, 5, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: lejepa_loss(z, directions=unit_directions(3))["sigreg"], z)
+
+
+A = unit_directions(4)
+WRONG_ARGUMENTS = {
+    "directions have shape (3, 4): expected (D, S) with the D = 4 of": lambda z: lejepa_loss(z, directions=A.T),
+    "directions have shape (4,)": lambda z: visreg_loss(z, directions=torch.ones(4)),
+    "lambda_ is 1.5: expected a number in [0, 1]": lambda z: lejepa_loss(z, directions=A, lambda_=1.5),
+    "lambda_ is -0.1": lambda z: visreg_loss(z, directions=A, lambda_=-0.1),
+    "n_targets is 4: expected 1 to 3": lambda z: lejepa_loss(z, directions=A, n_targets=4),
+    "temperature is 0": lambda z: mvdhel_loss(z, temperature=0),
+    "eps is 0: expected a number above 0": lambda z: logdet_loss(z, eps=0),
+    "form is 'det': expected one of logdet, tcr": lambda z: logdet_loss(z, form="det"),
+    "(3, 4, 4): the covariance of 4 images in 4 dimensions is singular": lambda z: logdet_loss(z[:, :4]),
+}
+
+
+@pytest.mark.parametrize(("message", "loss"), WRONG_ARGUMENTS.items(), ids=WRONG_ARGUMENTS)
+def test_wrong_arguments_are_named(message, loss):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loss(embeddings(3, 7, 4))
 
 
 @pytest.mark.parametrize("name", ["barlow_twins pairs", "vicreg pairs", "spectral_contrastive"])

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from msssl import BarlowTwins, MultiView, MultiViewDataModule
+import msssl
+from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule
 from msssl.callbacks import OnlineKNN, RankMonitor
 from msssl.metrics import alpha_req, knn, rankme
 
@@ -37,9 +38,9 @@ def images(n, labelled=True):
     return TensorDataset(pixels, labels if labelled else torch.full((n,), -1))
 
 
-def fit(callbacks, tmp_path, *, train=None, val=None, epochs=1, **kwargs):
+def fit(callbacks, tmp_path, *, train=None, val=None, epochs=1, method=BarlowTwins, **kwargs):
     torch.manual_seed(0)
-    module = BarlowTwins(backbone=Encoder(), proj_dim=8)
+    module = method(backbone=Encoder(), proj_dim=8)
     data = MultiViewDataModule.from_datasets(
         train or images(60), val or images(31), batch_size=10, num_workers=0, views=MultiView(2)
     )
@@ -125,6 +126,19 @@ def test_a_collapse_is_said_with_its_step(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="msssl"):
         fit([RankMonitor()], tmp_path)
     assert "collapse" not in caplog.text
+
+
+def methods():
+    public = [getattr(msssl, name) for name in msssl.__all__]
+    return [each for each in public if isinstance(each, type) and issubclass(each, MultiViewModule)][1:]
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.__name__)
+def test_a_collapse_of_every_method_is_said(method, tmp_path, caplog):
+    constant = TensorDataset(torch.full((60, 3, 8, 8), 7, dtype=torch.uint8), torch.arange(60) % 3)
+    with caplog.at_level(logging.WARNING, logger="msssl"):
+        fit([RankMonitor()], tmp_path, val=constant, method=method)
+    assert "collapse at step 6: RankMe of z is 1.00 of 8" in caplog.text
 
 
 def test_without_labels_neighbours_are_off_with_one_line(tmp_path, caplog):

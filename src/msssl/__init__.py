@@ -13,6 +13,13 @@ _HOME = {
     "SimCLR": "methods",
     "SpectralContrastive": "methods",
     "MMCR": "methods",
+    "LeJEPA": "methods",
+    "FroSSL": "methods",
+    "LogDet": "methods",
+    "VISReg": "methods",
+    "MVDHEL": "methods",
+    "BYOL": "methods",
+    "SimSiam": "methods",
     "WarmupCosine": "methods",
     "MultiViewDataModule": "data",
     "CIFAR10": "data",
@@ -64,11 +71,18 @@ if TYPE_CHECKING:
     from msssl.data import Shapes as Shapes
     from msssl.evaluation import export as export
     from msssl.evaluation import probe as probe
+    from msssl.methods import BYOL as BYOL
     from msssl.methods import MMCR as MMCR
+    from msssl.methods import MVDHEL as MVDHEL
     from msssl.methods import BarlowTwins as BarlowTwins
+    from msssl.methods import FroSSL as FroSSL
+    from msssl.methods import LeJEPA as LeJEPA
+    from msssl.methods import LogDet as LogDet
     from msssl.methods import MultiViewModule as MultiViewModule
     from msssl.methods import SimCLR as SimCLR
+    from msssl.methods import SimSiam as SimSiam
     from msssl.methods import SpectralContrastive as SpectralContrastive
     from msssl.methods import VICReg as VICReg
+    from msssl.methods import VISReg as VISReg
     from msssl.methods import WarmupCosine as WarmupCosine
     from msssl.views import MultiView as MultiView

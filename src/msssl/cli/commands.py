@@ -77,8 +77,9 @@ data:
   --data.val_fraction SHARE  share held out for validation
 
 model:
-  --model CLASS              BarlowTwins, VICReg, SimCLR, SpectralContrastive,
-                             MMCR, or my_file.MyClass
+  --model CLASS              BarlowTwins, VICReg, LeJEPA, FroSSL, LogDet,
+                             VISReg, MVDHEL, SimCLR, SpectralContrastive,
+                             MMCR, BYOL, SimSiam, or my_file.MyClass
   --model.backbone NAME      resnet18, resnet34, resnet50, timm:NAME
   --model.proj_dim D         width of the projector's output
   --model.weights FILE       what the encoder starts from

@@ -1,4 +1,4 @@
-"""Functions that several losses use: the check of their input, products of pairs and energies of Gram matrices."""
+"""Functions that several losses use: the checks of their input, products of pairs and energies of Gram matrices."""
 
 import torch
 from torch import Tensor
@@ -42,3 +42,18 @@ def off_diagonal_energy(x: Tensor) -> Tensor:
     tensor(392.)
     """
     return energy(x) - x.square().sum(dim=-2).square().sum(dim=-1)
+
+
+def check_directions(directions: Tensor, z: Tensor) -> None:
+    """Raise ValueError unless directions are (D, S) for z (K, N, D)."""
+    if directions.ndim != 2 or directions.shape[0] != z.shape[-1]:
+        raise UserError(
+            f"directions have shape {tuple(directions.shape)}: expected (D, S) with the D = {z.shape[-1]} of the "
+            "embeddings"
+        )
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless a number is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} is {value}: expected a number in [0, 1]")

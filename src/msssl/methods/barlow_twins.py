@@ -1,6 +1,5 @@
 """The Barlow Twins method."""
 
-import logging
 from typing import Any, Literal
 
 from torch import Tensor
@@ -10,8 +9,6 @@ from msssl.errors import UserError
 from msssl.losses import barlow_twins_loss
 from msssl.losses.barlow_twins import Form
 from msssl.methods.module import MultiViewModule
-
-log = logging.getLogger(__name__)
 
 
 class BarlowTwins(MultiViewModule):
@@ -30,16 +27,10 @@ class BarlowTwins(MultiViewModule):
         super().__init__(**kwargs)
         self.form: Form = form
         self.beta = 5 / self.proj_dim if beta == "auto" else float(beta)
-        self._auto = beta == "auto"
         if self.beta < 0:
             raise UserError(f"beta is {beta}: a weight is at least 0")
         if "beta" in self.hparams:  # a checkpoint keeps the number, whatever the rule becomes
             self.hparams["beta"] = self.beta
-
-    @override
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        log.info("beta: %g%s", self.beta, f" (auto: 5 / {self.proj_dim})" if self._auto else "")
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """`MultiViewModule`, the base class of all methods: views -> backbone -> projector -> loss, and the optimizer."""
 
 import inspect
+import logging
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,8 @@ from msssl.run.reloadable import Reloadable
 from msssl.run.steps import is_logging_step, run_length, trainer_of
 from msssl.seeding import derive_seed
 from msssl.views import Preprocess
+
+log = logging.getLogger(__name__)
 
 
 class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  # its load_from_checkpoint is a descriptor
@@ -182,6 +185,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         if self.weights is not None and not self._has_weights:
             load_weights(self.backbone, self.weights)
         self._has_weights = True
+        if weights := _weights_of_the_loss(self):
+            log.info("loss of %s: %s", type(self).__name__, ", ".join(weights))
 
     @override
     def configure_model(self) -> None:  # before DDP records the layout of the parameters
@@ -260,6 +265,14 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 # lambda because the command line reads its source.
 _default_optimizer = inspect.signature(MultiViewModule).parameters["optimizer"].default
 _default_optimizer.__qualname__ = "_default_optimizer"
+
+
+def _weights_of_the_loss(module: MultiViewModule) -> list[str]:
+    """Name and value of each argument that a method has beyond those of all methods."""
+    shared = inspect.signature(MultiViewModule).parameters
+    own = [name for name in inspect.signature(type(module)).parameters if name not in shared and name in vars(module)]
+    values = {name: getattr(module, name) for name in own}
+    return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
 
 
 def _projector(dims: list[int]) -> nn.Sequential:
