@@ -24,7 +24,7 @@ $(DOCS): $(READY)
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(OLDEST)
 	touch $@
 
-demo: $(READY) ## Pretrain on drawn shapes, then probe: about 4 minutes on 2 CPU cores
+demo: $(READY) ## Pretrain on drawn shapes, then probe: about 3 minutes on 2 CPU cores
 	$(BIN)/msssl fit --config demo.yaml
 	$(BIN)/msssl probe --ckpt_path last
 

@@ -132,8 +132,13 @@ def resume_error(device: str, n_images: int) -> float:
     """Of the weights of a run that got SIGTERM and went on, against one that was left alone."""
     accelerator = {"cuda": "gpu"}.get(device, device)
     flags = ["--config", "demo.yaml", f"--trainer.accelerator={accelerator}", "--trainer.max_epochs=5"]
-    flags += ["--trainer.deterministic=true"]
-    flags += ["--model.backbone.width=8", f"--data.train_images={n_images}", "--data.views.augmentations=cifar"]
+    flags += ["--trainer.deterministic=true", "--model.backbone=msssl.ResNet"]
+    flags += [
+        "--model.backbone=msssl.ResNet",
+        "--model.backbone.width=8",
+        f"--data.train_images={n_images}",
+        "--data.views.augmentations=cifar",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         whole, stopped = (Path(folder, name) for name in ("whole", "stopped"))
         msssl(whole, "fit", *flags)

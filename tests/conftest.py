@@ -14,7 +14,7 @@ from PIL import Image
 torch.set_num_threads(1)  # the tests share the cores, and sums do not depend on their number
 os.environ["OMP_NUM_THREADS"] = "1"  # nor in the processes that they start
 TINY_IMAGES = [f"--data.{option}" for option in ("train_images=60", "test_images=20", "batch_size=16", "num_workers=0")]
-NARROW = ["--model.backbone.class_path=msssl.ResNet", "--model.backbone.width=8"]
+NARROW = [f"--model.backbone.{option}" for option in ("class_path=msssl.ResNet", "width=8", "low_resolution=false")]
 
 
 def load(path):

@@ -413,7 +413,7 @@ WRONG = {  # arguments after `fit --config demo.yaml`: what the one line says
     "--model BarlowTwin": "model: no class BarlowTwin; did you mean BarlowTwins?",
     "--model nowhere.Loss": "nowhere",
     "--model.optimizer.lrr 1": "no option model.optimizer.lrr; did you mean lr?",
-    "--model.backbone.depth 19": "depth is 19: a ResNet has depth 18, 34, 50",
+    "--model.backbone msssl.ResNet --model.backbone.depth 19": "depth is 19: a ResNet has depth 18, 34, 50",
     "--model.proj_layers -1": "proj_layers is -1",
     "--model.proj_dim 0": "proj_dim is 0: expected at least 1",
     "--model.beta -1": "beta is -1",

@@ -88,7 +88,7 @@ def wide_run(tmp_path_factory):
     """An earlier run with a network that torchvision has."""
     folder = tmp_path_factory.mktemp("wide")
     write_miniatures(folder)
-    wide = ["--model.backbone.width=64", "--model.backbone.low_resolution=false"]
+    wide = ["--model.backbone=msssl.ResNet", "--model.backbone.low_resolution=false"]
     return fitted_in(folder, ["fit", "--config", "demo.yaml", *wide]).parent
 
 

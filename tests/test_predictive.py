@@ -3,7 +3,7 @@
 import lightning as L
 import pytest
 import torch
-from conftest import TINY_IMAGES
+from conftest import NARROW, TINY_IMAGES
 from test_losses import embeddings, pairs_of
 from torch import nn
 from torch.nn import functional as F
@@ -127,8 +127,8 @@ def test_target_starts_from_given_weights(tmp_path):
 
 @pytest.mark.parametrize("method", ["SimSiam", "BYOL"])
 def test_a_stopped_run_goes_on_to_the_bit(method, msssl, tmp_path):
-    narrow = ["--model.backbone.width=2", "--model.proj_dim=8", "--data.batch_size=8", *TINY_IMAGES]
-    flags = ["fit", "--config", "demo.yaml", "--model", method, *narrow]
+    narrow = [*NARROW, "--model.proj_dim=8", *TINY_IMAGES]
+    flags = ["fit", "--config", "demo.yaml", "--model", method, *narrow, "--model.lr_scheduler=null"]
     for folder, steps in (("whole", 6), ("parts", 3)):
         code, _, err = msssl(
             *flags, "--trainer.max_epochs=2", f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={folder}"

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 MINIATURE = {  # an overlay of any study on the demonstration
     "set": {
         **{"trainer.max_epochs": 2, "trainer.enable_progress_bar": False, "data.train_images": 80},
-        **{"data.test_images": 20, "data.batch_size": 8, "model.backbone.width": 2, "rank_monitor": "null"},
+        **{"data.test_images": 20, "data.batch_size": 8, "model.backbone": "msssl.ResNet"},
+        **{"model.backbone.width": 2, "model.backbone.low_resolution": False, "rank_monitor": "null"},
     },
     "seeds": [0],
 }
