@@ -385,9 +385,15 @@ def test_losses_for_many_views_are_those_of_lightly(K, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: directions)
     peer = lightly.loss.VISRegLoss(lambda_param=0.2, num_slices=S, eps=1e-12)
     terms = peer.forward_components(global_proj=z[:targets], local_proj=z[targets:])
-    found = visreg_loss(z, directions=directions, eps=0.0)
-    for name in ("center", "scale", "shape"):
-        assert_close(found[name], getattr(terms, name), rtol=1e-6, atol=0)
+    found = visreg_loss(z, directions=directions, lambda_=0.2, eps=0.0, n_targets=targets)
+    for name, theirs in {
+        "loss": "total",
+        "invariance": "pred",
+        "center": "center",
+        "scale": "scale",
+        "shape": "shape",
+    }.items():
+        assert_close(found[name], getattr(terms, theirs), rtol=1e-6, atol=0)
     expected = lightly.loss.FroSSLLoss(invariance_weight=1.4)(list(z))
     assert_close(K * frossl_loss(z, weight=1.4 * K * D / N)["loss"], expected, rtol=1e-6, atol=0)
 
@@ -503,9 +509,10 @@ def test_frossl_invariance_does_not_depend_on_the_batch():
     assert max(values) / min(values) < 1.05
 
 
-def test_lejepa_compares_all_views_with_the_first_ones():
+@pytest.mark.parametrize("loss", [lejepa_loss, visreg_loss])
+def test_all_views_are_compared_with_the_first_ones(loss):
     z = embeddings(5, 7, 4)
-    terms = lejepa_loss(z, directions=unit_directions(4), n_targets=2)
+    terms = loss(z, directions=unit_directions(4), n_targets=2)
     assert_close(terms["invariance"], (z - z[:2].mean(dim=0)).square().mean(), rtol=1e-11, atol=0)
 
 

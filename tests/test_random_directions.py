@@ -73,8 +73,9 @@ def test_a_stopped_run_goes_on_to_the_bit(method, msssl, tmp_path):
     assert_close(*states, rtol=0, atol=0)
 
 
-def test_lejepa_compares_views_of_all_sizes_with_the_mean_of_the_large_ones():
-    module = small(LeJEPA, lambda_=0.0).double()
+@METHODS
+def test_views_of_all_sizes_are_compared_with_the_mean_of_the_large_ones(method):
+    module = small(method, lambda_=0.0).double()
     seen = []
     terms = module.terms
     module.terms = lambda z: seen.append(z.detach()) or terms(z)

@@ -53,6 +53,17 @@ def check_directions(directions: Tensor, z: Tensor) -> None:
         )
 
 
+def invariance_to_the_mean(z: Tensor, n_targets: int | None) -> Tensor:
+    """mean_{k,n,d} (z_knd - zb_nd)^2, where zb is the mean of the first `n_targets` views, or of all of them.
+
+    Raises:
+        ValueError: n_targets is below 1 or above K.
+    """
+    if n_targets is not None and not 1 <= n_targets <= len(z):
+        raise UserError(f"n_targets is {n_targets}: expected 1 to {len(z)} views")
+    return (z - z[:n_targets].mean(dim=0)).square().mean()
+
+
 def check_share(name: str, value: float) -> None:
     """Raise ValueError unless a number is in [0, 1]."""
     if not 0 <= value <= 1:

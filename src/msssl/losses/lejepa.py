@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from msssl.errors import UserError
-from msssl.losses._common import check_directions, check_embeddings, check_share
+from msssl.losses._common import check_directions, check_embeddings, check_share, invariance_to_the_mean
 
 # The characteristic functions are compared at t_j = 3 j / 16, j = 0 to 16. At t = 0 all of them are 1, so that j begins
 # at 1 here.
@@ -54,10 +53,8 @@ def lejepa_loss(
     z = check_embeddings(z)
     check_directions(directions, z)
     check_share("lambda_", lambda_)
-    if n_targets is not None and not 1 <= n_targets <= len(z):
-        raise UserError(f"n_targets is {n_targets}: expected 1 to {len(z)} views")
     with torch.autocast(z.device.type, enabled=False):
-        invariance = (z - z[:n_targets].mean(dim=0)).square().mean()
+        invariance = invariance_to_the_mean(z, n_targets)
         sigreg = z.shape[1] * _EppsPulley.apply(z @ directions.to(z.dtype))
         return {"loss": (1 - lambda_) * invariance + lambda_ * sigreg, "invariance": invariance, "sigreg": sigreg}
 

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
-from msssl.losses._common import check_directions, check_embeddings, check_share
+from msssl.losses._common import check_directions, check_embeddings, check_share, invariance_to_the_mean
 
 
-def visreg_loss(z: Tensor, *, directions: Tensor, lambda_: float = 0.6, eps: float = 1e-8) -> dict[str, Tensor]:
+def visreg_loss(
+    z: Tensor, *, directions: Tensor, lambda_: float = 0.6, eps: float = 1e-8, n_targets: int | None = None
+) -> dict[str, Tensor]:
     r"""VISReg for K >= 2 views: loss = (1 - lambda) invariance + lambda (center + scale + shape).
 
     Let zb be the mean of the views, mu_k and s_k the mean and the standard deviation of view k over N (biased,
@@ -23,13 +25,15 @@ def visreg_loss(z: Tensor, *, directions: Tensor, lambda_: float = 0.6, eps: flo
         directions: columns of unit length, shape (D, S). Draw new ones at each step, the same on all ranks.
         lambda_: weight of the three terms of regularisation, in [0, 1].
         eps: added to the variance inside the square root.
+        n_targets: number of views, the first ones, whose mean is zb; by default all. Multi-crop compares all views with
+            the mean of the large ones.
 
     Returns:
         Scalars `loss`, `invariance`, `center`, `scale` and `shape`, the terms unweighted; float32, or float64 if z is.
 
     Raises:
         ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), `directions` are not (D, S), or lambda_
-            is not in [0, 1].
+            or n_targets is out of range.
 
     Source: VISReg 2026 (arXiv:2606.02572). Differs: eps, without which a constant dimension has no gradient.
 
@@ -42,7 +46,7 @@ def visreg_loss(z: Tensor, *, directions: Tensor, lambda_: float = 0.6, eps: flo
     check_directions(directions, z)
     check_share("lambda_", lambda_)
     with torch.autocast(z.device.type, enabled=False):
-        invariance = (z - z.mean(dim=0)).square().mean()
+        invariance = invariance_to_the_mean(z, n_targets)
         mean = z.mean(dim=1, keepdim=True)
         std = (z.var(dim=1, correction=0, keepdim=True) + eps).sqrt()
         center, scale = mean.square().mean(), (1 - std).square().mean()

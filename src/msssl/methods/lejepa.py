@@ -5,15 +5,12 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.batch import StepOutput, ViewsBatch
 from msssl.losses import lejepa_loss
 from msssl.methods.random_directions import RandomDirections
 
 
 class LeJEPA(RandomDirections):
     """LeJEPA for K >= 2 views; the loss is `msssl.losses.lejepa_loss`.
-
-    Where views have several sizes, all of them are compared with the mean of the large ones.
 
     Args:
         lambda_: weight of the test for a Gaussian distribution.
@@ -24,14 +21,7 @@ class LeJEPA(RandomDirections):
     def __init__(self, lambda_: float = 0.05, n_directions: int = 256, **kwargs: Any) -> None:
         super().__init__(n_directions=n_directions, **kwargs)
         self.lambda_ = lambda_
-        self._n_targets: int | None = None  # of the views; all of them
-
-    @override
-    def training_step(self, batch: ViewsBatch, batch_idx: int) -> StepOutput:
-        views = batch["views"]
-        self._n_targets = len(views[0]) if isinstance(views, list) else None
-        return super().training_step(batch, batch_idx)
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
-        return lejepa_loss(z, directions=self.directions, lambda_=self.lambda_, n_targets=self._n_targets)
+        return lejepa_loss(z, directions=self.directions, lambda_=self.lambda_, n_targets=self.n_targets)

@@ -24,4 +24,4 @@ class VISReg(RandomDirections):
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
-        return visreg_loss(z, directions=self.directions, lambda_=self.lambda_)
+        return visreg_loss(z, directions=self.directions, lambda_=self.lambda_, n_targets=self.n_targets)
