@@ -45,4 +45,5 @@ def _as_mathml(match: re.Match[str]) -> str:
     code, block, inline = match.groups()
     if code is not None:
         return code
-    return convert(block, display="block") if block is not None else convert(inline)
+    # Within a span: a paragraph that begins with <math> would be taken for a block of HTML.
+    return convert(block, display="block") if block is not None else f"<span>{convert(inline)}</span>"

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 
 import pytest
 import yaml
-from conftest import fitted_in, without_checksums, write_cifar10
+from conftest import fitted_in, load, without_checksums, write_cifar10
 from documentation import (
     CONFIGS,
     LANGUAGES,
@@ -317,3 +317,16 @@ def test_messages_of_the_page_of_errors_are_those_of_the_source():
     assert [message for message, each in zip(quoted, patterns, strict=True) if not re.search(each, known)] == []
     unlisted = [message for message in raised() if not any(re.search(each, message) for each in patterns)]
     assert [message for message in unlisted if not SELF_EXPLANATORY.search(message)] == []
+
+
+def test_formulas_become_mathml_within_their_paragraph():
+    pytest.importorskip("latex2mathml")
+    hooks = load(ROOT / "docs" / "hooks.py")
+    page = "$a_s$ are `$x$` directions of $S = 3$ lines: $$\\frac1N$$ and ```\n$y$\n``` as they are; 5 $ and 6 $."
+    made = hooks.FORMULA.sub(hooks._as_mathml, page)
+    assert made.startswith("<span><math")  # a paragraph that begins with <math> is taken for a block of HTML
+    assert made.count("<math") == 3
+    assert 'display="block"' in made
+    assert "`$x$`" in made
+    assert "```\n$y$\n```" in made
+    assert made.endswith("5 $ and 6 $.")

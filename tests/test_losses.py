@@ -521,6 +521,18 @@ def test_lejepa_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(lambda z: lejepa_loss(z, directions=unit_directions(3))["sigreg"], z)
 
 
+def test_logdet_has_published_weights_for_each_form():
+    z = embeddings(3, 7, 4)
+    assert_close(logdet_loss(z), logdet_loss(z, alpha=4.0, eps=1e-4), rtol=0, atol=0)
+    assert_close(logdet_loss(z, form="tcr"), logdet_loss(z, form="tcr", alpha=200.0, eps=0.2), rtol=0, atol=0)
+
+
+def test_a_covariance_that_rounding_makes_singular_is_not_a_number():
+    z = embeddings(2, 7, 4, torch.float32)
+    z[..., 3] = z[..., 2]
+    assert logdet_loss(z, eps=1e-12)["volume"].isnan()
+
+
 A = unit_directions(4)
 WRONG_ARGUMENTS = {
     "directions have shape (3, 4): expected (D, S) with the D = 4 of": lambda z: lejepa_loss(z, directions=A.T),
@@ -530,6 +542,7 @@ WRONG_ARGUMENTS = {
     "n_targets is 4: expected 1 to 3": lambda z: lejepa_loss(z, directions=A, n_targets=4),
     "temperature is 0": lambda z: mvdhel_loss(z, temperature=0),
     "eps is 0: expected a number above 0": lambda z: logdet_loss(z, eps=0),
+    "alpha is -1: a weight is at least 0": lambda z: logdet_loss(z, alpha=-1),
     "form is 'det': expected one of logdet, tcr": lambda z: logdet_loss(z, form="det"),
     "(3, 4, 4): the covariance of 4 images in 4 dimensions is singular": lambda z: logdet_loss(z[:, :4]),
 }

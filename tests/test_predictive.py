@@ -158,6 +158,22 @@ def test_wrong_arguments_are_named(method, kwargs, message):
         small(method, **kwargs)
 
 
+@pytest.mark.parametrize("method", [SimSiam, BYOL])
+def test_a_single_view_is_named(method):
+    with pytest.raises(ValueError, match=r"\(1, 7, 5\): expected \(K, N, D\) with K >= 2"):
+        small(method).compute_loss(torch.zeros(1, 7, 5))
+
+
+def test_weights_of_16_bits_train_a_predictor_and_are_refused_by_byol(tmp_path):
+    """A target that follows by a hundredth of the difference would stand still in bf16."""
+    options = {"precision": "bf16-true", "max_steps": 2, "enable_checkpointing": False, "default_root_dir": tmp_path}
+    trainer = L.Trainer(**QUIET, **options)
+    trainer.fit(small(SimSiam), data())
+    assert trainer.global_step == 2
+    with pytest.raises(ValueError, match=r"weights are torch.bfloat16: .* take precision bf16-mixed"):
+        L.Trainer(**QUIET, **options).fit(small(BYOL), data())
+
+
 def test_a_cosine_of_one_is_a_loss_of_zero():
     z = F.normalize(torch.randn(1, 6, 5), dim=-1).expand(3, -1, -1)
     module = small(SimSiam)

@@ -40,7 +40,7 @@ class DIET(MultiViewModule):
 
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
         """Loss of the features z (K, N, F)."""
-        logits = self.head(z.flatten(0, 1))
+        logits = self.head(z.flatten(0, 1).to(self.dtype)).to(z.dtype)
         targets = self._index.repeat(len(z))
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         return {"loss": loss, "accuracy": (logits.argmax(dim=1) == targets).float().mean()}

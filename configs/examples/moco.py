@@ -18,8 +18,8 @@ class MoCo(BYOL):
     """Recognises an image among those of the batch by a slowly following network's embedding of its other views.
 
     loss = 1/(K N) sum_{k,n} -log(exp(q(z_kn) . tb_{-k,n} / tau) / sum_m exp(q(z_kn) . tb_{-k,m} / tau)), where q(z) and
-    the mean tb_{-k} of the other views' targets have unit length: Chen et al. 2021 (arXiv:2104.02057), Algorithm 1, for
-    K views.
+    the mean tb_{-k} of the other views' targets have unit length: Chen et al. 2021 (arXiv:2104.02057), Algorithm 1
+    without its factor 2 tau, for K views.
     The network that follows, its targets for all GPUs, and the predictor come with `BYOL`.
 
     Args:
@@ -33,7 +33,7 @@ class MoCo(BYOL):
 
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
         """Loss of z (K, N, D)."""
-        predicted = F.normalize(self.predictor(z.flatten(0, 1)), dim=-1).unflatten(0, z.shape[:2])
+        predicted = self.predict(z)
         targets = self.targets(z)
         others = F.normalize((targets.sum(dim=0) - targets) / (len(z) - 1), dim=-1).to(z.dtype)
         logits = predicted @ others.mT / self.temperature  # (K, N, N)

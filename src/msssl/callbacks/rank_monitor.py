@@ -89,7 +89,7 @@ class RankMonitor(Callback):
         if rank < MIN_RANK or spread < MIN_SPREAD:
             log.warning(
                 "collapse at step %d: RankMe of z is %.2f of %d, its spread %.3f; "
-                "lower the learning rate, or raise the weight of the redundancy or variance term",
+                "lower the learning rate, or raise the weight of the term that spreads the embeddings",
                 trainer.global_step,
                 rank,
                 min(z.shape),

@@ -64,7 +64,8 @@ def invariance_to_the_mean(z: Tensor, n_targets: int | None) -> Tensor:
     return (z - z[:n_targets].mean(dim=0)).square().mean()
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise ValueError unless a number is in [0, 1]."""
+def check_share(name: str, value: float) -> float:
+    """Return the number, or raise ValueError unless it is in [0, 1]."""
     if not 0 <= value <= 1:
         raise UserError(f"{name} is {value}: expected a number in [0, 1]")
+    return value

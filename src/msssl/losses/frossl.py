@@ -16,7 +16,8 @@ def frossl_loss(z: Tensor, *, weight: float = 8.0) -> dict[str, Tensor]:
         entropy     = 1/K sum_k log(||h_k^T h_k||_F^2 / D^2)
         invariance  = 1/(K D) sum_k ||h_k - hb||_F^2
 
-    `entropy` is minus the matrix-based entropy of order 2: 0 if all columns are equal, -log D if they are orthogonal.
+    `entropy` is minus the matrix-based entropy of order 2, so that it is minimised: 0 if all columns are equal, -log D
+    if they are orthogonal.
     The Gram matrix is D x D or N x N, whichever is smaller.
 
     Args:

@@ -5,9 +5,8 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.errors import UserError
 from msssl.losses import logdet_loss
-from msssl.losses.logdet import Form
+from msssl.losses.logdet import Form, weights_of
 from msssl.methods.module import MultiViewModule
 
 
@@ -15,22 +14,21 @@ class LogDet(MultiViewModule):
     """LogDet for K >= 2 views; the loss is `msssl.losses.logdet_loss`.
 
     Args:
-        alpha: weight of the invariance; 4 suits the form `logdet`, and 200 is the published one of `tcr`.
+        alpha: weight of the invariance; by default 4 for `logdet`, and the published 200 for `tcr`.
         form: `logdet` or `tcr`; see the loss.
         eps: 1e-4 for `logdet` and 0.2 for `tcr` by default.
         **kwargs: arguments of `MultiViewModule`; `logdet` needs a `proj_dim` below the number of images in a batch.
 
     Raises:
-        ValueError: alpha is negative.
+        ValueError: the form is unknown, alpha is negative, or eps is not positive.
     """
 
-    def __init__(self, alpha: float = 4.0, form: Form = "logdet", eps: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, alpha: float | None = None, form: Form = "logdet", eps: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        if alpha < 0:
-            raise UserError(f"alpha is {alpha}: a weight is at least 0")
-        self.alpha = alpha
+        self.alpha, self.eps = weights_of(form, alpha, eps)
         self.form: Form = form
-        self.eps = eps
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:

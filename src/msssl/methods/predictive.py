@@ -12,6 +12,7 @@ from typing_extensions import override
 from msssl.batch import StepOutput, ViewsBatch
 from msssl.distributed import check_equal_shapes, gather
 from msssl.errors import UserError
+from msssl.losses._common import check_embeddings
 from msssl.methods.module import MultiViewModule
 
 
@@ -23,8 +24,8 @@ class PredictiveModule(MultiViewModule):
         similarity = mean_{k,n} q(z_kn) . tb_{-k,n}
         loss       = 2 - 2 similarity
 
-    Targets have no gradient. This and the predictor prevent a collapse, though not the loss itself: it is 0 where all
-    embeddings are equal.
+    The loss alone does not punish a collapse: it is 0 where all embeddings are equal. Only the predictor, and targets
+    without gradient, prevent it.
 
     Args:
         pred_hidden_dim: width of the predictor's hidden layer; `proj_dim` by default.
@@ -38,8 +39,7 @@ class PredictiveModule(MultiViewModule):
         super().__init__(**kwargs)
         if pred_hidden_dim is not None and pred_hidden_dim < 1:
             raise UserError(f"pred_hidden_dim is {pred_hidden_dim}: expected at least 1")
-        self.pred_hidden_dim = pred_hidden_dim
-        hidden_dim = pred_hidden_dim or self.proj_dim
+        self.pred_hidden_dim = hidden_dim = pred_hidden_dim or self.proj_dim
         self.predictor = nn.Sequential(
             nn.Linear(self.proj_dim, hidden_dim, bias=False),
             nn.BatchNorm1d(hidden_dim),
@@ -51,9 +51,15 @@ class PredictiveModule(MultiViewModule):
     def targets(self, z: Tensor) -> Tensor:
         """Targets (K, N, D), without gradient, of the views whose embeddings z (K, N, D) are of all ranks."""
 
+    def predict(self, z: Tensor) -> Tensor:
+        """Predictions (K, N, D) of embeddings z (K, N, D), at unit length."""
+        z = check_embeddings(z)
+        predicted: Tensor = self.predictor(z.flatten(0, 1).to(self.dtype)).to(z.dtype)
+        return F.normalize(predicted, dim=-1).unflatten(0, z.shape[:2])
+
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
-        predicted = F.normalize(self.predictor(z.flatten(0, 1)), dim=-1).unflatten(0, z.shape[:2])
+        predicted = self.predict(z)
         targets = self.targets(z)
         others = F.normalize((targets.sum(dim=0) - targets) / (len(z) - 1), dim=-1)
         similarity = (predicted * others.to(z.dtype)).sum(dim=-1).mean()
@@ -87,7 +93,7 @@ class BYOL(PredictiveModule):
         **kwargs: arguments of `MultiViewModule`.
 
     Raises:
-        ValueError: the momentum is not in [0, 1].
+        ValueError: the momentum is not in [0, 1], or the weights have 16 bits.
 
     Source: Grill et al. 2020 (arXiv:2006.07733), eq. 2 and 3. Differs: the momentum is constant, and each of any number
     of views is predicted from the others.
@@ -108,6 +114,11 @@ class BYOL(PredictiveModule):
 
     @override
     def on_fit_start(self) -> None:
+        if self.dtype in (torch.bfloat16, torch.float16):
+            raise UserError(
+                f"weights are {self.dtype}: the target network of BYOL moves by steps that these round away; take "
+                "precision bf16-mixed"
+            )
         is_fresh = not self._has_weights
         super().on_fit_start()
         if is_fresh:  # the backbone may have started from given weights
@@ -125,9 +136,10 @@ class BYOL(PredictiveModule):
         if not self._shapes_checked:  # once: it waits for all ranks
             check_equal_shapes(targets)
         self._targets = gather(targets if targets.dtype == torch.float64 else targets.float())
-        output = super().training_step(batch, batch_idx)
-        self._targets = None
-        return output
+        try:
+            return super().training_step(batch, batch_idx)
+        finally:
+            self._targets = None
 
     @torch.no_grad()
     def _target_embeddings(self, views: Tensor | list[Tensor]) -> Tensor:

@@ -44,7 +44,10 @@ class RandomDirections(MultiViewModule):
     def training_step(self, batch: ViewsBatch, batch_idx: int) -> StepOutput:
         views = batch["views"]
         self.n_targets = len(views[0]) if isinstance(views, list) else None
-        return super().training_step(batch, batch_idx)
+        try:
+            return super().training_step(batch, batch_idx)
+        finally:
+            self.n_targets = None
 
     @override
     def on_train_batch_start(self, batch: ViewsBatch, batch_idx: int) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from msssl.losses import visreg_loss
+from msssl.losses._common import check_share
 from msssl.methods.random_directions import RandomDirections
 
 
@@ -20,7 +21,7 @@ class VISReg(RandomDirections):
 
     def __init__(self, lambda_: float = 0.6, n_directions: int = 1024, **kwargs: Any) -> None:
         super().__init__(n_directions=n_directions, **kwargs)
-        self.lambda_ = lambda_
+        self.lambda_ = check_share("lambda_", lambda_)
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
