@@ -54,8 +54,9 @@ class PredictiveModule(MultiViewModule):
     def predict(self, z: Tensor) -> Tensor:
         """Predictions (K, N, D) of embeddings z (K, N, D), at unit length."""
         z = check_embeddings(z)
-        predicted: Tensor = self.predictor(z.flatten(0, 1).to(self.dtype)).to(z.dtype)
-        return F.normalize(predicted, dim=-1).unflatten(0, z.shape[:2])
+        rows: Tensor = self.predictor(z.flatten(0, 1).to(self.dtype)).to(z.dtype)
+        predicted: Tensor = F.normalize(rows, dim=-1).unflatten(0, z.shape[:2])
+        return predicted
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
