@@ -33,9 +33,6 @@ class MoCo(BYOL):
 
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
         """Loss of z (K, N, D)."""
-        predicted = self.predict(z)
-        targets = self.targets(z)
-        others = F.normalize((targets.sum(dim=0) - targets) / (len(z) - 1), dim=-1).to(z.dtype)
-        logits = predicted @ others.mT / self.temperature  # (K, N, N)
+        logits = self.predict(z) @ self.mean_targets(z).mT / self.temperature  # (K, N, N)
         own_image = torch.arange(z.shape[1], device=z.device).expand(len(z), -1)
         return {"loss": F.cross_entropy(logits.flatten(0, 1), own_image.flatten())}

@@ -21,8 +21,12 @@ def mean_pair_product(x: Tensor) -> Tensor:
     >>> mean_pair_product(torch.tensor([[[1.0, 0.0]], [[3.0, 4.0]], [[0.0, 1.0]]]))  # (3 + 0 + 4) / 3
     tensor(2.3333)
     """
-    mean_of_others = (x.sum(dim=0) - x) / (len(x) - 1)
-    return (x * mean_of_others).sum(dim=-1).mean()
+    return (x * mean_of_others(x)).sum(dim=-1).mean()
+
+
+def mean_of_others(x: Tensor) -> Tensor:
+    """For each view of x (K, N, D), the mean of all other views."""
+    return (x.sum(dim=0) - x) / (len(x) - 1)
 
 
 def energy(x: Tensor) -> Tensor:

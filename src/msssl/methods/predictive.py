@@ -12,7 +12,7 @@ from typing_extensions import override
 from msssl.batch import StepOutput, ViewsBatch
 from msssl.distributed import check_equal_shapes, gather
 from msssl.errors import UserError
-from msssl.losses._common import check_embeddings
+from msssl.losses._common import check_embeddings, mean_of_others
 from msssl.methods.module import MultiViewModule
 
 
@@ -58,12 +58,13 @@ class PredictiveModule(MultiViewModule):
         predicted: Tensor = F.normalize(rows, dim=-1).unflatten(0, z.shape[:2])
         return predicted
 
+    def mean_targets(self, z: Tensor) -> Tensor:
+        """The mean target of the other views (K, N, D), at unit length, for each of the embeddings z (K, N, D)."""
+        return F.normalize(mean_of_others(self.targets(z)), dim=-1).to(z.dtype)
+
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:
-        predicted = self.predict(z)
-        targets = self.targets(z)
-        others = F.normalize((targets.sum(dim=0) - targets) / (len(z) - 1), dim=-1)
-        similarity = (predicted * others.to(z.dtype)).sum(dim=-1).mean()
+        similarity = (self.predict(z) * self.mean_targets(z)).sum(dim=-1).mean()
         return {"loss": 2 - 2 * similarity, "similarity": similarity}
 
 
