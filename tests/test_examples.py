@@ -49,6 +49,15 @@ def test_diet_loss_is_that_of_each_index_in_turn():
     assert_close(module.compute_loss(z)["loss"], torch.stack(values).mean(), rtol=1e-11, atol=0)
 
 
+def test_diet_names_the_number_of_images(msssl, tmp_path):
+    (tmp_path / "diet.py").write_text((EXAMPLES / "diet.py").read_text())
+    flags = ["fit", "--config", "demo.yaml", "--model", "diet.DIET", *NARROW, *TINY_IMAGES, "--trainer.max_steps=2"]
+    for given, line in (("79", "n_images is 79, and the training set has 80"), ("0", "n_images is 0: expected")):
+        code, _, err = msssl(*flags, f"--model.n_images={given}")
+        assert code == 2
+        assert line in err
+
+
 def test_per_instance_loss_takes_its_negatives_from_the_same_image():
     module = load(EXAMPLES / "per_instance_simclr.py").PerInstanceSimCLR(backbone=nn.Flatten(), temperature=0.5)
     z = embeddings(6, 3, 4)

@@ -3,7 +3,6 @@
 import lightning as L
 import pytest
 import torch
-from conftest import NARROW, TINY_IMAGES
 from test_predictive import QUIET, data, small
 from torch.testing import assert_close
 
@@ -54,23 +53,6 @@ def test_accumulated_batches_share_their_directions(method, tmp_path):
     assert_close(seen[0], seen[1], rtol=0, atol=0)
     assert_close(seen[2], seen[3], rtol=0, atol=0)
     assert not torch.equal(seen[0], seen[2])
-
-
-@METHODS
-def test_a_stopped_run_goes_on_to_the_bit(method, msssl, tmp_path):
-    flags = ["fit", "--config", "demo.yaml", "--model", method.__name__, *NARROW, "--model.proj_dim=8", *TINY_IMAGES]
-    flags += ["--trainer.max_epochs=2", "--model.lr_scheduler=null"]
-    for folder, steps in (("whole", 6), ("parts", 3)):
-        code, _, err = msssl(*flags, f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={folder}")
-        assert code == 0, err
-    code, _, err = msssl("fit", "--ckpt_path", "last", "--trainer.default_root_dir=parts", "--trainer.max_steps=6")
-    assert code == 0, err
-    states = [
-        torch.load(next(tmp_path.glob(f"{folder}/*/last.ckpt")), weights_only=True)["state_dict"]
-        for folder in ("whole", "parts")
-    ]
-    assert "directions" in states[0]
-    assert_close(*states, rtol=0, atol=0)
 
 
 @METHODS

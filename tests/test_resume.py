@@ -29,6 +29,8 @@ ORDERS = {  # options under which Lightning counts steps and epochs differently
         "--progressive_resolution.sides=[16, 24]",
         EVERY_STEP,
     ),
+    "target network": ("--model=msssl.BYOL", ACCUMULATED, EVERY_STEP),
+    "random directions": ("--model=msssl.LeJEPA", EVERY_STEP),
     "plateau": (
         "--model.lr_scheduler=ReduceLROnPlateau",
         "--model.lr_scheduler.monitor=val/probe_top1",
@@ -53,6 +55,8 @@ def interrupted(runner, folder, options, point, ranks=1):
         ("epochs", ("save", 4)),
         ("validated twice an epoch", ("validation", 5)),
         ("accumulated", ("SIGTERM", 5)),  # between micro-batches
+        ("target network", ("SIGTERM", 5)),
+        ("random directions", ("step", 23)),
         ("epochs", ("SIGINT", 7)),  # in the last step of an epoch
     ],
 )
@@ -294,21 +298,24 @@ def test_a_run_that_was_moved_keeps_its_best_checkpoint(runner, folder):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "point"),
+    ("ranks", "point", "method"),
     [
-        (2, ("SIGTERM on the last rank", 4)),  # and on no other
-        pytest.param(2, ("SIGTERM", 18), marks=pytest.mark.slow),
-        pytest.param(2, ("SIGTERM on the last rank", 21), marks=pytest.mark.slow),  # in the last step of the run
-        pytest.param(3, ("SIGTERM", 4), marks=pytest.mark.slow),  # in the last step of an epoch
-        pytest.param(2, ("step", 14), marks=pytest.mark.slow),
-        pytest.param(3, ("save", 5), marks=pytest.mark.slow),
+        (2, ("SIGTERM on the last rank", 4), "BarlowTwins"),  # and on no other
+        (2, ("SIGTERM", 4), "BYOL"),  # whose target network, with its statistics, is the same on both
+        pytest.param(2, ("SIGTERM", 18), "BarlowTwins", marks=pytest.mark.slow),
+        pytest.param(
+            2, ("SIGTERM on the last rank", 21), "BarlowTwins", marks=pytest.mark.slow
+        ),  # in the run's last step
+        pytest.param(3, ("SIGTERM", 4), "BarlowTwins", marks=pytest.mark.slow),  # in the last step of an epoch
+        pytest.param(2, ("step", 14), "BarlowTwins", marks=pytest.mark.slow),
+        pytest.param(3, ("save", 5), "BarlowTwins", marks=pytest.mark.slow),
     ],
 )
-def test_ranks_stop_at_one_step_and_go_on(runner, folder, ranks, point):
+def test_ranks_stop_at_one_step_and_go_on(runner, folder, ranks, point, method):
     # Three summands depend on their order, and plain DDP chooses a new one after the first step of a process.
     strategy = "--trainer.strategy=ddp" if ranks == 2 else "--trainer.strategy=ddp_find_unused_parameters_true"
     options = ("--trainer.devices", ranks, strategy, ACCUMULATED, EVERY_STEP, "--data.batch_size=4")
-    options += ("--model.chunk_views=2",)
+    options += ("--model.chunk_views=2", f"--model=msssl.{method}")
     options = tuple(map(str, options))
     first, second = interrupted(runner, folder, options, point, ranks)
     assert (first, second) == (143 if "SIGTERM" in point[0] else -9, 0), output(folder)

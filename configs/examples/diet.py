@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from msssl import MultiViewModule
 from msssl.distributed import gather
+from msssl.errors import UserError
 
 
 class DIET(MultiViewModule):
@@ -29,9 +30,18 @@ class DIET(MultiViewModule):
 
     def __init__(self, n_images: int, label_smoothing: float = 0.8, **kwargs: Any) -> None:
         super().__init__(proj_layers=0, **kwargs)
+        if n_images < 1:
+            raise UserError(f"n_images is {n_images}: expected the number of training images")
         self.label_smoothing = label_smoothing
         self.head = nn.Linear(self.feature_dim, n_images)
         self._index = torch.empty(0)
+
+    def on_fit_start(self) -> None:
+        """Refuse more images than the head has rows: on a GPU such an index ends in an error that names nothing."""
+        super().on_fit_start()
+        images = getattr(self.trainer.datamodule, "datasets", {}).get("train", ())
+        if len(images) > self.head.out_features:
+            raise UserError(f"n_images is {self.head.out_features}, and the training set has {len(images)}")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """As in the base class, with the images' indices kept for `compute_loss`."""

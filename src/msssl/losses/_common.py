@@ -73,3 +73,17 @@ def check_share(name: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise UserError(f"{name} is {value}: expected a number in [0, 1]")
     return value
+
+
+def check_weight(name: str, value: float) -> float:
+    """Return the weight of a term, or raise ValueError if it is negative or NaN."""
+    if not value >= 0:
+        raise UserError(f"{name} is {value}: a weight is at least 0")
+    return value
+
+
+def check_positive(name: str, value: float) -> float:
+    """Return the number, or raise ValueError unless it is above 0."""
+    if not value > 0:
+        raise UserError(f"{name} is {value}: expected a number above 0")
+    return value

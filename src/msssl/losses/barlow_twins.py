@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from msssl.errors import UserError
-from msssl.losses._common import check_embeddings, off_diagonal_energy
+from msssl.losses._common import check_embeddings, check_weight, off_diagonal_energy
 
 Form = Literal["mean", "pairs", "eq10"]
 
@@ -38,7 +38,8 @@ def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float
         float32, or float64 if z is.
 
     Raises:
-        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), or the form is unknown.
+        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), the form is unknown, or beta is
+            negative.
 
     Source: Zbontar et al. 2021 (arXiv:2103.03230), eq. 1, which is `pairs` at K = 2; Ghosh et al. 2024 (NeurIPS),
     eq. 10, which is `eq10` on standardised views. Differs: `mean` compares each view with the mean of the *others*,
@@ -55,6 +56,7 @@ def barlow_twins_loss(z: Tensor, *, beta: float, form: Form = "mean", eps: float
     forms = {"mean": _mean, "pairs": _pairs, "eq10": _eq10}
     if form not in forms:
         raise UserError(f"form is {form!r}: expected one of {', '.join(forms)}")
+    check_weight("beta", beta)
     z = check_embeddings(z)
     with torch.autocast(z.device.type, enabled=False):
         invariance, redundancy = forms[form](_standardise(z, eps))

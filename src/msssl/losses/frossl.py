@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msssl.losses._common import check_embeddings, energy
+from msssl.losses._common import check_embeddings, check_weight, energy
 
 
 def frossl_loss(z: Tensor, *, weight: float = 8.0) -> dict[str, Tensor]:
@@ -28,7 +28,7 @@ def frossl_loss(z: Tensor, *, weight: float = 8.0) -> dict[str, Tensor]:
         Scalars `loss`, `entropy` and `invariance`, the terms unweighted; float32, or float64 if z is.
 
     Raises:
-        ValueError: z is not 3-D, K < 2 or N < 2; the message holds the shape.
+        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), or the weight is negative.
 
     Source: Skean et al. 2024 (arXiv:2310.02903, ECCV), eq. 6. Differs: both terms are means over the views, and the
     invariance is divided by D. The authors multiply the mean over images and dimensions by the number of views alone,
@@ -39,6 +39,7 @@ def frossl_loss(z: Tensor, *, weight: float = 8.0) -> dict[str, Tensor]:
     {'loss': -0.6931, 'entropy': -0.6931, 'invariance': 0.0}
     """
     z = check_embeddings(z)
+    check_weight("weight", weight)
     with torch.autocast(z.device.type, enabled=False):
         h = F.normalize(z, dim=1)
         n_views, _, dim = h.shape

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msssl.errors import UserError
-from msssl.losses._common import check_embeddings, mean_pair_product
+from msssl.losses._common import check_embeddings, check_positive, check_weight, mean_pair_product
 
 Form = Literal["logdet", "tcr"]
 ALPHA: dict[str, float] = {"logdet": 4.0, "tcr": 200.0}
@@ -77,11 +77,7 @@ def weights_of(form: str, alpha: float | None, eps: float | None) -> tuple[float
     if form not in EPS:
         raise UserError(f"form is {form!r}: expected one of {', '.join(EPS)}")
     alpha, eps = ALPHA[form] if alpha is None else alpha, EPS[form] if eps is None else eps
-    if alpha < 0:
-        raise UserError(f"alpha is {alpha}: a weight is at least 0")
-    if eps <= 0:
-        raise UserError(f"eps is {eps}: expected a number above 0")
-    return alpha, eps
+    return check_weight("alpha", alpha), check_positive("eps", eps)
 
 
 def _logdet_of_identity_plus(u: Tensor, factor: float) -> Tensor:

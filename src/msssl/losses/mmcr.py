@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msssl.losses._common import check_embeddings
+from msssl.losses._common import check_embeddings, check_weight
 
 
 def mmcr_loss(z: Tensor, *, local_coeff: float = 0.0) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ def mmcr_loss(z: Tensor, *, local_coeff: float = 0.0) -> dict[str, Tensor]:
         Scalars `loss` and `extent`, and `spread` where local_coeff is not 0; float32, or float64 if z is.
 
     Raises:
-        ValueError: z is not 3-D, K < 2 or N < 2; the message holds the shape.
+        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), or local_coeff is negative.
 
     Source: Yerxa et al. 2023 (arXiv:2303.03307), section 2. It is the only loss here for which the host waits for the
     device, in `torch.linalg.svdvals`.
@@ -35,6 +35,7 @@ def mmcr_loss(z: Tensor, *, local_coeff: float = 0.0) -> dict[str, Tensor]:
     {'loss': -1.2929, 'extent': 2.0, 'spread': 1.4142}
     """
     z = check_embeddings(z)
+    check_weight("local_coeff", local_coeff)
     with torch.autocast(z.device.type, enabled=False):
         unit = F.normalize(z, dim=-1)
         extent = torch.linalg.svdvals(unit.mean(dim=0)).sum()

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msssl.errors import UserError
-from msssl.losses._common import check_embeddings
+from msssl.losses._common import check_embeddings, check_positive
 
 
 def mvdhel_loss(z: Tensor, *, temperature: float = 0.5) -> dict[str, Tensor]:
@@ -38,8 +37,7 @@ def mvdhel_loss(z: Tensor, *, temperature: float = 0.5) -> dict[str, Tensor]:
     {'loss': -2.6931, 'uniformity': 0.0, 'alignment': 2.6931}
     """
     z = check_embeddings(z)
-    if temperature <= 0:
-        raise UserError(f"temperature is {temperature}: expected a number above 0")
+    check_positive("temperature", temperature)
     with torch.autocast(z.device.type, enabled=False):
         u = F.normalize(z, dim=-1)
         uniformity = _logsumexp_without_diagonal(u @ u.mT / temperature, dims=(-1,)).sum(dim=0).mean()

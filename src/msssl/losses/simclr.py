@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msssl.losses._common import check_embeddings, mean_pair_product
+from msssl.losses._common import check_embeddings, check_positive, mean_pair_product
 
 
 def simclr_loss(z: Tensor, *, temperature: float = 0.15) -> dict[str, Tensor]:
@@ -24,7 +24,7 @@ def simclr_loss(z: Tensor, *, temperature: float = 0.15) -> dict[str, Tensor]:
         Scalars `loss`, `similarity` (in [-1, 1]) and `partition` (in nats); float32, or float64 if z is.
 
     Raises:
-        ValueError: z is not 3-D, K < 2 or N < 2; the message holds the shape.
+        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), or the temperature is not above 0.
 
     Source: Chen et al. 2020 (arXiv:2002.05709), eq. 1; Khosla et al. 2020 (arXiv:2004.11362), eq. 2, for more than
     one positive, where each image is its own class. It costs one (K N, K N) product, O(K^2).
@@ -35,6 +35,7 @@ def simclr_loss(z: Tensor, *, temperature: float = 0.15) -> dict[str, Tensor]:
     {'loss': 0.5514, 'similarity': 1.0, 'partition': 1.5514}
     """
     z = check_embeddings(z)
+    check_positive("temperature", temperature)
     with torch.autocast(z.device.type, enabled=False):
         unit = F.normalize(z, dim=-1)
         similarity = mean_pair_product(unit)

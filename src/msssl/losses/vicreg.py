@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msssl.errors import UserError
-from msssl.losses._common import check_embeddings, off_diagonal_energy
+from msssl.losses._common import check_embeddings, check_weight, off_diagonal_energy
 
 Form = Literal["mean", "pairs"]
 
@@ -42,7 +42,8 @@ def vicreg_loss(
         Scalars `loss`, `invariance`, `variance` and `covariance`, the terms unweighted; float32, or float64 if z is.
 
     Raises:
-        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), or the form is unknown.
+        ValueError: z is not 3-D, K < 2 or N < 2 (the message holds the shape), the form is unknown, or a weight is
+            negative.
 
     Source: Bardes et al. 2022 (arXiv:2105.04906), eqs. 1 to 6, weights of its section 4.2, which is `pairs` at K = 2
     with the variance halved as in the authors' code; Ghosh et al. 2024 (NeurIPS) for the mean view. Differs: `mean`
@@ -55,6 +56,8 @@ def vicreg_loss(
     """
     if form not in ("mean", "pairs"):
         raise UserError(f"form is {form!r}: expected one of mean, pairs")
+    for name, coeff in {"sim_coeff": sim_coeff, "std_coeff": std_coeff, "cov_coeff": cov_coeff}.items():
+        check_weight(name, coeff)
     z = check_embeddings(z)
     n_views, n_images, dim = z.shape
     with torch.autocast(z.device.type, enabled=False):

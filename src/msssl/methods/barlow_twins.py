@@ -5,8 +5,8 @@ from typing import Any, Literal
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.errors import UserError
 from msssl.losses import barlow_twins_loss
+from msssl.losses._common import check_weight
 from msssl.losses.barlow_twins import Form
 from msssl.methods.module import MultiViewModule
 
@@ -26,9 +26,7 @@ class BarlowTwins(MultiViewModule):
     def __init__(self, beta: float | Literal["auto"] = "auto", form: Form = "mean", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.form: Form = form
-        self.beta = 5 / self.proj_dim if beta == "auto" else float(beta)
-        if self.beta < 0:
-            raise UserError(f"beta is {beta}: a weight is at least 0")
+        self.beta = 5 / self.proj_dim if beta == "auto" else check_weight("beta", float(beta))
         if "beta" in self.hparams:  # a checkpoint keeps the number, whatever the rule becomes
             self.hparams["beta"] = self.beta
 

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.errors import UserError
 from msssl.losses import frossl_loss
+from msssl.losses._common import check_weight
 from msssl.methods.module import MultiViewModule
 
 
@@ -23,9 +23,7 @@ class FroSSL(MultiViewModule):
 
     def __init__(self, weight: float = 8.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if weight < 0:
-            raise UserError(f"weight is {weight}: a weight is at least 0")
-        self.weight = weight
+        self.weight = check_weight("weight", weight)
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.errors import UserError
 from msssl.losses import mvdhel_loss
+from msssl.losses._common import check_positive
 from msssl.methods.module import MultiViewModule
 
 
@@ -23,9 +23,7 @@ class MVDHEL(MultiViewModule):
 
     def __init__(self, temperature: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if temperature <= 0:
-            raise UserError(f"temperature is {temperature}: expected a number above 0")
-        self.temperature = temperature
+        self.temperature = check_positive("temperature", temperature)
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:

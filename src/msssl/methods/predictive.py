@@ -13,6 +13,7 @@ from msssl.batch import StepOutput, ViewsBatch
 from msssl.distributed import check_equal_shapes, gather
 from msssl.errors import UserError
 from msssl.losses._common import check_embeddings, mean_of_others
+from msssl.methods.encoder import CompiledEncoder
 from msssl.methods.module import MultiViewModule
 
 
@@ -107,6 +108,7 @@ class BYOL(PredictiveModule):
             raise UserError(f"momentum is {momentum}: expected a number in [0, 1]")
         self.momentum = momentum
         self.target = copy.deepcopy(self._online).requires_grad_(False)
+        self._compiled_target: CompiledEncoder | None = None
         self._targets: Tensor | None = None  # of the batch, within a training step
 
     @property
@@ -129,8 +131,9 @@ class BYOL(PredictiveModule):
     @override
     def configure_model(self) -> None:
         super().configure_model()
-        if next(self.backbone.parameters()).is_contiguous(memory_format=torch.channels_last):
-            self.target.to(memory_format=torch.channels_last)
+        for online, target in zip(self._online.parameters(), self.target.parameters(), strict=True):
+            target.data = torch.empty_like(online).copy_(target)  # in the memory layout of the online network
+        self._compiled_target = None if self._compiled is None else CompiledEncoder(self.target.forward)
 
     @override
     def training_step(self, batch: ViewsBatch, batch_idx: int) -> StepOutput:
@@ -148,7 +151,8 @@ class BYOL(PredictiveModule):
         """Embeddings (K, N, D) by the target network, with as many views at once as in the online network."""
         groups = views if isinstance(views, list) else [views]
         chunks = [chunk for group in groups for chunk in group.split(self.chunk_views or len(group))]
-        embeddings = [self.target(chunk.flatten(0, 1).to(self.dtype)).unflatten(0, chunk.shape[:2]) for chunk in chunks]
+        encode: Any = self._compiled_target or self.target
+        embeddings = [encode(chunk.flatten(0, 1).to(self.dtype)).unflatten(0, chunk.shape[:2]) for chunk in chunks]
         return torch.cat(embeddings)
 
     @override

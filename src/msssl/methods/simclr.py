@@ -6,6 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from msssl.losses import simclr_loss
+from msssl.losses._common import check_positive
 from msssl.methods.module import MultiViewModule
 
 
@@ -15,11 +16,14 @@ class SimCLR(MultiViewModule):
     Args:
         temperature: 0.15 is best for the small batches of one GPU (Bordes et al. 2023).
         **kwargs: arguments of `MultiViewModule`.
+
+    Raises:
+        ValueError: the temperature is not above 0.
     """
 
     def __init__(self, temperature: float = 0.15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.temperature = temperature
+        self.temperature = check_positive("temperature", temperature)
 
     @override
     def compute_loss(self, z: Tensor) -> dict[str, Tensor]:

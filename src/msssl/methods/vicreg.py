@@ -6,6 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from msssl.losses import vicreg_loss
+from msssl.losses._common import check_weight
 from msssl.losses.vicreg import Form
 from msssl.methods.module import MultiViewModule
 
@@ -19,6 +20,9 @@ class VICReg(MultiViewModule):
         cov_coeff: weight of the covariance.
         form: `mean` or `pairs`; see the loss.
         **kwargs: arguments of `MultiViewModule`.
+
+    Raises:
+        ValueError: a weight is negative.
     """
 
     def __init__(
@@ -30,9 +34,9 @@ class VICReg(MultiViewModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.sim_coeff = sim_coeff
-        self.std_coeff = std_coeff
-        self.cov_coeff = cov_coeff
+        self.sim_coeff = check_weight("sim_coeff", sim_coeff)
+        self.std_coeff = check_weight("std_coeff", std_coeff)
+        self.cov_coeff = check_weight("cov_coeff", cov_coeff)
         self.form: Form = form
 
     @override
