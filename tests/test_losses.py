@@ -575,3 +575,39 @@ def test_memory_of_a_wide_projector(name):
     size = z.untyped_storage().nbytes()
     assert memory.largest == size < 4 * 8192**2  # nothing is larger than the input, as a D x D tensor would be
     assert memory.peak <= 10 * size
+
+
+def test_mmcr_is_lightlys_on_embeddings_of_unit_length():
+    z = embeddings(4, 16, 6)
+    unit = F.normalize(z, dim=-1).transpose(0, 1)  # lightly takes (N, K, D), half of the views from each network
+    expected = lightly.loss.MMCRLoss(lmda=0.3)(unit[:, :2], unit[:, 2:])
+    assert_close(mmcr_loss(z, local_coeff=0.3)["loss"], expected, rtol=1e-9, atol=0)
+
+
+PAGES_WITH_GRADIENTS = {
+    "barlow-twins": partial(barlow_twins_loss, beta=5 / 64),
+    "vicreg": vicreg_loss,
+    "lejepa": partial(lejepa_loss, directions=unit_directions(64, 256)),
+    "visreg": partial(visreg_loss, directions=unit_directions(64, 256)),
+    "frossl": frossl_loss,
+    "logdet": logdet_loss,
+    "mvdhel": mvdhel_loss,
+    "simclr": simclr_loss,
+    "spectral-contrastive": spectral_contrastive_loss,
+    "mmcr": mmcr_loss,
+}
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_GRADIENTS)
+def test_gradients_at_collapse_are_those_that_the_pages_give(page):
+    """Within 6 %: they have two digits."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(256, 64, generator=generator, dtype=torch.float64)
+    noise = torch.randn(4, 256, 64, generator=generator, dtype=torch.float64)
+    text = (Path(__file__).parents[1] / "docs" / "methods" / f"{page}.md").read_text()
+    listed = re.search(r"(?:0\.001 is |around zero \()([-+.\d e,]+?\d)(?:: |\.\s| at size|\. )", text)
+    given = [float(number) for number in listed[1].split(",")]
+    for size, number in zip((1, 0.1, 0.01, 0.001), given, strict=True):
+        z = (size * (image + 0.5 * noise) / 1.25**0.5).requires_grad_()
+        norm = gradient(PAGES_WITH_GRADIENTS[page](z)["loss"], z).norm()
+        assert float(norm) == pytest.approx(number, rel=0.06), size
