@@ -548,7 +548,7 @@ def test_multi_crop():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MultiView(1), "n_views is 1"),
+        (lambda: MultiView(0), "n_views is 0"),
         (lambda: MultiView(augmentations="cifr"), "'cifr'.*'cifar'"),
         (lambda: MultiView(mean=(0.5,)), r"mean is \(0.5,\)"),
         (lambda: MultiView(std=(0.2, 0.0, 0.2)), r"std \(0.2, 0.0, 0.2\)"),

@@ -34,6 +34,7 @@ _HOME = {
     "RankMonitor": "callbacks",
     "ResNet": "backbones",
     "export": "evaluation",
+    "finetune": "evaluation",
     "probe": "evaluation",
 }
 _MODULES = ("callbacks", "losses", "metrics", "distributed")
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from msssl.data import MultiViewDataModule as MultiViewDataModule
     from msssl.data import Shapes as Shapes
     from msssl.evaluation import export as export
+    from msssl.evaluation import finetune as finetune
     from msssl.evaluation import probe as probe
     from msssl.methods import BYOL as BYOL
     from msssl.methods import MMCR as MMCR

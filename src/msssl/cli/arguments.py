@@ -36,8 +36,9 @@ def expand(args: list[str]) -> list[str]:
     for i, (arg, name) in enumerate(pairwise(args)):
         if arg in ("--config", "-c"):
             path = find_config(name)
-            # A probe reads the data only, of any config that a run can have.
-            args[i : i + 2] = ["--data", json.dumps(_data_of(path))] if args[0] == "probe" else [arg, path]
+            # These read the data only, of any config that a run can have.
+            only_data = args[0] in ("probe", "finetune")
+            args[i : i + 2] = ["--data", json.dumps(_data_of(path))] if only_data else [arg, path]
     if args and args[0] == "fit" and is_requeued() and (run := requeued_run(_root(args))):
         i = args.index("--ckpt_path") if "--ckpt_path" in args else len(args)
         args[i : i + 2] = ["--ckpt_path", str(run)]  # not the one, if any, from which it began

@@ -134,8 +134,33 @@ examples:
   --test_patches V           average the features over V views of an image
   --labels_per_class N ...   also with so few labels
   --baselines false          leave out raw pixels and random weights
+  --against NAME ...         also other weights: torchvision:WEIGHTS,
+                             timm:NAME, or a file
 """,
         function="msssl.evaluation.probe",
+    ),
+    "finetune": Command(
+        "Train the whole encoder on labels, beside other starting points.",
+        f"""\
+examples:
+  msssl finetune --ckpt_path last --labels_per_class 10 100
+  msssl finetune --ckpt_path runs/A --label_fraction 0.01 0.1 --against scratch
+  msssl finetune --ckpt_path runs/A --config cifar.yaml
+
+{_OF_A_RUN}\
+  --config FILE, --data CLASS, --data.data_dir DIR
+                             other images than those of the run
+  --labels_per_class N ...   so many labelled images of each class
+  --label_fraction SHARE ... a share of the labels (1: all of them)
+  --against START ...        other starting points: scratch,
+                             torchvision:WEIGHTS, timm:NAME, or a file
+  --draws N                  random choices of the labelled images (3)
+  --learning_rates RATE ...  the best on validation images is taken
+  --batch_size N             images in a batch of all devices (64)
+  --trainer.max_epochs N, --trainer.devices N, --trainer.precision NAME
+                             and other flags of the trainer
+""",
+        function="msssl.evaluation.finetune",
     ),
     "predict": Command(
         "Write the features or classes of images to a file.",

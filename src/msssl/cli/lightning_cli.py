@@ -138,7 +138,11 @@ class MultiViewCLI(LightningCLI):
         if name in self.functions and self.commands[name].takes_data:
             self._run_on_data(name)
         elif name in self.functions:
-            self.functions[name](**self.function_parsers[name].instantiate(self.config[name]))
+            given = self.function_parsers[name].instantiate(self.config[name])
+            plain = {
+                key: value.as_dict() if isinstance(value, Namespace) else value for key, value in vars(given).items()
+            }
+            self.functions[name](**plain)
             sys.exit(0)
 
     def _run_on_data(self, command: str) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
+from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
@@ -103,17 +104,26 @@ def _kinds(hint: Any) -> list[Any]:
     return [kind for part in parts for kind in _kinds(part)] if parts else [hint]
 
 
+OBJECTS_OF_A_TRAINER = {"callbacks", "logger", "plugins", "profiler"}
+
+
 def parser_of(function: Callable[..., None], description: str) -> Parser:
-    """A parser of a function's arguments; lists take several words, and one without a default needs no flag."""
+    """A parser of a function's arguments; lists take several words, and one without a default needs no flag.
+
+    An argument `trainer` is a dict of the arguments of Lightning's trainer, each of which is a flag.
+    """
     parser = Parser(description=description)
     lists, switches = {}, []
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+    parameters = inspect.signature(function, eval_str=True).parameters
+    if "trainer" in parameters:
+        parser.add_class_arguments(Trainer, "trainer", skip=OBJECTS_OF_A_TRAINER, instantiate=False, fail_untyped=False)
+    for name, parameter in parameters.items():
         if parameter.default is False:
             switches.append(name)
         kinds = [kind for kind in (parameter.annotation, *get_args(parameter.annotation)) if get_args(kind)]
         if kinds and getattr(kinds[-1], "__origin__", None) is list:
             lists[name] = get_args(kinds[-1])[0], parameter.default
-    parser.add_function_arguments(function, skip={*lists, *switches})
+    parser.add_function_arguments(function, skip={*lists, *switches, "trainer"})
     for name in switches:
         parser.add_argument(f"--{name}", action="store_true")
     for name, (kind, default) in lists.items():

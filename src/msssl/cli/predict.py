@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from msssl.callbacks import FeaturesWriter
 from msssl.data.predict import PredictSplit
 from msssl.errors import UserError
+from msssl.run.head import head_of
 
 
 def add_predict_arguments(parser: LightningArgumentParser) -> None:
@@ -33,26 +34,28 @@ def add_predict_arguments(parser: LightningArgumentParser) -> None:
         "--head",
         type=str | None,
         default=None,
-        help="write the classes by this linear head instead of the features: probe.head.pt, as msssl probe writes it",
+        help="write the classes by this linear head instead of the features: probe.head.pt, as msssl probe writes it; "
+        "finetuned.ckpt has its own",
     )
 
 
 def features_writer(given: Any) -> FeaturesWriter:
-    """The writer that these arguments ask for.
+    """The writer that these arguments ask for; a checkpoint that was fine-tuned brings its head.
 
     Raises:
         FileExistsError: the default file is there, of an earlier prediction.
         ValueError: two formats, or a name of neither.
     """
+    head = given["head"] or (head_of(given["ckpt_path"]) if given["ckpt_path"] else None)
     if given["out"] is not None:
         path = Path(given["out"])
         if given["format"] not in (None, path.suffix.removeprefix(".")):
             raise UserError(f"out is {path}, but format is {given['format']}: leave one of them")
-        return FeaturesWriter(path, given["head"])
+        return FeaturesWriter(path, head)
     folder = Path(given["ckpt_path"]).parent if given["ckpt_path"] else Path()
-    path = folder / f"{'classes' if given['head'] else 'features'}.{given['format'] or 'npz'}"
+    path = folder / f"{'classes' if head else 'features'}.{given['format'] or 'npz'}"
     if path.is_file():
         raise FileExistsError(
             f"{path} is there, of an earlier prediction: name another file by --out, or this one, to replace it"
         )
-    return FeaturesWriter(path, given["head"])
+    return FeaturesWriter(path, head)

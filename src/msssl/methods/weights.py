@@ -3,7 +3,7 @@
 import difflib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,7 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
         FileNotFoundError: the file does not exist or cannot be downloaded; the message says where to put it.
         ValueError: the name is unknown, or parameters are missing or have another shape; the message names them.
     """
-    source, colon, name = weights.partition(":")
-    sources = {"torchvision": _from_torchvision, "timm": _from_timm}
-    loaded = sources[source](name) if colon and source in sources else _from_file(weights)
+    loaded = read_weights(weights)
     own = backbone.state_dict()
     for name, value in own.items():
         if name not in loaded:
@@ -43,6 +41,24 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
         raise UserError(f"weights {weights} have {surplus[0]}, which the backbone {type(backbone).__name__} has not")
     backbone.load_state_dict({name: loaded[name] for name in own})
     log.info("weights: the backbone starts from %s", weights)
+
+
+def read_weights(weights: str) -> dict[str, Tensor]:
+    """The parameters and buffers that `load_weights` loads, with those of a classification head where there is one."""
+    source, name = source_of(weights)
+    return {"torchvision": _from_torchvision, "timm": _from_timm, "file": _from_file}[source](name)
+
+
+def source_of(weights: str) -> tuple[Literal["torchvision", "timm", "file"], str]:
+    """Where weights are from, and their name there.
+
+    >>> source_of("timm:resnet50.a1_in1k"), source_of("encoder.pth")
+    (('timm', 'resnet50.a1_in1k'), ('file', 'encoder.pth'))
+    """
+    source, _, name = weights.partition(":")
+    if source == "torchvision":
+        return "torchvision", name
+    return ("timm", name) if source == "timm" else ("file", weights)
 
 
 def _from_file(weights: str) -> dict[str, Tensor]:

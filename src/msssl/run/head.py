@@ -1,4 +1,4 @@
-"""Reads and writes the file of a linear head, as `msssl probe` fits it."""
+"""Reads and writes linear heads: files of their own, by `msssl probe`, or in a checkpoint, by `msssl finetune`."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def read_head(path: str | Path, feature_dim: int, ckpt_path: str | Path | None =
     """Read a head, which maps features (N, F) to logits (N, C), to the CPU, and the names of its classes.
 
     Args:
-        path: path of the head.
+        path: path of the head, or of a checkpoint that holds one.
         feature_dim: F, the width of the features.
         ckpt_path: if given, a checkpoint on whose features the head must have been fitted.
 
@@ -31,6 +31,7 @@ def read_head(path: str | Path, feature_dim: int, ckpt_path: str | Path | None =
     if not Path(path).is_file():
         raise FileNotFoundError(f"head {path} is not a file: msssl probe writes one and says its name")
     content = read_file(path)
+    content = content.get("head", content)
     if not _is_head(content):
         raise UserError(f"head {path} is not one that msssl probe wrote")
     num_classes, width = content["weight"].shape
@@ -43,6 +44,11 @@ def read_head(path: str | Path, feature_dim: int, ckpt_path: str | Path | None =
         head.weight.copy_(content["weight"])
         head.bias.copy_(content["bias"])
     return head.requires_grad_(False), content["classes"]
+
+
+def head_of(ckpt_path: str | Path) -> str | None:
+    """The path itself, for `read_head`, if the checkpoint there was fine-tuned and holds a head; else None."""
+    return str(ckpt_path) if "head" in read_file(ckpt_path) else None
 
 
 def _is_head(content: dict[str, Any]) -> bool:

@@ -31,7 +31,7 @@ class MultiView(Recorded, nn.Module):
     modules draw random numbers of their own, which also depend on the rank. The global random state does not change.
 
     Args:
-        n_views: K, at least 2.
+        n_views: K; the losses need at least 2.
         augmentations: a preset's name (`cifar`, `stl10`, `imagenet`, `imagenet100`, `grayscale`, `simclr`, `barlow`,
             `vicreg`), or modules in order, of `msssl.views`, Kornia or your own; they see the float images in [0, 1]
             of all views as one batch (K * N, C, H, W), and draw for each row.
@@ -42,7 +42,7 @@ class MultiView(Recorded, nn.Module):
             CUDA.
 
     Raises:
-        ValueError: n_views below 2, an unknown preset, or a module that draws once for a batch, which would make all
+        ValueError: n_views below 1, an unknown preset, or a module that draws once for a batch, which would make all
             views of an image equal. Some such modules are known by name; the first call detects the others.
 
     >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
@@ -60,8 +60,8 @@ class MultiView(Recorded, nn.Module):
         compile: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        if n_views < 2:
-            raise UserError(f"n_views is {n_views}: a multi-view loss needs at least 2")
+        if n_views < 1:
+            raise UserError(f"n_views is {n_views}: expected at least 1, and 2 for a multi-view loss")
         self.n_views = n_views
         self.preset: Preset | None = None
         if not isinstance(augmentations, str):

@@ -67,12 +67,14 @@ class ImageFolder(MultiViewDataModule):
     @override
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
-        self.image_size = self.hparams["image_size"] = self._side  # so that a later run or probe takes the same
+        self.hparams["image_size"] = self.image_size  # so that a later run or probe takes the same
 
     @override
     def dataset(self, split: Split) -> Dataset[Any] | None:
         listed, names = self._listed
-        return ImageFiles(listed[split], names, self._side, self.window) if split in listed else None
+        if self.image_size is None:  # as in the run that they are prepared for, or by the training images
+            self.image_size = self._size_of_run() or default_size([row.path for row in listed["train"]])
+        return ImageFiles(listed[split], names, self.image_size, self.window) if split in listed else None
 
     @functools.cached_property
     def _listed(self) -> tuple[dict[str, list[Row]], list[str]]:
@@ -81,11 +83,6 @@ class ImageFolder(MultiViewDataModule):
         names = class_names(listed, self.classes, self.manifest or str(self.data_dir))
         log_classes(names, listed["train"], "column label" if self.manifest else "folder")
         return listed, names
-
-    @functools.cached_property
-    def _side(self) -> int:
-        """Side of all images: as asked for, as in the run that they are prepared for, or by the training images."""
-        return self.image_size or self._size_of_run() or default_size([row.path for row in self._listed[0]["train"]])
 
     def _size_of_run(self) -> int | None:
         """Side of the images of the run that these are prepared for, which are read as they were."""

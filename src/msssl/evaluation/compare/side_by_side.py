@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from msssl.evaluation.compare.comparison import COSTS, PRETRAINED, TOP1, Compare
 from msssl.evaluation.compare.over_seeds import HOW, SPREAD, Difference, OverSeeds, draw
 from msssl.evaluation.compare.without_labels import HEADINGS as HEADINGS_WITHOUT_LABELS
 from msssl.evaluation.compare.without_labels import TITLE, row_without_labels
+from msssl.evaluation.finetune.table import HEADINGS as FINETUNE_HEADINGS
+from msssl.evaluation.finetune.table import print_finetuned, tables_of
 from msssl.evaluation.table import markdown, number, print_line
 from msssl.run.files import atomic_write, write_text
 
@@ -28,7 +31,8 @@ def compare(runs: list[str], out: str) -> None:
     4 or more the 95 % interval of their mean; differences between rows are paired by seed. Writes `<out>.md`,
     `<out>.csv` and `<out>.png`, which shows accuracy against epochs, minutes and views.
 
-    Runs without labels have no probe. They are compared by RankMe, alpha and spread, in a table of their own.
+    Runs without labels have no probe. They are compared by RankMe, alpha and spread, in a table of their own. So are
+    the results of `msssl finetune`, one table for each run.
 
     Args:
         runs: folders of runs, or reports of `msssl probe`.
@@ -39,7 +43,12 @@ def compare(runs: list[str], out: str) -> None:
         ValueError: a file is not a report of `msssl probe`.
     """
     without_labels = {run: row for run in runs if (row := row_without_labels(run)) is not None}
-    tables = group(read_reports([run for run in runs if run not in without_labels]))
+    finetuned = {
+        path: json.loads(path.read_text()) for run in runs for path in sorted(Path(run).glob("finetune*.json"))
+    }
+    only_finetuned = {str(path.parent) for path in finetuned if not any(path.parent.glob("probe*.json"))}
+    probed = [run for run in runs if run not in without_labels and str(Path(run)) not in only_finetuned]
+    tables = group(read_reports(probed)) if probed else []
     for table in tables:
         _print(table)
     pages = list(map(_page, tables))
@@ -48,6 +57,10 @@ def compare(runs: list[str], out: str) -> None:
         print_line(TITLE)
         _print_table(HEADINGS_WITHOUT_LABELS, rows)
         pages.append(f"## {TITLE}\n\n{markdown(HEADINGS_WITHOUT_LABELS, rows)}\n")
+    for path, report in finetuned.items():
+        print_finetuned(report, path)
+        for protocol, rows in tables_of(report).items():
+            pages.append(f"## {path}\n\n{markdown(FINETUNE_HEADINGS, rows)}\n\n{protocol}\n")
     target = Path(out)
     write_text(Path(f"{target}.md"), "\n".join(pages))
     if not tables:

@@ -49,6 +49,7 @@ def model_card(
   for {counted(epochs_of(checkpoint), "epoch")} ({counted(checkpoint["global_step"], "step")}).
 - {preprocess.n_views} views of each image:
 {steps}
+{_finetuned(checkpoint)}\
 - Input: RGB, float32, (N, 3, {height}, {width}), {normalization(preprocess)}; how an image is prepared stands below.
 - Output: {output}.
 
@@ -76,6 +77,17 @@ def _name_of_data(checkpoint: dict[str, Any]) -> str:
     arguments = checkpoint.get(MultiViewDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
     name: str = arguments.get("_class_path", "").rpartition(".")[2]
     return "data sets given in Python" if name in ("", "FromDatasets") else name
+
+
+def _finetuned(checkpoint: dict[str, Any]) -> str:
+    tuned = checkpoint.get("finetuned")
+    if tuned is None:
+        return ""
+    low, high = tuned["interval"]
+    return (
+        f"- Fine-tuned on the labels of {tuned['n_labels']:,} images: test top-1 {number(tuned['top1'])} "
+        f"({number(low)} to {number(high)}); {tuned['protocol']}.\n"
+    )
 
 
 def _accuracy(path: Path) -> str:

@@ -18,7 +18,7 @@ from msssl.evaluation.table import print_line
 from msssl.methods import MultiViewModule
 from msssl.run.files import atomic_write, read, writing
 from msssl.run.find import find
-from msssl.run.head import read_head
+from msssl.run.head import head_of, read_head
 
 TOLERANCE = 1e-5  # of outputs, relative to the largest
 
@@ -39,7 +39,8 @@ def export(
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
         format: torchvision and timm take only architectures that they have, onnx and safetensors take any.
-        head: file of a linear head to put behind the backbone, `probe.head.pt` as `msssl probe` writes it.
+        head: file of a linear head to put behind the backbone, `probe.head.pt` as `msssl probe` writes it; by default
+            that of `finetuned.ckpt`, and none for another checkpoint.
         out: folder to write; by default `export-<format>` beside the checkpoint.
         model: the module, built again as for the run, where the checkpoint does not hold all that this needs.
 
@@ -59,8 +60,9 @@ def export(
         raise UserError(f"{path} was written before a training step: it does not say the size of its images")
     shape = (2, len(preprocess.mean), *preprocess.image_size)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    head = head or head_of(path)
     linear, classes = (None, None) if head is None else read_head(head, module.feature_dim, path)
-    network = Network(module.backbone, linear, preprocess.evaluate(pixels))
+    network = Network(module.backbone, linear, preprocess.evaluate(pixels), classes)
     folder = path.with_name(f"export-{format}") if out is None else Path(out)
     if folder.exists() and not _is_export(folder):
         raise FileExistsError(f"{folder} is there and no earlier export: name another with out")

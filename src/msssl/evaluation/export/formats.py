@@ -1,5 +1,6 @@
 """Writes a network in the formats of torchvision, timm, ONNX and safetensors, with the lines of code that load it."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
@@ -31,11 +32,13 @@ class Network:
         backbone: in evaluation mode, on the CPU.
         head: maps the features to logits, if there is a head.
         images: normalised images (N, 3, H, W) of the size of the pretraining, as example inputs.
+        classes: names of the head's classes, if there is a head.
     """
 
     backbone: nn.Module
     head: nn.Linear | None
     images: Tensor
+    classes: list[str] | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -139,6 +142,12 @@ def _onnx(network: Network, path: Path) -> tuple[Path, list[str]]:
         external_data=False,
         verbose=False,
     )
+    if network.classes is not None:
+        import onnx
+
+        model = onnx.load(file)
+        onnx.helper.set_model_props(model, {"classes": json.dumps(network.classes)})
+        onnx.save(model, file)
     return file, ["import onnxruntime", "session = onnxruntime.InferenceSession({file!r})"]
 
 

@@ -1,6 +1,6 @@
 """Accuracy with few labels: heads that are fitted on a few images of each class, several times."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,12 +65,30 @@ def draw(labels: Tensor, count: int, seed: int) -> Tensor:
     """
     if count < 1:
         raise UserError(f"labels_per_class is {count}: expected one image at least")
-    generator = torch.Generator().manual_seed(seed)
     chosen = []
-    for label in labels[labels >= 0].unique().tolist():
-        rows = (labels == label).nonzero().flatten().cpu()
+    for label, rows in _shuffled(labels, seed):
         if len(rows) < count:
             images = counted(len(rows), "training image")
             raise UserError(f"labels_per_class is {count}, but class {label} has {images}")
-        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
+        chosen.append(rows[:count])
     return torch.cat(chosen).sort().values
+
+
+def draw_share(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Rows, sorted, of a share of the images of each class, at least one; those of a smaller share are among them.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> labels[draw_share(labels, 0.5, seed=0)]
+    tensor([0, 0, 1])
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"label_fraction is {share}: expected a share in (0, 1]")
+    return torch.cat([rows[: max(1, round(share * len(rows)))] for _, rows in _shuffled(labels, seed)]).sort().values
+
+
+def _shuffled(labels: Tensor, seed: int) -> Iterator[tuple[int, Tensor]]:
+    """The rows of each class in a random order that depends only on the labels and the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for label in labels[labels >= 0].unique().tolist():
+        rows = (labels == label).nonzero().flatten().cpu()
+        yield label, rows[torch.randperm(len(rows), generator=generator)]

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msssl.data import MultiViewDataModule
+from msssl.errors import UserError
+from msssl.evaluation.probe.against import encoder_of
 from msssl.evaluation.probe.features import Encoder, Split, extract, joined, load_or_extract
 from msssl.evaluation.probe.few_labels import draw, evaluate_few_labels
 from msssl.evaluation.probe.heads import MIN_VAL, evaluate, evaluate_as_the_paper
@@ -38,6 +40,7 @@ def probe(
     test_patches: int | None = None,
     labels_per_class: list[int] | None = None,
     baselines: bool = True,
+    against: list[str] | None = None,
     model: MultiViewModule | None = None,
 ) -> None:
     """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on random features.
@@ -54,6 +57,8 @@ def probe(
             for the paper's protocol.
         labels_per_class: also fit heads on this many images of each class, over 5 seeds.
         baselines: whether to evaluate raw pixels and the same encoder with random weights too.
+        against: other encoders to evaluate on the same images: `torchvision:WEIGHTS`, `timm:NAME`, or a file with
+            weights of the run's architecture. Images have the size and statistics that these weights want.
         model: the module, built again as for the run, where the checkpoint does not hold all that this needs.
     """
     kind = Protocol(protocol, test_patches)
@@ -64,15 +69,18 @@ def probe(
         log.warning("fewer than %d labelled validation images: cross-validation chooses the weight decay", MIN_VAL)
     _check_labels(subject, kind, labels_per_class or [])
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if against and kind.test_patches > 1:
+        raise UserError(f"against {against[0]}: other weights are compared on clean images, by test_patches 1")
+    others = [encoder_of(name, subject) for name in against or []]  # a wrong name is an error before any work
     encoders: dict[str, Encoder] = {PRETRAINED: subject.module.to(device)}  # first: a diverged run stops at once
-    if baselines:
-        encoders[RANDOM if subject.began_from_weights else UNTRAINED] = subject.with_random_weights().to(device)
-        encoders[RAW] = _pixels
+    encoders |= {other.name: other.backbone.to(device) for other in others}
+    encoders |= _baselines(subject, device) if baselines else {}
+    prepared = {other.name: other.data for other in others}
     fit = evaluate_as_the_paper if kind.of_paper else functools.partial(evaluate, folds=folds)
     rows: list[dict[str, Any]] = []
     spectra: dict[str, Tensor] = {}
     for name, encoder in encoders.items():
-        features = joined(_features(subject, kind, name, encoder, device), device)
+        features = joined(_features(subject, kind, name, encoder, prepared.get(name, subject.data), device), device)
         measured, head = fit(features, subject.num_classes)
         row = {"features": name, "dim": features["probe"][0].shape[1], **measured}
         if isinstance(encoder, MultiViewModule):
@@ -95,13 +103,18 @@ def probe(
     }
     if folds is not None:
         report["images"]["cv"] = int((folds.of_image >= 0).sum())
-    target = subject.path.with_name(f"{_stem(subject, kind, report['data_id'])}.json")
+    target = subject.path.with_name(f"{subject.name_of_files('probe', report['data_id'], *kind.suffixes())}.json")
     _keep_few_labels(target, report)
     of_head = {name: report[name] for name in ("classes", "sha256", "protocol", "data_class")}
     write_head(target.with_suffix(".head.pt"), pretrained_head, **of_head)
     draw_report(report, subject.data, dict(reversed(spectra.items())), nearest, target.with_suffix(".png"))
     write_text(target, json.dumps(report, indent=2, default=vars) + "\n")
     print_report(report, target)
+
+
+def _baselines(subject: Subject, device: str) -> dict[str, Encoder]:
+    untrained = RANDOM if subject.began_from_weights else UNTRAINED
+    return {untrained: subject.with_random_weights().to(device), RAW: _pixels}
 
 
 def _check_labels(subject: Subject, kind: Protocol, labels_per_class: list[int]) -> None:
@@ -112,14 +125,17 @@ def _check_labels(subject: Subject, kind: Protocol, labels_per_class: list[int])
         draw(subject.data.split_labels("probe"), count, seed=0)
 
 
-def _features(subject: Subject, kind: Protocol, name: str, encoder: Encoder, device: str) -> dict[str, Split]:
+def _features(
+    subject: Subject, kind: Protocol, name: str, encoder: Encoder, data: MultiViewDataModule, device: str
+) -> dict[str, Split]:
     """Features of each split, from the folder of the run where an earlier probe has kept them."""
     features = {}
     drawn = f"{kind.test_patches} {SEED} {subject.data.batch_size}" if kind.test_patches > 1 else ""
     for split in subject.splits:
-        content = None if name == RAW else subject.contents[split]  # pixels are large, and soon made
-        key = content and f"{subject.sha256} {name} {content} {subject.preprocess.image_size} {device} {drawn}"
-        make = functools.partial(extract, encoder, subject.data, split, device, kind.test_patches, SEED)
+        kept = name != RAW and not Path(name).is_file()  # pixels are large, and soon made; a file may change
+        content = subject.contents[split] if kept else None
+        key = content and f"{subject.sha256} {name} {content} {data.preprocess.image_size} {device} {drawn}"
+        make = functools.partial(extract, encoder, data, split, device, kind.test_patches, SEED)
         features[split] = load_or_extract(subject.path.with_name("features"), key, make)
     return features
 
@@ -138,14 +154,6 @@ def _keep_few_labels(path: Path, report: dict[str, Any]) -> None:
     for row in report["rows"]:
         if few_labels := {**kept.get(row["features"], {}), **row.get("few_labels", {})}:
             row["few_labels"] = few_labels
-
-
-def _stem(subject: Subject, kind: Protocol, data_id: str | None) -> str:
-    """Name of the files without ending: `probe` for the last checkpoint, the run's own data and standard protocol."""
-    parts = ["probe", *([] if subject.path.stem == "last" else [subject.path.stem])]
-    if subject.transferred:
-        parts += [type(subject.data).__name__, *([data_id[:8]] if data_id else [])]
-    return "-".join([*parts, *kind.suffixes()])
 
 
 @torch.no_grad()

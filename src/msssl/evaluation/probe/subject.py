@@ -158,6 +158,13 @@ class Subject:
             "settings": settings,
         }
 
+    def name_of_files(self, kind: str, data_id: str | None, *suffixes: str) -> str:
+        """Name of the files of a report without ending: `kind` alone for the last checkpoint on the run's own data."""
+        parts = [kind, *([] if self.path.stem == "last" else [self.path.stem])]
+        if self.transferred:
+            parts += [type(self.data).__name__, *([data_id[:8]] if data_id else [])]
+        return "-".join([*parts, *suffixes])
+
     def provenance(self) -> dict[str, Any]:
         """What was evaluated on which images, with fingerprints of both and the versions of libraries, as plain data.
 

@@ -1,0 +1,1 @@
+"""`msssl finetune`: trains the whole encoder on labels, from several starting points."""
