@@ -191,3 +191,23 @@ def test_what_a_benchmark_imports_of_msssl_is_there(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("msssl"):
             module = importlib.import_module(node.module)
             assert [each.name for each in node.names if not hasattr(module, each.name)] == []
+
+
+def test_correlations_of_scores_are_of_ranks(monkeypatch):
+    correlations = load(BENCHMARKS / "label_free.py").correlations
+    rows = [
+        {
+            "RankMe": 2.0**i,
+            "alpha": 1 + 1 / (i + 1),
+            "LiDAR": -i,
+            "learnability": i,
+            "dimension": -2 * i,
+            "accuracy": i / 9,
+        }
+        | {"minus the loss": [3, 1, 2, 0][i]}
+        for i in range(4)
+    ]
+    rho = {name: value for name, (value, _) in correlations(rows).items()}
+    assert rho["RankMe"] == rho["alpha"] == rho["learnability"] == pytest.approx(1)
+    assert rho["LiDAR"] == rho["dimension"] == pytest.approx(-1)
+    assert rho["minus the loss"] == pytest.approx(-0.8)

@@ -1,4 +1,4 @@
-"""kNN, RankMe and alpha-ReQ against references in float64 that are made another way."""
+"""kNN, RankMe, alpha-ReQ, LiDAR and CLID against references in float64 that are made another way."""
 
 import math
 import sys
@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg, stats
+from scipy.cluster.vq import kmeans2
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import KNeighborsClassifier
 
-from msssl.metrics import alpha_of, alpha_req, eigenspectrum, knn, rankme
+from msssl.metrics import alpha_of, alpha_req, clid, eigenspectrum, knn, lidar, rankme
 
 
 def features(n=300, dim=40, seed=0, decay=1.0):
@@ -179,3 +181,85 @@ def test_knn_refuses_shapes_that_do_not_match():
         knn(torch.zeros(4, 3), torch.zeros(8, 2), torch.zeros(8).long(), num_classes=2)
     with pytest.raises(ValueError, match="no labelled rows"):
         knn(torch.zeros(4, 3), torch.zeros(8, 3), torch.full((8,), -1), num_classes=2)
+
+
+def brute_lidar(z, delta=1e-4, epsilon=1e-7):
+    """By the definition, in float64 and with loops, and the square root of the covariance within images."""
+    K, N, D = z.shape
+    means = [sum(z[k, n] for k in range(K)) / K for n in range(N)]
+    mean = sum(means) / N
+    between = sum(np.outer(m - mean, m - mean) for m in means) / N
+    within = sum(np.outer(z[k, n] - means[n], z[k, n] - means[n]) for k in range(K) for n in range(N)) / (K * N)
+    values, vectors = np.linalg.eigh(within + delta * np.eye(D))
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    eigenvalues = np.clip(np.linalg.eigvalsh(root @ between @ root), 0, None)
+    p = np.sort(eigenvalues)[::-1][: min(N, D)] / eigenvalues.sum() + epsilon
+    return math.exp(-sum(value * math.log(value) for value in p))
+
+
+@pytest.mark.parametrize("shape", [(2, 30, 8), (5, 12, 20), (3, 2, 4)])
+def test_lidar_is_the_definition(shape):
+    image = torch.randn(shape[1:], dtype=torch.float64)
+    z = image + 0.3 * torch.randn(shape, dtype=torch.float64) * torch.linspace(0.1, 2, shape[2]) + 5
+    assert float(lidar(z)) == pytest.approx(brute_lidar(z.numpy()), rel=1e-6)
+    assert float(lidar(z.float())) == pytest.approx(brute_lidar(z.numpy()), rel=1e-3)
+
+
+def test_lidar_ignores_directions_in_which_only_views_differ():
+    """RankMe counts them."""
+    image, noise = torch.randn(200, 16), torch.randn(10, 200, 16)
+    image[:, 4:] = 0
+    z = image + noise * (torch.arange(16) >= 4)
+    assert float(lidar(z)) < 5
+    assert float(rankme(z.flatten(0, 1))) > 12
+
+
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (torch.zeros(3, 4), r"\(3, 4\)"),
+        (torch.zeros(1, 3, 4), r"\(1, 3, 4\)"),
+        (torch.full((2, 3, 4), math.nan), "finite"),
+    ],
+)
+def test_lidar_names_wrong_embeddings(z, message):
+    with pytest.raises(ValueError, match=message):
+        lidar(z)
+
+
+def test_clusters_far_apart_are_learnt_and_noise_is_not():
+    """25 points of each of 25 corners: k-means with sqrt(625) clusters starts in nearly all of them."""
+    corners = torch.eye(25, 32).repeat_interleave(25, dim=0) + 1e-3 * torch.randn(625, 32)
+    assert clid(corners).learnability > 0.6
+    noise = torch.randn(625, 32)
+    assert clid(noise).learnability < 0.5
+
+
+def test_learnability_is_the_accuracy_of_a_nearest_neighbour_on_the_clusters():
+    """With scikit-learn on the same clusters and halves."""
+    x = torch.randn(200, 6, dtype=torch.float64)
+    unit = (x / x.norm(dim=1, keepdim=True)).numpy()
+    _, clusters = kmeans2(unit, 14, minit="++", rng=3)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(3)).numpy()
+    bank, queries = order[:100], order[100:]
+    peer = KNeighborsClassifier(1).fit(unit[bank], clusters[bank])
+    assert clid(x, seed=3).learnability == pytest.approx(peer.score(unit[queries], clusters[queries]), abs=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_dimension_is_that_of_the_definition_and_near_the_truth(dim):
+    """A flat patch of this dimension, far from the origin, so that unit length keeps its dimension."""
+    points = torch.zeros(1500, 12, dtype=torch.float64)
+    points[:, :dim] = 0.1 * torch.rand(1500, dim, dtype=torch.float64)
+    points[:, -1] = 1
+    unit = (points / points.norm(dim=1, keepdim=True)).numpy()
+    distances = np.sort(cdist(unit, unit), axis=1)
+    expected = 1 / np.log(distances[:, 2] / distances[:, 1]).mean()
+    assert clid(points).dimension == pytest.approx(expected, rel=1e-6)
+    assert clid(points).dimension == pytest.approx(dim, rel=0.2)
+
+
+def test_equal_rows_are_left_out_of_the_dimension():
+    x = torch.randn(100, 8)
+    assert clid(torch.cat([x, x[:10]])).dimension > 0
+    assert math.isnan(clid(torch.ones(20, 3)).dimension)

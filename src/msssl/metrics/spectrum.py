@@ -113,16 +113,16 @@ def _rounding(x: Tensor) -> float:
     return max(x.shape) * torch.finfo(x.dtype).eps
 
 
-def spread_rows(z: Tensor) -> Tensor:
-    """The rows of z (N, D) from which spectra are computed: at most 10,000, evenly spread.
+def spread_rows(z: Tensor, at_most: int = MAX_ROWS) -> Tensor:
+    """The rows of z (N, D) from which scores are computed: at most 10,000, evenly spread.
 
     Raises:
         ValueError: z has another shape, or is not finite.
     """
     if z.ndim != 2 or min(z.shape) == 0:
         raise UserError(f"features are {tuple(z.shape)}: expected (N, F)")
-    if len(z) > MAX_ROWS:
-        z = z[torch.linspace(0, len(z) - 1, MAX_ROWS, device=z.device).long()]
+    if len(z) > at_most:
+        z = z[torch.linspace(0, len(z) - 1, at_most, device=z.device).long()]
     if not z.isfinite().all():
         raise UserError(f"{int((~z.isfinite()).any(dim=1).sum())} of {len(z)} rows of features are not finite")
     return z.detach()
