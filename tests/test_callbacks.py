@@ -565,6 +565,14 @@ def test_the_best_checkpoint_is_chosen_by_what_there_is(tmp_path, caplog, accura
     assert said_about(caplog, "best checkpoint") == said
 
 
+def test_the_log_says_that_training_on_does_not_help(tmp_path, caplog):
+    accuracies = [0.1, 0.5, 0.4, 0.4, 0.6, 0.6, 0.5, 0.4, 0.3, 0.3]
+    with caplog.at_level("INFO", logger="msssl"):
+        fit(tmp_path, [Measured([3.0] * 10, accuracies), BestCheckpoint(dirpath=tmp_path)], max_epochs=10)
+    line = "val/probe_top1 has not improved for 20 % of the run: training on is not visibly helping"
+    assert said_about(caplog, "improved") == [line] * 3  # after epochs 4, 7 and 9
+
+
 @pytest.mark.parametrize("accuracies", [None, [0.9, 0.2, 0.1]], ids=["without labels", "with labels"])
 def test_what_was_best_stays_so_after_a_resume(tmp_path, accuracies):
     """Also where the checkpoint is of a run that named the metric, as the default once was."""

@@ -1201,3 +1201,32 @@ def test_images_of_another_library_s_data_module_are_named_and_not_known(tmp_pat
     torch.save({"state_dict": {}, "hyper_parameters": {"_class_path": "msssl.BarlowTwins"}}, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=r"x\.ckpt does not say where its images are, .* another library"):
         data_of(tmp_path / "x.ckpt", files.read(tmp_path / "x.ckpt"))
+
+
+def test_several_data_sets_make_one_table(run, msssl, tmp_path):
+    for name, n_images in (("small", 60), ("large", 80)):
+        images = {**IMAGES, "train_images": n_images}
+        (tmp_path / f"{name}.yaml").write_text(yaml.dump({"data": {"class_path": "msssl.Shapes", "init_args": images}}))
+    sets = ["--data", "small.yaml", "--data", "large.yaml"]
+    code, out, err = msssl("probe", "--ckpt_path", run, "--baselines=false", *sets)
+    assert code == 0, err
+    table = out[out.rindex("classes") :]
+    reports = [json.loads(path.read_text()) for path in run.glob("probe-Shapes-*.json")]
+    assert sorted(report["images"]["probe"] for report in reports) == [40, 50]
+    for report in reports:
+        assert f"{report['rows'][-1]['test_top1']:.3f}" in table
+    assert table.count("Shapes, ") == 2
+
+
+def test_other_weights_are_a_row_of_the_same_probe(run, msssl, tmp_path):
+    """A file with the weights of the run itself has the run's accuracies."""
+    state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    torch.save({name: value for name, value in state.items() if name.startswith("backbone.")}, tmp_path / "own.pth")
+    code, _, err = msssl("probe", "--ckpt_path", run, "--baselines=false", "--against", "own.pth")
+    assert code == 0, err
+    report = json.loads((run / "probe.json").read_text())
+    other, own = report["rows"]
+    assert (other["features"], own["features"]) == ("own.pth", "pretrained encoder")
+    assert other["test_confusion"] == own["test_confusion"]
+    code, _, err = msssl("probe", "--ckpt_path", run, "--against", "own.pth", "--test_patches", 2)
+    assert (code, err.splitlines()[-1][:38]) == (2, "msssl: error: against own.pth: other w")

@@ -33,12 +33,9 @@ def expand(args: list[str]) -> list[str]:
     args = [part for arg in args for part in _split(arg)]
     if args[:1] in (["sweep"], ["report"]):
         return _studies(args)
-    for i, (arg, name) in enumerate(pairwise(args)):
-        if arg in ("--config", "-c"):
-            path = find_config(name)
-            # These read the data only, of any config that a run can have.
-            only_data = args[0] in ("probe", "finetune")
-            args[i : i + 2] = ["--data", json.dumps(_data_of(path))] if only_data else [arg, path]
+    _replace_configs(args)
+    if args[:1] == ["probe"]:
+        args = _suite(args)
     if args and args[0] == "fit" and is_requeued() and (run := requeued_run(_root(args))):
         i = args.index("--ckpt_path") if "--ckpt_path" in args else len(args)
         args[i : i + 2] = ["--ckpt_path", str(run)]  # not the one, if any, from which it began
@@ -52,6 +49,25 @@ def expand(args: list[str]) -> list[str]:
         if saved.is_file():  # first, so that every other config and flag wins
             args[1:1] = ["--config", str(saved), *_paths_of_run(checkpoint, saved)]
     return args
+
+
+def _replace_configs(args: list[str]) -> None:
+    """Replace the names of configs by their paths, in place; a probe or a fine-tuning reads their data only."""
+    for i, (arg, name) in enumerate(pairwise(args)):
+        is_config = arg in ("--config", "-c")
+        if args[0] in ("probe", "finetune") and (is_config or (arg == "--data" and name.endswith((".yaml", ".yml")))):
+            args[i : i + 2] = ["--data", json.dumps(_data_of(find_config(name)))]
+        elif is_config:
+            args[i : i + 2] = [arg, find_config(name)]
+
+
+def _suite(args: list[str]) -> list[str]:
+    """Several data sets for a probe: the first one stays `--data`, and the others are what it evaluates `--also`."""
+    places = [i for i, (arg, name) in enumerate(pairwise(args)) if arg == "--data" and name.startswith("{")]
+    others = [args[i + 1] for i in places[1:]]
+    for i in reversed(places[1:]):
+        del args[i : i + 2]
+    return [*args, "--also", *others] if others else args
 
 
 def _paths_of_run(checkpoint: Path, config: Path) -> list[str]:

@@ -130,6 +130,8 @@ examples:
 {_OF_A_RUN}\
   --config FILE, --data CLASS, --data.data_dir DIR
                              other images than those of the run
+  --data A.yaml --data B.yaml
+                             several sets, and a table of all of them
   --protocol NAME            standard, or paper: as Ghosh et al. evaluate
   --test_patches V           average the features over V views of an image
   --labels_per_class N ...   also with so few labels

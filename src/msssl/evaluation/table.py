@@ -45,6 +45,23 @@ def print_report(report: dict[str, Any], path: Path) -> None:
     print_line(f"written to {path}, {path.with_suffix('.png').name} and {path.with_suffix('.head.pt').name}")
 
 
+def print_suite(reports: Sequence[dict[str, Any]]) -> None:
+    """Print a table with a row for each data set and a column for each encoder: top-1 of the linear head."""
+    encoders = list(dict.fromkeys(row["features"] for report in reports for row in report["rows"]))
+    table = Table("data", "classes", "images", *encoders, caption="top-1 of the linear head, with 95 % interval")
+    for report in reports:
+        split = report["reported_on"]
+        by_encoder = {row["features"]: row for row in report["rows"]}
+        cells = [_with_interval(by_encoder.get(name, {}), split) for name in encoders]
+        name = f"{report['data_class']}, {Path(report['data_dir']).name}"
+        table.add_row(name, str(len(report["classes"])), str(report["images"].get(split, "-")), *cells)
+    Console(markup=False).print(table)
+
+
+def _with_interval(row: dict[str, Any], split: str) -> str:
+    return f"{_cell('', row.get(f'{split}_top1'))} ({_cell('', row.get(f'{split}_interval'))})"
+
+
 def print_line(text: str) -> None:
     """Print a text as it is, on one line however wide the terminal is."""
     Console(soft_wrap=True, markup=False, highlight=False).print(text)

@@ -39,8 +39,8 @@ def lidar(z: Tensor, *, delta: float = 1e-4, epsilon: float = 1e-7) -> Tensor:
         raise UserError(
             f"embeddings have shape {tuple(z.shape)}: expected (K, N, D) with K >= 2 views of N >= 2 images"
         )
-    if not z.isfinite().all():
-        raise UserError("embeddings are not finite")
+    if broken := int((~z.isfinite()).any(dim=2).sum()):
+        raise UserError(f"{broken} of {z.shape[0] * z.shape[1]} rows of features are not finite")
     z = z.double()
     n_views, n_images, dim = z.shape
     means = z.mean(dim=0)

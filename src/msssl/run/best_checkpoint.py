@@ -1,6 +1,7 @@
 """Writes `best.ckpt`, the checkpoint with the best value of a logged metric."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from msssl.errors import UserError
+from msssl.run.steps import run_length
 
 AUTO = "auto"
 METRICS = ("val/probe_top1", "val/rankme")  # `auto` is the first of these that is logged
+STAGNATION = 0.2  # share of a run without a better validation, after which the log says so
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +35,7 @@ class BestCheckpoint(ModelCheckpoint):
             raise UserError(f"mode is {mode}: monitor auto needs max, as it chooses the highest of its metrics")
         super().__init__(monitor=monitor, mode=mode, filename=filename, **kwargs)
         self._monitor_argument = monitor
+        self._highest, self._best_at = -math.inf, 0  # metric of `auto` in this process, and its step
         if self.save_top_k == 1:  # so that a file which a killed run left is replaced, and not kept beside the new one
             self._enable_version_counter = False
 
@@ -56,6 +60,20 @@ class BestCheckpoint(ModelCheckpoint):
         self._choose(trainer)
         if self.monitor in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
+            if self.monitor in METRICS and not trainer.sanity_checking:
+                self._note_stagnation(trainer, float(trainer.callback_metrics[self.monitor]))
+
+    def _note_stagnation(self, trainer: Trainer, value: float) -> None:
+        """Log that no validation in the last fifth of the run was better than an earlier one."""
+        step, total = run_length(trainer)
+        if value > self._highest:
+            self._highest, self._best_at = value, step
+        elif 0 < STAGNATION * total <= step - self._best_at:
+            log.info(
+                "%s has not improved for %.0f %% of the run: training on is not visibly helping",
+                *(self.monitor, 100 * (step - self._best_at) / total),
+            )
+            self._best_at = step  # the next note comes after as much again
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

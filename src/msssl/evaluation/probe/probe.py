@@ -20,7 +20,7 @@ from msssl.evaluation.probe.heads import MIN_VAL, evaluate, evaluate_as_the_pape
 from msssl.evaluation.probe.picture import draw_report, nearest_images
 from msssl.evaluation.probe.protocol import Protocol
 from msssl.evaluation.probe.subject import Subject, open_subject
-from msssl.evaluation.table import print_report
+from msssl.evaluation.table import print_report, print_suite
 from msssl.methods import MultiViewModule
 from msssl.metrics import alpha_of, eigenspectrum, rankme, spread_rows
 from msssl.run.files import check_writable, write_text
@@ -42,6 +42,7 @@ def probe(
     baselines: bool = True,
     against: list[str] | None = None,
     model: MultiViewModule | None = None,
+    also: list[MultiViewDataModule] | None = None,
 ) -> None:
     """Report the accuracy of classifiers on a checkpoint's features, on raw pixels and on random features.
 
@@ -60,8 +61,25 @@ def probe(
         against: other encoders to evaluate on the same images: `torchvision:WEIGHTS`, `timm:NAME`, or a file with
             weights of the run's architecture. Images have the size and statistics that these weights want.
         model: the module, built again as for the run, where the checkpoint does not hold all that this needs.
+        also: more data sets to evaluate on, one after the other; a table of all of them stands at the end.
     """
     kind = Protocol(protocol, test_patches)
+    options = (kind, labels_per_class, baselines, against, model)
+    reports = [_probe(ckpt_path, images, *options) for images in (data, *(also or []))]
+    if also:
+        print_suite(reports)
+
+
+def _probe(
+    ckpt_path: str,
+    data: MultiViewDataModule | None,
+    kind: Protocol,
+    labels_per_class: list[int] | None,
+    baselines: bool,
+    against: list[str] | None,
+    model: MultiViewModule | None,
+) -> dict[str, Any]:
+    """Evaluate on one data set, write and print the report, and return it."""
     subject = open_subject(ckpt_path, data, model, random_views=kind.test_patches > 1)
     check_writable(subject.path.parent)
     folds = None if kind.of_paper else subject.folds
@@ -110,6 +128,7 @@ def probe(
     draw_report(report, subject.data, dict(reversed(spectra.items())), nearest, target.with_suffix(".png"))
     write_text(target, json.dumps(report, indent=2, default=vars) + "\n")
     print_report(report, target)
+    return report
 
 
 def _baselines(subject: Subject, device: str) -> dict[str, Encoder]:
