@@ -55,9 +55,9 @@ def commands(*paths):
 
 
 @pytest.mark.parametrize("path", STUDIES + SMALL, ids=lambda path: path.stem)
-def test_study_has_runs_with_three_seeds_each_and_says_how_it_differs(path):
+def test_study_has_runs_with_its_seeds_and_says_how_it_differs(path):
     study = read_study([str(path)])
-    assert {cell.seed for cell in study.cells.values()} == {0, 1, 2}
+    assert {cell.seed for cell in study.cells.values()} == ({0} if path.stem == "weights" else {0, 1, 2})
     assert study.title != study.name
     assert study.differs
     assert f"\n# {len(study.cells)} runs: " in path.read_text()

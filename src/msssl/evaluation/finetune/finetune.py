@@ -122,8 +122,8 @@ def finetune(
     study = _Finetuning(subject, batch_size, rates, trainer or {})
     cells = [(seed, number, name) for seed in range(draws) for number in labels for name in starts]
     try:
-        for n_done, (seed, number, name) in enumerate(cells):
-            study.run(encoders[name], number, seed, f"{n_done + 1} of {len(cells)}")
+        for place, (seed, number, name) in enumerate(cells, start=1):
+            study.run(encoders[name], number, seed, f"{place} of {len(cells)}")
         study.write_checkpoint(max(labels, key=lambda number: len(number.rows(subject.data.split_labels("probe"), 0))))
     except SIGTERMException:
         log.warning("stopped: the same command goes on")
@@ -184,8 +184,10 @@ class _Finetuning:
         name = subject.name_of_files("finetune", self.provenance["data_id"])
         self.target = subject.path.with_name(f"{name}.json")
         self.folder = subject.path.with_name("finetune")
-        if self.settings["data_id"] is None and rank() == 0:  # nothing tells these images from others
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.settings["data_id"] is None:  # nothing tells these images from others, so nothing is taken from before
+            self.folder /= "unidentified"
+            if rank() == 0:
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, encoder: Encoder, labels: Labels, seed: int, place: str) -> None:
         """Fit with each learning rate, unless that is done, and measure the best on test images."""
@@ -258,7 +260,7 @@ class _Finetuning:
         if done.is_file():
             fit: dict[str, Any] = json.loads(done.read_text())
             return fit
-        began, best = time.monotonic(), BestCheckpoint(monitor=METRIC, dirpath=folder)
+        began, best = time.monotonic(), BestCheckpoint(monitor=METRIC, dirpath=folder, save_weights_only=True)
         images = LabelledImages(encoder.data, rows, self.batch_size, seed)
         callbacks = [best, LastCheckpoint(dirpath=folder), ExactResume(), LastValidation()]
         trainer = self._trainer(len(rows) // images.batch_size, callbacks)
