@@ -416,8 +416,9 @@ def test_a_run_in_python(tmp_path, capsys):
     trainer.fit(module, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     model = BarlowTwins(backbone=copy.deepcopy(module.backbone))
-    finetune(str(tmp_path / "last.ckpt"), data=data_of(*(images(n, size=12) for n in (64, 24, 24))),  # of another size model=model, draws=1,
-             learning_rates=[1e-3], trainer={"max_epochs": 1, "accelerator": "cpu"})  # fmt: skip
+    larger = data_of(*(images(n, size=12) for n in (64, 24, 24)))
+    options = {"draws": 1, "learning_rates": [1e-3], "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
+    finetune(str(tmp_path / "last.ckpt"), data=larger, model=model, **options)
     assert "pretrained" in capsys.readouterr().out
     assert list(tmp_path.glob("finetune*.json"))
     assert list(tmp_path.glob("finetuned*.ckpt"))
