@@ -428,6 +428,24 @@ def test_the_default_optimizer_is_the_papers():
     assert {id(p) for p in group["params"]} == {id(p) for p in module.parameters()}
 
 
+@pytest.mark.parametrize("decay_bias_and_norm", [True, False])
+def test_the_backbone_may_have_a_rate_of_its_own(decay_bias_and_norm):
+    module = MeanSquare(backbone=Small(), decay_bias_and_norm=decay_bias_and_norm, backbone_lr_scale=0.1)
+    optimizer = module.configure_optimizers()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, p in module.named_parameters():
+        assert rates[id(p)] == pytest.approx(1e-4 if name.startswith("backbone.") else 1e-3), name
+        assert decays[id(p)] == (1e-6 if decay_bias_and_norm or p.ndim > 1 else 0.0), name
+    schedule = WarmupCosine(optimizer, warmup=0.0, total_steps=4)
+    assert sorted(set(schedule.base_lrs)) == pytest.approx([1e-4, 1e-3])
+
+
+def test_a_rate_of_the_backbone_is_above_zero():
+    with pytest.raises(ValueError, match=r"backbone_lr_scale is 0\.0: expected a number above 0"):
+        MeanSquare(backbone=Small(), backbone_lr_scale=0.0)
+
+
 def test_bias_and_norm_may_go_without_decay():
     module = MeanSquare(backbone=Small(), decay_bias_and_norm=False)
     module.backbone.conv.bias.requires_grad_(False)

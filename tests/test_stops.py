@@ -330,6 +330,7 @@ def test_without_checkpoints_none_is_written(runner, folder):
         (["--config", "large_projector.yaml"], "--model.proj_dim"),
         pytest.param(["--config", "lars.yaml"], "--model.", marks=pytest.mark.slow),
         (["--model.decay_bias_and_norm=false"], "--model.decay_bias_and_norm"),
+        (["--model.backbone_lr_scale=0.1"], "--model.backbone_lr_scale"),
         (["--model.optimizer.amsgrad=true"], "--model.optimizer.amsgrad"),
     ],
     ids=str,

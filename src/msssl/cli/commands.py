@@ -83,6 +83,7 @@ model:
   --model.backbone NAME      resnet18, resnet34, resnet50, timm:NAME
   --model.proj_dim D         width of the projector's output
   --model.weights FILE       what the encoder starts from
+  --model.backbone_lr_scale  0.1 keeps more of such weights
   --model.optimizer CLASS    such as torch.optim.AdamW; then
   --model.optimizer.lr RATE  its learning rate
   --model.lr_scheduler CLASS such as msssl.WarmupCosine

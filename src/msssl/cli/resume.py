@@ -26,8 +26,10 @@ _STATE = (  # theirs is in the checkpoint
     f"{_OPTIMIZER}.init_args.amsgrad",
     f"{_OPTIMIZER}.init_args.centered",
     "model.init_args.decay_bias_and_norm",
+    "model.init_args.backbone_lr_scale",
     "model.init_args.lr_scheduler",
 )
+_UNKNOWN_BEFORE = {("model.init_args.backbone_lr_scale", None, 1.0)}  # runs of version 0.1 have no such key
 _SCHEDULE = "model.init_args.lr_scheduler.init_args."
 _FREE = tuple(f"{_SCHEDULE}{name}" for name in ("warmup", "final"))  # of `WarmupCosine`, whose state leaves them out
 
@@ -63,6 +65,7 @@ def go_on(ckpt_path: str | Path, config: dict[str, Any], module: nn.Module) -> t
         )
     saved = saved_config(ckpt_path)
     changed = {} if saved is None else changes(saved, config)
+    changed = {key: values for key, values in changed.items() if (key, *values) not in _UNKNOWN_BEFORE}
     root = changed.pop("trainer.default_root_dir", None)
     elsewhere = root is not None and Path(root[1] or "runs").resolve() != Path(ckpt_path).resolve().parents[1]
     _check(changed, checkpoint["state_dict"], module.state_dict())

@@ -17,6 +17,7 @@ from msssl.backbones import build_backbone, check_features, evaluating, find_fea
 from msssl.batch import Batch, EvaluationOutput, StepOutput, ViewsBatch
 from msssl.distributed import check_equal_shapes, gather
 from msssl.errors import UserError
+from msssl.losses._common import check_positive
 from msssl.methods.encoder import CompiledEncoder, features_of
 from msssl.methods.optimizer import (
     WarmupCosine,
@@ -24,6 +25,7 @@ from msssl.methods.optimizer import (
     let_clip,
     parameter_groups,
     refuse_finders,
+    scale_backbone_rate,
     take_arguments,
     take_memory_layout,
     with_schedule,
@@ -60,6 +62,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
             checkpoint ignore them.
         feature_dim: F; by default what the backbone says, or the width of its output for one image.
         decay_bias_and_norm: whether weight decay acts on biases and normalisation parameters too.
+        backbone_lr_scale: what the learning rate of the backbone is multiplied by; 0.1 keeps given `weights` while the
+            projector learns at the full rate.
         chunk_views: number of views that pass through the backbone together, with their activations computed again in
             the backward pass. This needs the memory of these views alone and a third more time, and BatchNorm has the
             statistics of these views. By default all views pass together, without recomputation.
@@ -81,6 +85,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         weights: str | None = None,
         feature_dim: int | None = None,
         decay_bias_and_norm: bool = True,
+        backbone_lr_scale: float = 1.0,
         chunk_views: int | None = None,
         compile: bool | Literal["auto"] = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=1e-6),
@@ -99,6 +104,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         self.projector = _projector([self.feature_dim, *hidden_dims, proj_dim]) if proj_layers else nn.Sequential()
         self.weights = weights
         self.decay_bias_and_norm = decay_bias_and_norm
+        self.backbone_lr_scale = check_positive("backbone_lr_scale", backbone_lr_scale)
         self.chunk_views = chunk_views
         self.compile_backbone = compile
         self._compiled: CompiledEncoder | None = None
@@ -243,7 +249,9 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(parameter_groups(self, self.decay_bias_and_norm))
+        backbone = None if self.backbone_lr_scale == 1 else self.backbone
+        optimizer = self.make_optimizer(parameter_groups(self, self.decay_bias_and_norm, backbone))
+        scale_backbone_rate(optimizer, self.backbone_lr_scale)
         self._optimizer_arguments = arguments_of(optimizer)
         let_clip(optimizer, trainer_of(self))
         return with_schedule(optimizer, self.make_lr_scheduler)

@@ -34,15 +34,31 @@ def refuse_finders(trainer: Trainer) -> None:
             )
 
 
-def parameter_groups(module: nn.Module, decay_bias_and_norm: bool) -> list[dict[str, Any]]:
-    """Trainable parameters in one group, or with a second group without weight decay for biases and normalisation."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if decay_bias_and_norm:
-        return [{"params": parameters}]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(
+    module: nn.Module, decay_bias_and_norm: bool, backbone: nn.Module | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups: those of the backbone apart, and biases and normalisation without weight decay.
+
+    Args:
+        module: whose parameters.
+        decay_bias_and_norm: whether biases and normalisation parameters are decayed as the others are.
+        backbone: the part whose parameters are groups of their own, with the key `of_backbone`; none by default.
+    """
+    of_backbone = set() if backbone is None else {id(p) for p in backbone.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for p in module.parameters():
+        if p.requires_grad:
+            groups.setdefault((id(p) in of_backbone, p.ndim <= 1 and not decay_bias_and_norm), []).append(p)
+    apart: dict[bool, dict[str, Any]] = {True: {"of_backbone": True}, False: {}}
+    decay: dict[bool, dict[str, Any]] = {True: {"weight_decay": 0.0}, False: {}}
+    return [{"params": groups[key], **apart[key[0]], **decay[key[1]]} for key in sorted(groups)]
+
+
+def scale_backbone_rate(optimizer: Optimizer, scale: float) -> None:
+    """Multiply the learning rate of the groups of the backbone; called before the schedule is made."""
+    for group in optimizer.param_groups:
+        if group.pop("of_backbone", False):
+            group["lr"] = group["lr"] * scale
 
 
 def with_schedule(optimizer: Optimizer, make_lr_scheduler: Callable[[Optimizer], Any] | None) -> Any:
