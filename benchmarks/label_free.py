@@ -12,10 +12,12 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr, zscore
 
 from msssl.evaluation import rebuild
@@ -27,7 +29,7 @@ SCORES = ("RankMe", "alpha", "LiDAR", "learnability", "dimension", "CLID", "minu
 
 
 @torch.no_grad()
-def scores(checkpoint: Path) -> dict[str, float]:
+def scores(checkpoint: Path) -> dict[str, Any]:
     """All scores of a checkpoint, and its accuracy."""
     subject = open_subject(str(checkpoint))
     module, data = subject.module, subject.data
@@ -58,13 +60,31 @@ def scores(checkpoint: Path) -> dict[str, float]:
     }
 
 
-def correlations(rows: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
+def correlations(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """Spearman's correlation of each score with accuracy, and its p value; alpha is compared by its distance to 1."""
     accuracy = np.array([row["accuracy"] for row in rows])
     values = {name: np.array([row[name] for row in rows]) for name in SCORES if name != "CLID"}
     values["alpha"] = -np.abs(values["alpha"] - 1)
     values["CLID"] = zscore(values["learnability"]) + zscore(values["dimension"])
     return {name: tuple(map(float, spearmanr(values[name], accuracy))) for name in SCORES}
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each score: accuracy against it, a colour for each study (the folder of a run's cell)."""
+    shown = [name for name in SCORES if name != "CLID"]
+    figure = Figure(figsize=(9.6, 5.2), layout="constrained")
+    panels = figure.subplots(2, 3, sharey=True).flatten()
+    studies = sorted({Path(row["run"]).parts[-3] for row in rows})
+    for axes, name in zip(panels, shown, strict=True):
+        for study in studies:
+            of_study = [row for row in rows if Path(row["run"]).parts[-3] == study]
+            axes.scatter([row[name] for row in of_study], [row["accuracy"] for row in of_study], s=14, label=study)
+        axes.set_xlabel(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("test top-1")
+    panels[3].set_ylabel("test top-1")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main(runs: str, out: str) -> None:
@@ -75,7 +95,7 @@ def main(runs: str, out: str) -> None:
         out: name of the files to write, without their ending.
     """
     torch.manual_seed(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in sorted(Path().glob(runs)):
         if (run / "probe.json").is_file():
             rows.append({"run": str(run), **scores(run / "last.ckpt")})
@@ -84,10 +104,18 @@ def main(runs: str, out: str) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    draw(rows, Path(f"{out}.svg"))
     about = (__doc__ or "").partition("\n\n")[2].strip()
     lines = [f"# Scores without labels against accuracy, {len(rows)} runs", "", about, ""]
-    lines += ["| score | Spearman's correlation with test top-1 | p |", "|---|---|---|"]
-    lines += [f"| {name} | {rho:+.2f} | {p:.2g} |" for name, (rho, p) in correlations(rows).items()]
+    groups = {"all": rows}
+    for row in rows:
+        groups.setdefault(Path(row["run"]).parts[-3], []).append(row)
+    groups = {name: group for name, group in groups.items() if len(group) > 3}
+    lines += ["Spearman's correlation with test top-1, by study (the number of runs):", ""]
+    lines += [f"| score | {' | '.join(f'{name} ({len(group)})' for name, group in groups.items())} |"]
+    lines += ["|---" * (1 + len(groups)) + "|"]
+    found = {name: correlations(group) for name, group in groups.items()}
+    lines += [f"| {score} | {' | '.join(f'{found[name][score][0]:+.2f}' for name in groups)} |" for score in SCORES]
     Path(f"{out}.md").write_text("\n".join(lines) + "\n")
 
 
