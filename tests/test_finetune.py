@@ -73,12 +73,14 @@ def again(once, folder):
     return folder
 
 
+@pytest.mark.long
 def test_the_same_command_gives_the_same_table(once, runner, again):
     assert runner(again, *FEW, "--against", "scratch") == 0, output(again)
     assert without_times(report_in(again)) == without_times(report_in(once))
     assert_close(tuned_state(again)["state_dict"], tuned_state(once)["state_dict"], rtol=0, atol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "point",
     [
@@ -100,6 +102,7 @@ def test_stopped_and_started_again_it_gives_the_same_table(point, once, runner, 
     assert_close(tuned_state(again)["state_dict"], tuned_state(once)["state_dict"], rtol=0, atol=0)
 
 
+@pytest.mark.long
 def test_what_is_finished_is_not_trained_again_and_stays_in_the_table(once, runner, again):
     shutil.rmtree(again / "runs")
     shutil.copytree(once / "runs", again / "runs")
@@ -113,6 +116,7 @@ def test_what_is_finished_is_not_trained_again_and_stays_in_the_table(once, runn
     assert labels == [("4/class", "pretrained"), ("4/class", "scratch"), ("50 %", "pretrained")]
 
 
+@pytest.mark.long
 def test_accuracies_are_those_of_the_checkpoint_on_the_test_images(once, importable):
     path = run_of(once) / "finetuned.ckpt"
     module = MultiViewModule.load_from_checkpoint(path).eval()
@@ -132,6 +136,7 @@ def test_accuracies_are_those_of_the_checkpoint_on_the_test_images(once, importa
     assert result["learning_rate"] == best["learning_rate"]
 
 
+@pytest.mark.long
 def test_the_linear_probe_beside_it_is_logistic_regression_on_the_same_images(once, importable):
     path = run_of(once) / "last.ckpt"
     module = MultiViewModule.load_from_checkpoint(path).eval()
@@ -162,6 +167,7 @@ def test_the_linear_probe_beside_it_is_logistic_regression_on_the_same_images(on
     assert result["linear"]["top1"] == pytest.approx(scores[max(scores)], abs=1 / 60 + 1e-9)
 
 
+@pytest.mark.long
 def test_a_finetuned_checkpoint_is_a_classifier_in_one_onnx_file(once, importable, msssl, tmp_path):
     path = run_of(once) / "finetuned.ckpt"
     code, _, err = msssl("export", "--ckpt_path", path, "--format", "onnx", "--out", tmp_path / "onnx")
@@ -180,6 +186,7 @@ def test_a_finetuned_checkpoint_is_a_classifier_in_one_onnx_file(once, importabl
     assert "Fine-tuned on the labels of 40 images" in (tmp_path / "onnx" / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_a_report_shows_the_table(once, msssl, tmp_path):
     code, out, err = msssl("report", run_of(once), "--out", tmp_path / "table")
     assert code == 0, err
@@ -206,6 +213,7 @@ class Net(nn.Sequential):
 """
 
 
+@pytest.mark.long
 def test_ranks_train_as_one_process(runner, folder):
     (folder / "ranks.py").write_text(NET)
     (folder / "run.yaml").write_text(RANKS)
