@@ -106,7 +106,7 @@ def test_a_study_in_miniature(msssl, tmp_path):
     assert "study s: its runs had set.data.batch_size 8, which is now 4" in err
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_other_programs_spread_a_study_cell_by_cell(tmp_path):
     """As docs/paper.md has it: by the number of a SLURM array's task, and two at a time by xargs."""
     folder = written(tmp_path, study({"a": {"grid": {"model.proj_dim": [4, 8, 16]}}}, **MINIATURE))

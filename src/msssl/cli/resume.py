@@ -29,7 +29,7 @@ _STATE = (  # theirs is in the checkpoint
     "model.init_args.backbone_lr_scale",
     "model.init_args.lr_scheduler",
 )
-_UNKNOWN_BEFORE = {("model.init_args.backbone_lr_scale", None, 1.0)}  # runs of version 0.1 have no such key
+_UNKNOWN_BEFORE = [("model.init_args.backbone_lr_scale", None, 1.0)]  # runs of version 0.1 have no such key
 _SCHEDULE = "model.init_args.lr_scheduler.init_args."
 _FREE = tuple(f"{_SCHEDULE}{name}" for name in ("warmup", "final"))  # of `WarmupCosine`, whose state leaves them out
 
