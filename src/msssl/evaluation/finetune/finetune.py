@@ -16,7 +16,7 @@ from msssl.methods import MultiViewModule
 from msssl.run.files import check_writable
 
 SCRATCH = "scratch"
-RATES = (1e-4, 5e-4, 2.5e-3)
+RATES = (1e-4, 1e-3, 1e-2)
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +50,7 @@ def finetune(
         label_fraction: shares of the labelled images, the same of each class; by default all of them.
         against: other starting points: `scratch` for random weights, `torchvision:WEIGHTS`, `timm:NAME`, or a file.
         draws: random choices of the labelled images; each is also the seed of order and views.
-        learning_rates: the best of these on validation images is taken; 1e-4, 5e-4 and 2.5e-3 by default.
+        learning_rates: the best of these on validation images is taken; 1e-4, 1e-3 and 1e-2 by default.
         batch_size: images in a batch of all devices.
         model: the module, built again as for the run, where the checkpoint does not hold all that this needs.
         trainer: arguments of `lightning.Trainer`. Without `max_epochs` or `max_steps` a fit has 30 epochs, or more
