@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import torch
 from conftest import NARROW, fitted_in, load
 from lightning import Trainer
@@ -17,12 +18,16 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import TensorDataset
 from torchvision import models
+from torchvision.transforms.v2.functional import to_pil_image
 
-from msssl import BarlowTwins, MultiView, MultiViewDataModule, MultiViewModule, finetune
+from msssl import BarlowTwins, ImageFolder, MultiView, MultiViewDataModule, MultiViewModule, finetune
 from msssl.evaluation.finetune.classifier import Classifier, LabelledImages
 from msssl.evaluation.finetune.table import rows_of
+from msssl.evaluation.probe import against
 from msssl.evaluation.probe.few_labels import draw_share
+from msssl.evaluation.probe.subject import open_subject
 from msssl.run.head import read_head
+from msssl.views import Preprocess
 
 DATA = [f"--data.{option}" for option in ("train_images=160", "test_images=60", "val_fraction=0.4")]
 TUNE = ["finetune", "--ckpt_path", "last", "--trainer.max_epochs=3", "--learning_rates", "0.001", "0.01"]
@@ -383,16 +388,13 @@ def test_data_that_cannot_be_measured_is_named(sets, line, checkpoint):
 
 def test_weights_of_torchvision_see_images_of_their_size(checkpoint, monkeypatch, tmp_path):
     """The stand-in for the download is where torch keeps it."""
-    from msssl.evaluation.probe.against import encoder_of
-    from msssl.evaluation.probe.subject import open_subject
-
     weights = models.ResNet18_Weights.IMAGENET1K_V1
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     network = models.resnet18()
     (tmp_path / "checkpoints").mkdir()
     torch.save(network.state_dict(), tmp_path / "checkpoints" / weights.url.rpartition("/")[2])
     subject = open_subject(str(checkpoint))
-    encoder = encoder_of("torchvision:ResNet18_Weights.IMAGENET1K_V1", subject)
+    encoder = against.encoder_of("torchvision:ResNet18_Weights.IMAGENET1K_V1", subject)
     batch = next(iter(encoder.data.evaluation_dataloader("test")))
     image = batch["image"][:2]
     prepared = encoder.data.preprocess.evaluate(image)
@@ -402,15 +404,26 @@ def test_weights_of_torchvision_see_images_of_their_size(checkpoint, monkeypatch
     assert subject.data.preprocess.image_size == (32, 32)  # that of the run is as it was
 
 
-def test_images_of_a_folder_are_read_again_at_the_size_that_weights_want(image_folder, checkpoint):
-    from msssl import ImageFolder
-    from msssl.evaluation.probe.against import prepared
-    from msssl.views import Preprocess
+def test_weights_of_timm_see_images_as_timm_prepares_them(checkpoint, monkeypatch):
+    """The stand-in for the download is a network with random weights; no weights can be downloaded here."""
+    network = timm.create_model("resnet10t.c3_in1k", num_classes=0).eval()
+    monkeypatch.setattr(against, "read_weights", lambda name: network.state_dict())
+    encoder = against.encoder_of("timm:resnet10t.c3_in1k", open_subject(str(checkpoint)))
+    config = timm.data.resolve_model_data_config(network)
+    transform = timm.data.create_transform(**{**config, "interpolation": "bilinear"})
+    batch = next(iter(encoder.data.evaluation_dataloader("test")))["image"][:2]
+    prepared = encoder.data.preprocess.evaluate(batch)
+    expected = torch.stack([transform(to_pil_image(image)) for image in batch])
+    assert prepared.shape == expected.shape
+    assert_close(prepared, expected, rtol=0, atol=0.06)  # Pillow rounds to 8 bits once more
+    assert_close(encoder.backbone(prepared), network(prepared))
 
+
+def test_images_of_a_folder_are_read_again_at_the_size_that_weights_want(image_folder, checkpoint):
     data = ImageFolder(str(image_folder), image_size=16, batch_size=2, num_workers=0)
     data.setup()
     wanted = Preprocess((0.5,) * 3, (0.5,) * 3, image_size=(24, 24), resize=24, crop=20)
-    other = prepared(data, wanted)
+    other = against.prepared(data, wanted)
     assert next(iter(other.evaluation_dataloader("probe")))["image"].shape[-2:] == (24, 24)
     assert next(iter(data.evaluation_dataloader("probe")))["image"].shape[-2:] == (16, 16)
     assert other.splits["probe"].indices.tolist() == data.splits["probe"].indices.tolist()
