@@ -441,5 +441,7 @@ def test_a_run_in_python(tmp_path, capsys):
     options = {"draws": 1, "learning_rates": [1e-3], "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
     finetune(str(tmp_path / "last.ckpt"), data=larger, model=model, **options)
     assert "pretrained" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"trainer has max_epoch: expected arguments of lightning\.Trainer"):
+        finetune(str(tmp_path / "last.ckpt"), data=larger, model=model, trainer={"max_epoch": 1})
     assert list(tmp_path.glob("finetune*.json"))
     assert list(tmp_path.glob("finetuned*.ckpt"))

@@ -104,7 +104,7 @@ def _kinds(hint: Any) -> list[Any]:
     return [kind for part in parts for kind in _kinds(part)] if parts else [hint]
 
 
-OBJECTS_OF_A_TRAINER = {"callbacks", "logger", "plugins", "profiler"}
+NO_FLAGS_OF_A_TRAINER = {"callbacks", "default_root_dir", "logger", "plugins", "profiler"}
 
 
 def parser_of(function: Callable[..., None], description: str) -> Parser:
@@ -116,7 +116,9 @@ def parser_of(function: Callable[..., None], description: str) -> Parser:
     lists, switches = {}, []
     parameters = inspect.signature(function, eval_str=True).parameters
     if "trainer" in parameters:
-        parser.add_class_arguments(Trainer, "trainer", skip=OBJECTS_OF_A_TRAINER, instantiate=False, fail_untyped=False)
+        parser.add_class_arguments(
+            Trainer, "trainer", skip=NO_FLAGS_OF_A_TRAINER, instantiate=False, fail_untyped=False
+        )
     for name, parameter in parameters.items():
         if parameter.default is False:
             switches.append(name)

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from msssl.callbacks import BestCheckpoint, LastCheckpoint
+from msssl.errors import UserError
 from msssl.evaluation.finetune.classifier import METRIC, Classifier, LabelledImages
 from msssl.evaluation.finetune.labels import Labels
 from msssl.evaluation.finetune.table import described, print_finetuned, rows_of
@@ -37,6 +38,7 @@ from msssl.run.run_folder import rank
 PRETRAINED = "pretrained"
 EPOCHS, MIN_STEPS = 30, 500  # of a fit, unless the trainer says otherwise: more epochs where these are fewer steps
 VALIDATIONS = 10  # of a fit, evenly spread
+OWN = ("callbacks", "default_root_dir")  # arguments of the trainer that every fit sets itself
 OF_THE_BUDGET = ("max_epochs", "max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,11 @@ class Fits:
         self.batch_size = batch_size
         self.rates = rates
         defaults = inspect.signature(Trainer).parameters
+        for name in trainer:
+            if name not in defaults or name in OWN:
+                raise UserError(
+                    f"trainer has {name}: expected arguments of lightning.Trainer, but for {', '.join(OWN)}"
+                )
         self.trainer = {name: value for name, value in trainer.items() if value != defaults[name].default}
         self.provenance = subject.provenance()
         self.settings = {
