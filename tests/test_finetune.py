@@ -53,6 +53,13 @@ def tuned_state(folder):
     return torch.load(run_of(folder) / "finetuned.ckpt", weights_only=True)
 
 
+def module_and_data(path):
+    """What a checkpoint describes: the module in evaluation mode, and its data, set up."""
+    data = MultiViewDataModule.from_checkpoint(torch.load(path, weights_only=True))
+    data.setup()
+    return MultiViewModule.load_from_checkpoint(path).eval(), data
+
+
 @pytest.fixture(scope="module")
 def once(runner):
     """A folder with a run that was fine-tuned without a disturbance."""
@@ -124,9 +131,7 @@ def test_what_is_finished_is_not_trained_again_and_stays_in_the_table(once, runn
 @pytest.mark.long
 def test_accuracies_are_those_of_the_checkpoint_on_the_test_images(once, importable):
     path = run_of(once) / "finetuned.ckpt"
-    module = MultiViewModule.load_from_checkpoint(path).eval()
-    data = MultiViewDataModule.from_checkpoint(torch.load(path, weights_only=True))
-    data.setup()
+    module, data = module_and_data(path)
     head, classes = read_head(path, module.feature_dim)
     hits = []
     for batch in data.evaluation_dataloader("test"):
@@ -143,10 +148,7 @@ def test_accuracies_are_those_of_the_checkpoint_on_the_test_images(once, importa
 
 @pytest.mark.long
 def test_the_linear_probe_beside_it_is_logistic_regression_on_the_same_images(once, importable):
-    path = run_of(once) / "last.ckpt"
-    module = MultiViewModule.load_from_checkpoint(path).eval()
-    data = MultiViewDataModule.from_checkpoint(torch.load(path, weights_only=True))
-    data.setup()
+    module, data = module_and_data(run_of(once) / "last.ckpt")
 
     def features(split):
         batches = list(data.evaluation_dataloader(split))
@@ -182,9 +184,7 @@ def test_a_finetuned_checkpoint_is_a_classifier_in_one_onnx_file(once, importabl
     code, _, err = msssl("predict", "--ckpt_path", path, "--out", tmp_path / "classes.npz")
     assert code == 0, err
     predicted = np.load(tmp_path / "classes.npz")
-    module = MultiViewModule.load_from_checkpoint(path)
-    data = MultiViewDataModule.from_checkpoint(torch.load(path, weights_only=True))
-    data.setup()
+    module, data = module_and_data(path)
     images = torch.cat([module.preprocess.evaluate(b["image"]) for b in data.evaluation_dataloader("test")])
     (logits,) = session.run(None, {"images": images.numpy()})
     assert [classes[i] for i in logits.argmax(axis=1)] == predicted["class"].tolist()
