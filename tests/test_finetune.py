@@ -362,6 +362,12 @@ def test_wrong_flags_end_in_one_line(flags, line, checkpoint, msssl):
     assert "Traceback" not in err
 
 
+def test_several_data_sets_are_refused(checkpoint, msssl):
+    code, _, err = msssl("finetune", "--ckpt_path", checkpoint, "--data", "cifar.yaml", "--data", "stl10.yaml")
+    assert code == 2
+    assert err.splitlines()[-1].endswith("finetune takes one data set: give --data once")
+
+
 def test_files_that_do_not_fit_are_named(checkpoint, msssl, tmp_path):
     torch.save(models.resnet34().state_dict(), "wide.pth")
     (tmp_path / "text.pth").write_text("no weights")

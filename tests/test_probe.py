@@ -27,7 +27,7 @@ from msssl.cli import main
 from msssl.cli.errors import user_message
 from msssl.data.sets.shapes import FORMS, draw
 from msssl.evaluation import probe
-from msssl.evaluation.probe import adam, few_labels, heads, protocol
+from msssl.evaluation.probe import adam, few_labels, heads, protocol, subject
 from msssl.evaluation.probe.adam import mlp_probe, paper_probe
 from msssl.evaluation.probe.features import extract, joined, load_or_extract
 from msssl.evaluation.probe.few_labels import evaluate_few_labels
@@ -119,7 +119,7 @@ def extracted(monkeypatch):
         calls.append(("encoder" if isinstance(encoder, nn.Module) else "pixels", split, torch.cat(seen).cpu(), x.cpu()))
         return x, y
 
-    monkeypatch.setattr(probing, "extract", recording)
+    monkeypatch.setattr(subject, "extract", recording)
     return calls
 
 
@@ -335,7 +335,7 @@ def test_one_encoders_features_are_in_memory_at_a_time(kept, monkeypatch):
         return found
 
     made = []
-    monkeypatch.setattr(probing, "load_or_extract", make)
+    monkeypatch.setattr(subject, "load_or_extract", make)
     monkeypatch.setattr(probing, "joined", join)
     probe(str(kept))
     assert (len(made), len(before)) == (9, 12)  # three splits of three encoders, and each joined

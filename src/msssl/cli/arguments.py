@@ -34,7 +34,7 @@ def expand(args: list[str]) -> list[str]:
     if args[:1] in (["sweep"], ["report"]):
         return _studies(args)
     _replace_configs(args)
-    if args[:1] == ["probe"]:
+    if args[:1] in (["probe"], ["finetune"]):
         args = _suite(args)
     if args and args[0] == "fit" and is_requeued() and (run := requeued_run(_root(args))):
         i = args.index("--ckpt_path") if "--ckpt_path" in args else len(args)
@@ -62,9 +62,11 @@ def _replace_configs(args: list[str]) -> None:
 
 
 def _suite(args: list[str]) -> list[str]:
-    """Several data sets for a probe: the first one stays `--data`, and the others are what it evaluates `--also`."""
+    """Several data sets: the first one stays `--data`, and the others are what a probe evaluates `--also`."""
     places = [i for i, (arg, name) in enumerate(pairwise(args)) if arg == "--data" and name.startswith("{")]
     others = [args[i + 1] for i in places[1:]]
+    if others and args[0] != "probe":
+        raise UserError(f"{args[0]} takes one data set: give --data once")
     for i in reversed(places[1:]):
         del args[i : i + 2]
     return [*args, "--also", *others] if others else args

@@ -1,11 +1,11 @@
 """The fits of a fine-tuning: each is done once, what is finished is a file, and all such files make the table."""
 
 import copy
-import functools
 import hashlib
 import inspect
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -26,10 +26,9 @@ from msssl.evaluation.finetune.labels import Labels
 from msssl.evaluation.finetune.table import described, print_finetuned, rows_of
 from msssl.evaluation.probe.adam import top1
 from msssl.evaluation.probe.against import Encoder
-from msssl.evaluation.probe.features import Split, extract, load_or_extract
-from msssl.evaluation.probe.heads import WEIGHT_DECAYS, measures
+from msssl.evaluation.probe.heads import best_linear_probe, measures
 from msssl.evaluation.probe.subject import Subject
-from msssl.metrics import accuracy_interval, linear_probes
+from msssl.metrics import accuracy_interval
 from msssl.run.exact_resume import ExactResume
 from msssl.run.files import LAST, read, write_file, write_text
 from msssl.run.last_validation import LastValidation
@@ -117,29 +116,20 @@ class Fits:
         words = json.dumps([self.settings, start, labels.per_class, labels.share, seed])
         return self.folder / hashlib.sha256(words.encode()).hexdigest()[:12]
 
-    def _features(self, encoder: Encoder) -> dict[str, Split]:
-        """Frozen features of all images, from which the linear probe is fitted; kept on disk."""
-        subject, device = self.subject, self._device
-        backbone = encoder.backbone.eval().to(device)
-        features = {}
-        for split in ("probe", "val", "test"):
-            content = None if Path(encoder.name).is_file() else subject.contents[split]
-            size = encoder.data.preprocess.image_size
-            key = content and f"{subject.sha256} {encoder.name} {content} {size} {device}"
-            make = functools.partial(extract, backbone, encoder.data, split, device)
-            features[split] = load_or_extract(subject.path.with_name("features"), key, make)
-        return features
-
     @property
     def _device(self) -> str:
-        return "cuda" if torch.cuda.is_available() and self.trainer.get("accelerator") != "cpu" else "cpu"
+        if not torch.cuda.is_available() or self.trainer.get("accelerator") == "cpu":
+            return "cpu"
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # which `cuda` then is, of each rank its own
+        return "cuda"
 
     def _linear_probe(self, encoder: Encoder, rows: Tensor) -> tuple[nn.Linear, dict[str, Any]]:
         """The linear head on frozen features of these images, its weight decay chosen on validation images."""
-        features = self._features(encoder)
-        (x, y), (val_x, val_y), (test_x, test_y) = (features[split] for split in ("probe", "val", "test"))
-        heads = linear_probes(x[rows], y[rows], num_classes=self.subject.num_classes, weight_decays=WEIGHT_DECAYS)
-        head = max(heads, key=lambda head: top1(head(val_x), val_y))
+        name = None if Path(encoder.name).is_file() else f"backbone of {encoder.name}"  # a file may change
+        backbone = encoder.backbone.eval().to(self._device)
+        features = self.subject.features(name, backbone, encoder.data, self._device)
+        (x, y), (test_x, test_y) = features["probe"], features["test"]
+        head, _ = best_linear_probe((x[rows], y[rows]), features["val"], self.subject.num_classes)
         n = int((test_y >= 0).sum())
         accuracy = top1(head(test_x), test_y)
         return head, {"top1": accuracy, "interval": accuracy_interval(round(accuracy * n), n)}

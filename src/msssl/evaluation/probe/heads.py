@@ -87,8 +87,7 @@ def _on_val(features: dict[str, Split], num_classes: int, weight_decay: float | 
     x, y = features["val"]
     choosing = weight_decay is None and can_choose(y)
     decays: tuple[float, ...] = WEIGHT_DECAYS if choosing else (weight_decay or DEFAULT,)
-    heads = linear_probes(*features["probe"], num_classes=num_classes, weight_decays=decays)
-    grid = {decay: top1(head(x), y) for decay, head in zip(decays, heads, strict=True)}
+    _, grid = best_linear_probe(features["probe"], (x, y), num_classes, decays)
     chosen, best = max(grid.items(), key=lambda item: item[1])
     mlp, rounds, best_of_mlp = mlp_probe(
         features["probe"],
@@ -106,6 +105,16 @@ def _on_val(features: dict[str, Split], num_classes: int, weight_decay: float | 
         "val_knn": top1(votes, y),
         "val_knn_k": neighbours_taken(features["probe"][1], K),
     }
+
+
+def best_linear_probe(
+    train: Split, val: Split, num_classes: int, weight_decays: tuple[float, ...] = WEIGHT_DECAYS
+) -> tuple[nn.Linear, dict[float, float]]:
+    """The linear head with the best accuracy on `val`, and the accuracy there with each weight decay."""
+    heads = linear_probes(*train, num_classes=num_classes, weight_decays=weight_decays)
+    grid = {decay: top1(head(val[0]), val[1]) for decay, head in zip(weight_decays, heads, strict=True)}
+    best = max(grid, key=lambda decay: grid[decay])
+    return heads[weight_decays.index(best)], grid
 
 
 def can_choose(val_labels: Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from msssl.data import MultiViewDataModule
 from msssl.errors import UserError
 from msssl.evaluation.probe.against import encoder_of
-from msssl.evaluation.probe.features import Encoder, Split, extract, joined, load_or_extract
+from msssl.evaluation.probe.features import Encoder, joined
 from msssl.evaluation.probe.few_labels import draw, evaluate_few_labels
 from msssl.evaluation.probe.heads import MIN_VAL, evaluate, evaluate_as_the_paper
 from msssl.evaluation.probe.picture import draw_report, nearest_images
@@ -98,7 +98,9 @@ def _probe(
     rows: list[dict[str, Any]] = []
     spectra: dict[str, Tensor] = {}
     for name, encoder in encoders.items():
-        features = joined(_features(subject, kind, name, encoder, prepared.get(name, subject.data), device), device)
+        kept = None if name == RAW or Path(name).is_file() else name  # pixels are soon made, and a file may change
+        images = prepared.get(name, subject.data)
+        features = joined(subject.features(kept, encoder, images, device, kind.test_patches, SEED), device)
         measured, head = fit(features, subject.num_classes)
         row = {"features": name, "dim": features["probe"][0].shape[1], **measured}
         if isinstance(encoder, MultiViewModule):
@@ -142,21 +144,6 @@ def _check_labels(subject: Subject, kind: Protocol, labels_per_class: list[int])
         subject.check_measurable("protocol paper" if kind.of_paper else "labels_per_class")
     for count in labels_per_class:
         draw(subject.data.split_labels("probe"), count, seed=0)
-
-
-def _features(
-    subject: Subject, kind: Protocol, name: str, encoder: Encoder, data: MultiViewDataModule, device: str
-) -> dict[str, Split]:
-    """Features of each split, from the folder of the run where an earlier probe has kept them."""
-    features = {}
-    drawn = f"{kind.test_patches} {SEED} {subject.data.batch_size}" if kind.test_patches > 1 else ""
-    for split in subject.splits:
-        kept = name != RAW and not Path(name).is_file()  # pixels are large, and soon made; a file may change
-        content = subject.contents[split] if kept else None
-        key = content and f"{subject.sha256} {name} {content} {data.preprocess.image_size} {device} {drawn}"
-        make = functools.partial(extract, encoder, data, split, device, kind.test_patches, SEED)
-        features[split] = load_or_extract(subject.path.with_name("features"), key, make)
-    return features
 
 
 def _keep_few_labels(path: Path, report: dict[str, Any]) -> None:

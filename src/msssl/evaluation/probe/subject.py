@@ -18,7 +18,7 @@ from msssl.data.pixels.labels import class_names_of, fingerprint, strings_of
 from msssl.errors import UserError
 from msssl.evaluation import rebuild
 from msssl.evaluation.probe.cross_validation import Folds, make_folds
-from msssl.evaluation.probe.features import content_of
+from msssl.evaluation.probe.features import Encoder, Split, content_of, extract, load_or_extract
 from msssl.evaluation.probe.heads import MIN_VAL
 from msssl.methods import MultiViewModule
 from msssl.run.files import read, sha256_of
@@ -86,6 +86,34 @@ class Subject:
     def contents(self) -> dict[str, str | None]:
         """The fingerprint of each split's images; kept, as it may be necessary to read all images for it."""
         return {name: content_of(self.data, name) for name in self.splits}
+
+    def features(
+        self,
+        name: str | None,
+        encoder: Encoder,
+        data: MultiViewDataModule,
+        device: str,
+        n_patches: int = 1,
+        seed: int = 0,
+    ) -> dict[str, Split]:
+        """Features and labels of each split, from the folder of the run where an earlier command has kept them.
+
+        Args:
+            name: what tells the encoder from others of the same checkpoint; None: its features are not kept.
+            encoder: maps normalised images (N, C, H, W) to features (N, F); in evaluation mode, on `device`.
+            data: the images, prepared as the encoder wants them.
+            device: of the encoder.
+            n_patches: V, see `extract`.
+            seed: of the random views.
+        """
+        drawn = f"{n_patches} {seed} {self.data.batch_size}" if n_patches > 1 else ""
+        features = {}
+        for split in self.splits:
+            content = None if name is None else self.contents[split]
+            key = content and f"{self.sha256} {name} {content} {data.preprocess.image_size} {device} {drawn}"
+            make = functools.partial(extract, encoder, data, split, device, n_patches, seed)
+            features[split] = load_or_extract(self.path.with_name("features"), key, make)
+        return features
 
     def _n_labelled(self, split: str) -> int:
         return int((self.data.split_labels(split) >= 0).sum()) if split in self.data.splits else 0
