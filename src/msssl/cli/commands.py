@@ -93,7 +93,8 @@ views:
   --data.views.n_views K     views of each image
   --data.views.augmentations PRESET
                              cifar, stl10, imagenet, imagenet100, grayscale,
-                             simclr, barlow, vicreg
+                             simclr, barlow, vicreg, photograph, xray,
+                             microscopy, aerial
 
 trainer:
   --trainer.max_epochs N, --trainer.max_steps N

@@ -33,10 +33,11 @@ class MultiView(Recorded, nn.Module):
     Args:
         n_views: K; the losses need at least 2.
         augmentations: a preset's name (`cifar`, `stl10`, `imagenet`, `imagenet100`, `grayscale`, `simclr`, `barlow`,
-            `vicreg`), or modules in order, of `msssl.views`, Kornia or your own; they see the float images in [0, 1]
-            of all views as one batch (K * N, C, H, W), and draw for each row.
-        mean: of the channels, in [0, 1]; by default the preset's, or ImageNet's for a list. With `auto` the data module
-            computes mean and standard deviation of the training images.
+            `vicreg`, `photograph`, `xray`, `microscopy`, `aerial`), or modules in order, of `msssl.views`, Kornia or
+            your own; they see the float images in [0, 1] of all views as one batch (K * N, C, H, W), and draw for each
+            row.
+        mean: of the channels, in [0, 1]; by default the preset's, or ImageNet's for a list. With `auto`, the default of
+            the last four presets, the data module computes mean and standard deviation of the training images.
         std: likewise.
         compile: whether `torch.compile` fuses the augmentations of `msssl.views`, in training mode; `auto` is yes on
             CUDA.
@@ -73,10 +74,14 @@ class MultiView(Recorded, nn.Module):
                 nearest = difflib.get_close_matches(augmentations, PRESETS, n=1, cutoff=0)[0]
                 raise UserError(f"augmentations {augmentations!r} is not a preset; did you mean {nearest!r}?")
             self.preset = PRESETS[augmentations]
+        if self.preset is not None and self.preset.mean is None and mean is None and std is None:
+            mean = std = "auto"
         self.automatic = "auto" in (mean, std)  # whether statistics are still to come, of the training images
         if self.automatic and not all(given in ("auto", None) for given in (mean, std)):
             raise UserError(f"mean is {mean} and std {std}: auto is for both")
-        known = (self.preset.mean, self.preset.std) if self.preset else (IMAGENET_MEAN, IMAGENET_STD)
+        known = (IMAGENET_MEAN, IMAGENET_STD)
+        if self.preset is not None:
+            known = (self.preset.mean or IMAGENET_MEAN, self.preset.std or IMAGENET_STD)
         given = [
             value if value and value != "auto" else default for value, default in zip((mean, std), known, strict=True)
         ]
@@ -165,10 +170,12 @@ class MultiView(Recorded, nn.Module):
     def _check_channels(self, n_channels: int) -> None:
         """Raise ValueError, with what to do, for images of another number of channels than the recipe's."""
         repeat = "repeat the channel: images.expand(-1, 3, -1, -1)"
-        if self.preset is not None and n_channels not in self.preset.channels:
+        channels = self.preset.channels if self.preset else None
+        if channels is not None and n_channels not in channels:
+            takes = "the 3 of RGB" if channels == (3,) else " or ".join(map(str, channels))
             other = f"take the preset grayscale, or {repeat}" if n_channels == 1 else "give a list of augmentations"
             raise UserError(
-                f"images have {n_channels} channels, and the preset {self.augmentations} takes the 3 of RGB: {other}"
+                f"images have {n_channels} channels, and the preset {self.augmentations} takes {takes}: {other}"
             )
         if n_channels != len(self.mean):
             other = f", or {repeat}" if n_channels == 1 else ""

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from msssl.views.blur import BlurSolarize
+from msssl.views.channel_drop import ChannelDrop
 from msssl.views.colour import ColorJitterGrayscale
 from msssl.views.crop import RandomResizedCropFlip
+from msssl.views.intensity import IntensityJitter
+from msssl.views.symmetry import RandomD4
 
 RGB = tuple[float, float, float]
 Size = tuple[int, int]
@@ -22,20 +25,20 @@ class Preset:
 
     Attributes:
         augmentations: the recipe for views of a size (H, W) in pixels.
-        mean: of the channels, in [0, 1].
+        mean: of the channels, in [0, 1]; None where it is computed from the training images.
         std: likewise.
         size: side of the views in pixels; None for that of the images.
         resize: where `size` is given, the short side to which evaluation images are resized before their central
             square of `size` is taken.
-        channels: how many channels images may have.
+        channels: how many channels images may have; None for any number.
     """
 
     augmentations: Callable[[Size], list[nn.Module]]
-    mean: RGB = IMAGENET_MEAN
-    std: RGB = IMAGENET_STD
+    mean: RGB | None = IMAGENET_MEAN
+    std: RGB | None = IMAGENET_STD
     size: int | None = None
     resize: int | None = None
-    channels: tuple[int, ...] = (3,)
+    channels: tuple[int, ...] | None = (3,)
 
 
 def _cifar(size: Size) -> list[nn.Module]:
@@ -79,6 +82,29 @@ def _byol(size: Size) -> list[nn.Module]:
     return [RandomResizedCropFlip(size), jitter]
 
 
+def _photograph(size: Size) -> list[nn.Module]:
+    side = min(size)
+    blur = BlurSolarize(_tenth(size), sigma=(0.1 * side / 224, 2.0 * side / 224), p_blur=0.5, p_solarize=0.1)
+    return [*_byol(size), blur]
+
+
+def _xray(size: Size) -> list[nn.Module]:
+    jitter = IntensityJitter(brightness=0.4, contrast=0.4, gamma=0.4, noise=0.02, p_jitter=0.8)
+    return [RandomResizedCropFlip(size, scale=(0.5, 1.0)), jitter]
+
+
+def _microscopy(size: Size) -> list[nn.Module]:
+    crop = RandomResizedCropFlip(size, scale=(0.4, 1.0), p_flip=0.0)
+    jitter = IntensityJitter(0.4, 0.4, gamma=0.2, noise=0.02, per_channel=True, p_jitter=0.8)
+    return [crop, RandomD4(), jitter, ChannelDrop(p_drop=0.2, most=0.25)]
+
+
+def _aerial(size: Size) -> list[nn.Module]:
+    crop = RandomResizedCropFlip(size, scale=(0.2, 1.0), p_flip=0.0)
+    jitter = IntensityJitter(brightness=0.4, contrast=0.4, p_jitter=0.8)
+    return [crop, RandomD4(), jitter, BlurSolarize(_tenth(size), p_blur=0.5), ChannelDrop(p_drop=0.5, most=0.5)]
+
+
 def _tenth(size: Size) -> int:
     """The odd kernel of about a tenth of the side: 23 pixels at 224."""
     return 2 * round(min(size) / 20) + 1
@@ -97,4 +123,13 @@ PRESETS = {
     "simclr": Preset(_simclr),  # Chen et al. 2020, appendix A; B.9 below 64 pixels
     "barlow": Preset(_barlow),  # Zbontar et al. 2021, section 2.2: those of BYOL (Grill et al. 2020, table 6)
     "vicreg": Preset(_vicreg),  # Bardes et al. 2022: the same for all views
+    # The four below are for domains rather than for data sets, so that mean and std come from the training images.
+    # MoCo-CXR (Sowrirajan et al. 2021): a flip, no colour, and neither blur nor small crops, which can hide a finding.
+    "xray": Preset(_xray, None, None, channels=(1, 3)),
+    # Cell-DINO (Moutakanni et al. 2025): flips in both axes, gains of each channel, a channel less in a fifth of views.
+    "microscopy": Preset(_microscopy, None, None, channels=None),
+    # SSL4EO-S12 (Wang et al. 2023), MoCo v2 on 13 bands; without its average of all bands, with turns.
+    "aerial": Preset(_aerial, None, None, channels=None),
+    # VICReg's, with a blur in proportion to the size of the views: its 0.1 to 2 pixels at 224.
+    "photograph": Preset(_photograph, None, None),
 }
