@@ -400,9 +400,9 @@ def test_presets_of_domains_are_these(name):
 
 def test_photograph_is_vicreg_at_224_with_a_blur_in_proportion_to_the_size():
     assert MultiView(2, "photograph").recipe((224, 224)) == MultiView(2, "vicreg").recipe((224, 224))
-    blurs = [MultiView(2, "photograph").steps((side, side))[-1] for side in (56, 448)]
-    assert [blur.kernel_size for blur in blurs] == [7, 45]
-    assert [blur.sigma for blur in blurs] == [(0.025, 0.5), (0.2, 4.0)]
+    blurs = [MultiView(2, "photograph").steps((side, side))[-1] for side in (1, 56, 448)]
+    assert [blur.kernel_size for blur in blurs] == [1, 7, 45]
+    assert [blur.sigma for blur in blurs] == [(0.0004, 0.0089), (0.025, 0.5), (0.2, 4.0)]
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "photograph"])

@@ -83,8 +83,8 @@ def _byol(size: Size) -> list[nn.Module]:
 
 
 def _photograph(size: Size) -> list[nn.Module]:
-    side = min(size)
-    blur = BlurSolarize(_tenth(size), sigma=(0.1 * side / 224, 2.0 * side / 224), p_blur=0.5, p_solarize=0.1)
+    smallest, largest = (round(sigma * min(size) / 224, 4) for sigma in (0.1, 2.0))
+    blur = BlurSolarize(_tenth(size), sigma=(smallest, largest), p_blur=0.5, p_solarize=0.1)
     return [*_byol(size), blur]
 
 
