@@ -1,6 +1,7 @@
 """TIFF, npy, npz and DICOM against NumPy, tifffile and pydicom; files that are damaged or odd are one clear line."""
 
 import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -242,6 +243,18 @@ class TestTiff:
         tifffile.imwrite(tmp_path / "a.tif", values, bitspersample=bits)
         np.testing.assert_array_equal(read_array(tmp_path / "a.tif"), values[None])
         assert read_header(tmp_path / "a.tif").dtype == str(values.dtype)
+
+    @pytest.mark.parametrize("arguments", [{}, {"compression": "zlib", "tile": (16, 16)}])
+    def test_big_tiff(self, tmp_path, tifffile, arguments):
+        values = numbers((37, 43), "u2")
+        tifffile.imwrite(tmp_path / "a.tif", values, bigtiff=True, **arguments)
+        check(tmp_path / "a.tif", values[None, None])
+
+    def test_tiles_of_three_dimensions(self, tmp_path, tifffile):
+        values = numbers((6, 37, 43), "u2")
+        arguments = {"volumetric": True, "tile": (4, 16, 16), "photometric": "minisblack", "compression": "zlib"}
+        tifffile.imwrite(tmp_path / "a.tif", values, **arguments)
+        check(tmp_path / "a.tif", values[:, None])
 
     def test_jpeg_in_tiff(self, tmp_path, tifffile):
         pytest.importorskip("imagecodecs")
@@ -491,6 +504,32 @@ class TestDicom:
         dataset.save_as(path)
         check(path, stored[:, None])
 
+    @pytest.mark.parametrize(
+        ("syntax", "kind"), [("1.2.840.10008.1.2.4.50", "jpeg"), ("1.2.840.10008.1.2.4.90", "jpeg2000")]
+    )
+    @pytest.mark.parametrize("colour", [False, True])
+    def test_compressions_of_pillow(self, tmp_path, pydicom, syntax, kind, colour):
+        """Frames are what Pillow makes of them."""
+        stored = numbers((2, 40, 48, 3) if colour else (2, 40, 48), "u1")
+        files = [io.BytesIO() for _ in stored]
+        for file, image in zip(files, stored, strict=True):
+            Image.fromarray(image).save(
+                file, kind, **({"subsampling": 0} if kind == "jpeg" else {"irreversible": False})
+            )
+        interpretation = ("YBR_FULL" if kind == "jpeg" else "RGB") if colour else "MONOCHROME2"
+        path = dicom(tmp_path / "a.dcm", stored, interpretation, n_frames=2)
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = pydicom.encaps.encapsulate([file.getvalue() for file in files])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(path)
+        expected = np.stack([np.asarray(Image.open(file)) for file in files])
+        check_within = 1 if kind == "jpeg" and colour else 0  # whose YBR pydicom converts itself
+        for i in range(2):
+            image = expected[i].transpose(2, 0, 1) if colour else expected[i][None]
+            assert np.abs(read_array(path, i).astype(int) - image).max() <= check_within
+        np.testing.assert_array_equal(read_region(path, 3, 5, 7, 9, 1), read_array(path, 1)[:, 3:10, 5:14])
+
     def test_a_compression_that_no_package_reads(self, tmp_path, pydicom, monkeypatch):
         path = dicom(tmp_path / "a.dcm", numbers((37, 43), "u2"))
         dataset = pydicom.dcmread(path)
@@ -642,8 +681,14 @@ BAD = {
     "cut.npy": (lambda p: (npy(p, VALUES), cut(p, 5000)), "^it has 5,000 bytes, expected 12,856: it is truncated"),
     "header.npy": (lambda p: (npy(p, VALUES), cut(p, 60)), "^it is damaged or no valid npy or npz file: EOF"),
     "no_header.npy": (lambda p: (npy(p, VALUES), patch(p, b"{'descr'", b"]]]]]]]]")), "^it is damaged or no valid npy"),
-    "huge.npy": (lambda p: (npy(p, VALUES), patch(p, b"(37, 43), }", b"(10**9, 9)}")), "^it is damaged or no valid npy"),
-    "long.npy": (lambda p: (npy(p, VALUES), patch(p, b"(37, 43), }  ", b"(9**99, 43)} ")), "^it is damaged or no valid npy"),
+    "huge.npy": (
+        lambda p: (npy(p, VALUES), patch(p, b"(37, 43), }", b"(10**9, 9)}")),
+        "^it is damaged or no valid npy",
+    ),
+    "long.npy": (
+        lambda p: (npy(p, VALUES), patch(p, b"(37, 43), }  ", b"(9**99, 43)} ")),
+        "^it is damaged or no valid npy",
+    ),
     "two.npz": (
         lambda p: np.savez(p, image=VALUES, mask=VALUES),
         r"^it holds 2 arrays \(image, mask\): save one array",
@@ -700,7 +745,10 @@ BAD = {
         "^it holds no pixels",
     ),
     "more_rows.dcm": (not_a_frame, "^it is damaged or no valid DICOM file: cannot reshape array of size 1591"),
-    "no_bits.dcm": (lambda p: dicom_of(p, BitsAllocated=None), "^it is damaged or no valid DICOM file: .*'Bits Allocated'"),
+    "no_bits.dcm": (
+        lambda p: dicom_of(p, BitsAllocated=None),
+        "^it is damaged or no valid DICOM file: .*'Bits Allocated'",
+    ),
     "no_kind.dcm": (
         lambda p: dicom_of(p, PhotometricInterpretation=None),
         "^its photometric interpretation is None, which is not read",
@@ -722,7 +770,10 @@ BAD = {
         "^its values are 9000 to 9998: expected 0 to 4095, by the bits that it states",
     ),
     "no_rows.dcm": (lambda p: dicom_of(p, Rows=0), r"^its array has the shape \(0, 43\): it is empty"),
-    "no_palette.dcm": (lambda p: dicom_of(p, interpretation="PALETTE COLOR"), "^it is damaged or no valid DICOM file: "),
+    "no_palette.dcm": (
+        lambda p: dicom_of(p, interpretation="PALETTE COLOR"),
+        "^it is damaged or no valid DICOM file: ",
+    ),
     "syntax.dcm": (
         lambda p: (dicom_of(p), patch(p, b"10008.1.2.1\0", b"10008.1.2.9\0")),
         "^it is damaged or no valid DICOM file: ",
@@ -730,6 +781,7 @@ BAD = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_one_clear_line(tmp_path, name):
     write, message = BAD[name]
@@ -747,8 +799,8 @@ def test_a_bad_file_is_one_clear_line(tmp_path, name):
 
 
 def test_kinds(tmp_path):
-    assert [kind_of(name) for name in ("a.TIF", "a.ome.tiff", "a.npy", "a.NPZ", "a.dcm", "a.dicom")] == [
-        *("tiff", "tiff", "npy", "npy", "dicom", "dicom")
+    assert [kind_of(name) for name in ("a.TIF", "a.ome.tiff", "a.npy", "a.NPZ", "a.dcm", "a.dicom", "a.IMA")] == [
+        *("tiff", "tiff", "npy", "npy", "dicom", "dicom", "dicom")
     ]
     assert [kind_of(name) for name in ("a.png", "a.jpg", "a.csv", "not_there")] == [None] * 4
     for name in ("IM0001", "1.2.840.10008.17", "DICOMDIR", "a.png"):

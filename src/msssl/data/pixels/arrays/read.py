@@ -14,6 +14,7 @@ _KINDS: dict[str, Kind] = {
     ".npz": "npy",
     ".dcm": "dicom",
     ".dicom": "dicom",
+    ".ima": "dicom",  # of Siemens
 }
 _CONTENT = {  # by how a file begins
     b"II*\0": "a TIFF",
