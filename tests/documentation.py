@@ -162,6 +162,8 @@ def _miniature(path: Path) -> dict:
         config["trainer"]["accelerator"] = "cpu"
     if path.name == "resnet50.yaml":
         config["model"]["backbone"] = {"class_path": "msssl.ResNet", "init_args": {"depth": 50, "width": 2}}
+    if path.name == "vit.yaml":
+        config["model"]["init_args"]["backbone"]["init_args"] |= {"embed_dim": 12, "depth": 1}
     if path.name == "large_projector.yaml":
         config["model"]["init_args"]["proj_dim"] = 512
     if path.name == "logdet.yaml":

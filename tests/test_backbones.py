@@ -225,3 +225,78 @@ def test_convnet_is_as_small_as_it_says():
 def test_convnet_needs_two_convolutions(channels):
     with pytest.raises(ValueError, match="expected two numbers or more"):
         ConvNet(channels)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("name", ["resnet18", "timm:test_vit", "timm:test_resnet", "timm:mobilenetv3_small_050"])
+def test_a_backbone_given_by_name_takes_images_of_any_number_of_channels(name, channels):
+    module = BarlowTwins(backbone=name, in_channels=channels, proj_dim=8).eval()
+    assert module(torch.rand(2, channels, 32, 32)).shape == (2, module.feature_dim)
+    with pytest.raises(ValueError, match=rf"images have 3 channels, and the backbone \w+ takes {channels}: "):
+        module(torch.rand(2, 3, 32, 32))
+
+
+def test_a_stem_of_other_channels_sees_each_of_them():
+    """Each channel moves the features, and with equal weights for all of them none more than another."""
+    for network in (msssl.ResNet(18, width=8, in_channels=5), ConvNet([8, 16], in_channels=5)):
+        stem = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+        stem.weight.data[:] = stem.weight.data[:, :1]
+        image = torch.rand(1, 1, 32, 32)
+        with torch.no_grad():
+            features = torch.cat([network.eval()(image * torch.eye(5)[i].view(1, 5, 1, 1)) for i in range(5)])
+            nothing = network(torch.zeros(1, 5, 32, 32))
+        assert_close(features, features[:1].expand(5, -1))
+        assert not torch.allclose(features[:1], nothing)
+
+
+class Depth(nn.Module):
+    """A user's network that says how many channels it takes, and not how wide its features are."""
+
+    in_channels = 4
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def test_a_module_may_say_its_channels_itself():
+    module = BarlowTwins(backbone=Depth(), proj_dim=8)
+    assert (module.in_channels, module.feature_dim) == (4, 6)
+    with pytest.raises(ValueError, match=r"have 5 channels, .* Depth takes 4: --model\.backbone\.in_channels 5 "):
+        module(torch.rand(2, 5, 32, 32))
+
+
+def test_the_number_of_channels_beside_a_module_is_an_error():
+    with pytest.raises(ValueError, match=r"in_channels is 5, which is for .* --model\.backbone\.in_channels 5"):
+        BarlowTwins(backbone=Small(), in_channels=5)
+
+
+@pytest.mark.parametrize(
+    "build", [build_backbone, lambda _, **more: msssl.ResNet(**more), lambda _, **more: ConvNet(**more)]
+)
+def test_images_without_channels_are_an_error(build):
+    with pytest.raises(ValueError, match="in_channels is 0: expected at least 1"):
+        build("resnet18", in_channels=0)
+
+
+@pytest.mark.parametrize("method", [BarlowTwins, msssl.BYOL])
+def test_a_step_on_images_of_other_channels_names_the_flag(method):
+    module = method(backbone="resnet18", proj_dim=8)
+    batch = {
+        "views": torch.zeros(2, 2, 5, 32, 32),
+        "label": torch.zeros(2, dtype=torch.int64),
+        "index": torch.arange(2),
+    }
+    with pytest.raises(ValueError, match=r"have 5 channels, .* ResNet takes 3: --model\.in_channels 5 "):
+        module.training_step(batch, 0)
+
+
+def test_the_flag_of_a_vision_transformer_is_that_of_timm():
+    from timm.models.vision_transformer import VisionTransformer
+
+    network = VisionTransformer(img_size=32, patch_size=8, embed_dim=12, depth=1, num_heads=3, num_classes=0)
+    with pytest.raises(ValueError, match=r"--model\.backbone\.in_chans 5 "):
+        BarlowTwins(backbone=network, proj_dim=8)(torch.zeros(2, 5, 32, 32))

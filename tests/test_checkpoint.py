@@ -581,3 +581,4 @@ def test_a_run_of_version_0_1_goes_on(msssl, tmp_path):
     assert code == 0, err
     assert read(run / "last.ckpt")["epoch"] == 1
     assert "epoch 2 of 2" in err
+    assert "changed: --trainer.max_epochs 1 -> 2\n" in err  # arguments that the classes did not have then are no change

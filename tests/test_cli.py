@@ -53,6 +53,7 @@ OVERLAYS = {
     "mvdhel.yaml",
     "byol.yaml",
     "simsiam.yaml",
+    "vit.yaml",
 }
 BASES = {"multicrop.yaml": "demo.yaml"}  # its views are larger than CIFAR's images
 STAND_INS = {
@@ -65,6 +66,7 @@ STAND_INS = {
 }
 EXTRA = {
     "logdet.yaml": ["--model.proj_dim=3"],
+    "vit.yaml": ["--data.views.n_views=2", "--model.backbone.embed_dim=48"],
     "multicrop.yaml": ["--data.image_size=64", *TINY_IMAGES[:2], *NARROW],
     "stl10.yaml": ["--data.views.n_views=2", *NARROW],
     "imagenet100.yaml": ["--data.views.n_views=2", "--data.val_fraction=0.5", *NARROW],

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from conftest import NARROW, TINY_IMAGES
 from lightning import Trainer
+from timm.models.vision_transformer import VisionTransformer
 
 from msssl import BarlowTwins, ResNet, Shapes
 from msssl.callbacks import LastCheckpoint
@@ -201,3 +202,59 @@ def test_weights_that_cannot_be_read_are_named(tmp_path, monkeypatch, weights, m
         (tmp_path / name).write_text("not a checkpoint")
     with pytest.raises(ValueError, match=re.escape(message)):
         load_weights(ResNet(18, width=8), weights)
+
+
+def networks_of(channels):
+    """A ResNet of either stem and a vision transformer for so many channels, in float64."""
+    small_vit = {"img_size": 32, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 0}
+    return {
+        "small stem": ResNet(18, width=8, in_channels=channels).double(),
+        "large stem": ResNet(18, width=8, low_resolution=False, in_channels=channels).double(),
+        "vit": VisionTransformer(in_chans=channels, **small_vit).double(),
+    }
+
+
+STEMS = {"small stem": "conv1.weight", "large stem": "conv1.weight", "vit": "patch_embed.proj.weight"}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+@pytest.mark.parametrize("name", STEMS)
+def test_weights_for_rgb_see_equal_channels_as_they_saw_grey(tmp_path, caplog, name, channels):
+    of_rgb, network = networks_of(3)[name].eval(), networks_of(channels)[name].eval()
+    torch.save(of_rgb.state_dict(), tmp_path / "rgb.pt")
+    with caplog.at_level("INFO", logger="msssl"):
+        load_weights(network, str(tmp_path / "rgb.pt"))
+    (said,) = [record.message for record in caplog.records if "channels" in record.message]
+    assert said == f"weights: {STEMS[name]} is for 3 channels; each of {channels} gets their mean, times 3 / {channels}"
+    grey = torch.rand(4, 1, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = of_rgb(grey.expand(-1, 3, -1, -1)), network(grey.expand(-1, channels, -1, -1))
+    assert (expected[0] - expected[1]).abs().max() > 1e-6  # features tell the images apart
+    assert (found - expected).abs().max() < 1e-10
+    stems = [dict(model.named_parameters())[STEMS[name]].detach().numpy() for model in (of_rgb, network)]
+    for channel in range(channels):
+        by_hand = (stems[0][:, 0] + stems[0][:, 1] + stems[0][:, 2]) / 3 * 3 / channels
+        assert abs(stems[1][:, channel] - by_hand).max() < 1e-15
+
+
+def test_weights_for_rgb_stay_as_they_are_in_a_network_for_rgb(tmp_path, caplog):
+    start, backbone = ResNet(18, width=8), ResNet(18, width=8)
+    torch.save(start.state_dict(), tmp_path / "rgb.pt")
+    with caplog.at_level("INFO", logger="msssl"):
+        load_weights(backbone, str(tmp_path / "rgb.pt"))
+    assert same(backbone.state_dict(), start.state_dict())
+    assert "channels" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"in_channels": 4},  # neither RGB nor as the network
+        {"width": 16},
+        {"low_resolution": False},
+    ],
+)
+def test_only_the_channels_of_rgb_may_differ(tmp_path, start):
+    torch.save(ResNet(18, **{"width": 8, **start}).state_dict(), tmp_path / "start.pt")
+    with pytest.raises(ValueError, match=r"conv1\.weight is \(\d+, \d, \d, \d\) in weights .*\(8, 5, 3, 3\) in the"):
+        load_weights(ResNet(18, width=8, in_channels=5), str(tmp_path / "start.pt"))

@@ -81,6 +81,7 @@ model:
                              VISReg, MVDHEL, SimCLR, SpectralContrastive,
                              MMCR, BYOL, SimSiam, or my_file.MyClass
   --model.backbone NAME      resnet18, resnet34, resnet50, timm:NAME
+  --model.in_channels C      of the images, for such a backbone (3)
   --model.proj_dim D         width of the projector's output
   --model.weights FILE       what the encoder starts from
   --model.backbone_lr_scale  0.1 keeps more of such weights

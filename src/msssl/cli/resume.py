@@ -1,6 +1,7 @@
 """Checks which settings may change when a run is resumed, logs the changes, and saves the config of a run."""
 
 import logging
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing_extensions import override
 
 from msssl.errors import UserError
 from msssl.run.files import CONFIG, read, write_text
-from msssl.run.reloadable import first_difference
+from msssl.run.reloadable import defaults_of, first_difference
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ _STATE = (  # theirs is in the checkpoint
     "model.init_args.backbone_lr_scale",
     "model.init_args.lr_scheduler",
 )
-_UNKNOWN_BEFORE = [("model.init_args.backbone_lr_scale", None, 1.0)]  # runs of version 0.1 have no such key
 _SCHEDULE = "model.init_args.lr_scheduler.init_args."
 _FREE = tuple(f"{_SCHEDULE}{name}" for name in ("warmup", "final"))  # of `WarmupCosine`, whose state leaves them out
 
@@ -65,7 +65,6 @@ def go_on(ckpt_path: str | Path, config: dict[str, Any], module: nn.Module) -> t
         )
     saved = saved_config(ckpt_path)
     changed = {} if saved is None else changes(saved, config)
-    changed = {key: values for key, values in changed.items() if (key, *values) not in _UNKNOWN_BEFORE}
     root = changed.pop("trainer.default_root_dir", None)
     elsewhere = root is not None and Path(root[1] or "runs").resolve() != Path(ckpt_path).resolve().parents[1]
     _check(changed, checkpoint["state_dict"], module.state_dict())
@@ -103,15 +102,32 @@ class SaveConfig(SaveConfigCallback):
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys whose values differ between two configs, dotted, with both values.
 
+    An argument that the older config lacks, since the class did not have it yet, counts as its default.
+
     >>> changes({"trainer": {"max_epochs": 2, "devices": 1}}, {"trainer": {"max_epochs": 3, "devices": 1}})
     {'trainer.max_epochs': (2, 3)}
+    >>> old = {"model": {"class_path": "msssl.ResNet", "init_args": {"width": 8}}}
+    >>> changes(old, {"model": {"class_path": "msssl.ResNet", "init_args": {"width": 8, "in_channels": 3}}})
+    {}
     """
     before, after = dict(flat(old)), dict(flat(new))
+    before |= {key: value for key, value in after.items() if key not in before and _is_default(after, key)}
     return {
         key: (before.get(key), after.get(key))
         for key in before.keys() | after.keys()
         if before.get(key) != after.get(key) and key != "ckpt_path"
     }
+
+
+def _is_default(config: dict[str, Any], key: str) -> bool:
+    """Whether the value of a dotted key is the default of an argument of the class that the config names there."""
+    owner, _, name = key.rpartition(".init_args.")
+    class_path = config.get(f"{owner}.class_path")
+    target = None if class_path is None else pkgutil.resolve_name(class_path)
+    if not isinstance(target, type):  # a function can stand there too
+        return False
+    default = defaults_of(target).get(name)
+    return bool(config[key] == (list(default) if isinstance(default, tuple) else default))
 
 
 def _check(changed: dict[str, tuple[Any, Any]], saved: dict[str, Tensor], built: dict[str, Tensor]) -> None:

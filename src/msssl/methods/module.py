@@ -13,7 +13,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from msssl.backbones import build_backbone, check_features, evaluating, find_feature_dim
+from msssl.backbones import (
+    build_backbone,
+    channels_of,
+    check_channels,
+    check_features,
+    evaluating,
+    find_feature_dim,
+)
 from msssl.batch import Batch, EvaluationOutput, StepOutput, ViewsBatch
 from msssl.distributed import check_equal_shapes, gather
 from msssl.errors import UserError
@@ -52,7 +59,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
 
     Args:
         backbone: `resnet18`, `resnet34` or `resnet50` (`msssl.ResNet` at width 64 with the small-image stem),
-            `timm:<name>`, or a module that maps (N, 3, H, W) to (N, F).
+            `timm:<name>`, or a module that maps (N, C, H, W) to (N, F).
         proj_dim: D, width of the projector's output.
         proj_hidden_dim: width of the projector's hidden layers; `proj_dim` by default.
         proj_layers: number of the projector's linear layers; 2 is the paper's projector, 1 a single linear map, and 0
@@ -72,6 +79,8 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         optimizer: makes an optimizer of the parameters; Adam as in the paper by default.
         lr_scheduler: makes a schedule of the optimizer, which steps once an epoch (`msssl.WarmupCosine`: every step);
             the learning rate is constant by default.
+        in_channels: C, the number of channels of the images, for a backbone that is given by name. A module has its
+            own number, which it may tell by its attribute `in_channels`.
 
     Source: Ghosh et al. 2024 (NeurIPS), appendix D for projector and optimizer.
     """
@@ -90,6 +99,7 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         compile: bool | Literal["auto"] = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=1e-6),
         lr_scheduler: LRSchedulerCallable | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
@@ -97,8 +107,10 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         for name, (number, smallest) in least.items():
             if number is not None and number < smallest:
                 raise UserError(f"{name} is {number}: expected at least {smallest}")
-        self.backbone = build_backbone(backbone)
-        self.feature_dim = feature_dim or find_feature_dim(self.backbone)
+        self.backbone = build_backbone(backbone, in_channels)
+        self._backbone_by_name = isinstance(backbone, str)
+        self.in_channels = in_channels if self._backbone_by_name else channels_of(self.backbone)
+        self.feature_dim = feature_dim or find_feature_dim(self.backbone, self.in_channels)
         self.proj_dim = proj_dim if proj_layers else self.feature_dim
         hidden_dims = [proj_hidden_dim or proj_dim] * (proj_layers - 1)
         self.projector = _projector([self.feature_dim, *hidden_dims, proj_dim]) if proj_layers else nn.Sequential()
@@ -205,8 +217,12 @@ class MultiViewModule(Reloadable, LightningModule, ABC):  # type: ignore[misc]  
         if compiles:
             self._compiled = CompiledEncoder(self.forward)  # for training only: evaluation has other sizes
 
+    def _check_channels(self, images: Tensor) -> None:
+        check_channels(images, self.backbone, self.in_channels, self._backbone_by_name)
+
     @override
     def forward(self, images: Tensor) -> Tensor:
+        self._check_channels(images)
         return check_features(self.backbone(images.to(self.dtype)), self.backbone)  # e.g. under precision 64-true
 
     @override

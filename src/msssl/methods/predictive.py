@@ -150,6 +150,7 @@ class BYOL(PredictiveModule):
     def _target_embeddings(self, views: Tensor | list[Tensor]) -> Tensor:
         """Embeddings (K, N, D) by the target network, with as many views at once as in the online network."""
         groups = views if isinstance(views, list) else [views]
+        self._check_channels(groups[0])
         chunks = [chunk for group in groups for chunk in group.split(self.chunk_views or len(group))]
         encode: Any = self._compiled_target or self.target
         embeddings = [encode(chunk.flatten(0, 1).to(self.dtype)).unflatten(0, chunk.shape[:2]) for chunk in chunks]

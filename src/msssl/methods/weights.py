@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 def load_weights(backbone: nn.Module, weights: str) -> None:
     """Load the parameters and buffers of a backbone; a classification head among the weights is ignored.
 
+    Weights for RGB images are adapted to a backbone for C channels, see `adapt_stem`.
+
     Args:
         backbone: network of the same architecture.
         weights: a checkpoint of msssl, whose backbone is taken; a file of a `state_dict`, also `.safetensors`; or such
@@ -28,8 +30,8 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
         FileNotFoundError: the file does not exist or cannot be downloaded; the message says where to put it.
         ValueError: the name is unknown, or parameters are missing or have another shape; the message names them.
     """
-    loaded = read_weights(weights)
     own = backbone.state_dict()
+    loaded = adapt_stem(read_weights(weights), own)
     for name, value in own.items():
         if name not in loaded:
             raise UserError(f"weights {weights} lack {name} of the backbone {type(backbone).__name__}")
@@ -41,6 +43,35 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
         raise UserError(f"weights {weights} have {surplus[0]}, which the backbone {type(backbone).__name__} has not")
     backbone.load_state_dict({name: loaded[name] for name in own})
     log.info("weights: the backbone starts from %s", weights)
+
+
+def adapt_stem(loaded: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for RGB images, adapted to a network that differs only in the number C of channels of its images.
+
+    Each of the C input channels of the first convolution gets the mean weight over the RGB channels, times 3 / C. So
+    an image of C equal channels has the response that the network had to the same image in grey.
+
+    Args:
+        loaded: the weights.
+        own: parameters and buffers of the network.
+
+    Returns:
+        The weights with one tensor replaced; the same weights if anything else differs, or if nothing does.
+
+    >>> stem = torch.tensor([[3.0, 0.0, 6.0]]).view(1, 3, 1, 1)  # of a convolution of 1 x 1 pixel
+    >>> adapt_stem({"conv1.weight": stem}, {"conv1.weight": torch.zeros(1, 2, 1, 1)})["conv1.weight"].flatten()
+    tensor([4.5000, 4.5000])
+    """
+    different = [name for name in own if name in loaded and loaded[name].shape != own[name].shape]
+    if len(different) != 1:
+        return loaded
+    (name,) = different
+    stem, (*shape,) = loaded[name], own[name].shape
+    channels = shape[1] if len(shape) == 4 else 0
+    if not channels or [*stem.shape] != [shape[0], 3, *shape[2:]]:
+        return loaded
+    log.info("weights: %s is for 3 channels; each of %d gets their mean, times 3 / %d", name, channels, channels)
+    return loaded | {name: (stem.sum(dim=1, keepdim=True) / channels).expand(shape).contiguous()}
 
 
 def read_weights(weights: str) -> dict[str, Tensor]:

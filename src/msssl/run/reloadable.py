@@ -57,7 +57,7 @@ class Reloadable(HyperparametersMixin):
         not_plain = [name for name, value in arguments.items() if not is_plain(value)]
         of_bases = {name for level in levels for name in level} - arguments.keys()
         self.save_hyperparameters(ignore=[*not_plain, *of_bases], frame=frame)
-        defaults = _defaults(type(self))
+        defaults = defaults_of(type(self))
         self.hparams["_class_path"] = public_path(type(self))
         not_default = [name for name in not_plain if arguments[name] is not defaults.get(name)]
         recorded = {}
@@ -119,7 +119,7 @@ class Reloadable(HyperparametersMixin):
             raise UserError(f"the checkpoint holds a {class_path}, not a {cls.__name__}")
         if inspect.isabstract(target):
             raise UserError(f"the checkpoint does not say which {cls.__name__} it was made with")
-        defaults = _defaults(target)
+        defaults = defaults_of(target)
         optional = [name for name in without if defaults.get(name, _REQUIRED) is not _REQUIRED]
         arguments = {name: value for name, value in arguments.items() if name not in (*kwargs, *optional)}
         for path in _class_paths(arguments):
@@ -171,7 +171,8 @@ def first_difference(
     return None
 
 
-def _defaults(cls: type) -> dict[str, Any]:
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The defaults of the arguments of a class and of its bases; `inspect.Parameter.empty` where there is none."""
     defaults: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):

@@ -31,7 +31,7 @@ class Network:
     Attributes:
         backbone: in evaluation mode, on the CPU.
         head: maps the features to logits, if there is a head.
-        images: normalised images (N, 3, H, W) of the size of the pretraining, as example inputs.
+        images: normalised images (N, C, H, W) of the size of the pretraining, as example inputs.
         classes: names of the head's classes, if there is a head.
     """
 
@@ -56,6 +56,11 @@ class Network:
     def num_classes(self) -> int:
         """Number of logits, 0 without a head."""
         return 0 if self.head is None else self.head.out_features
+
+    @property
+    def channels(self) -> int:
+        """C, the number of channels of the images."""
+        return self.images.shape[1]
 
     @property
     def state_of_torchvision(self) -> dict[str, Tensor]:
@@ -105,7 +110,7 @@ def load(network: Network, lines: list[str], file: Path) -> Callable[[Tensor], T
 def _torchvision(network: Network, path: Path) -> tuple[Path, list[str]]:
     resnet = _resnet(network.backbone, "torchvision")
     arguments = f"num_classes={network.num_classes}" if network.head else ""
-    changes = _small_stem(resnet) | ({} if network.head else {"fc": "torch.nn.Identity()"})
+    changes = _other_stem(resnet) | ({} if network.head else {"fc": "torch.nn.Identity()"})
     file = path.with_suffix(".pth")
     torch.save(network.state_of_torchvision, file)
     lines = ["import torch, torchvision", f"model = torchvision.models.resnet{resnet.depth}({arguments})"]
@@ -116,10 +121,10 @@ def _timm(network: Network, path: Path) -> tuple[Path, list[str]]:
     config, changes = getattr(network.backbone, "pretrained_cfg", None), {}
     if config is None:
         resnet = _resnet(network.backbone, "timm")
-        name, options, changes = f"resnet{resnet.depth}", "", _small_stem(resnet)
+        name, options, changes = f"resnet{resnet.depth}", "", _other_stem(resnet)
         state = network.state_of_torchvision
     else:
-        name, options = config["architecture"], _timm_options(network.backbone)
+        name, options = config["architecture"], _timm_options(network)
         state = dict(network.backbone.state_dict())
         if network.head is not None:
             if not isinstance(config["classifier"], str):
@@ -155,12 +160,12 @@ def _safetensors(network: Network, path: Path) -> tuple[Path, list[str]]:
     backbone, imports, head = network.backbone, "", network.head
     if isinstance(backbone, ResNet):
         imports = "msssl, "
-        built = (
-            f"model = msssl.ResNet({backbone.depth}, width={backbone.width}, low_resolution={backbone.low_resolution})"
-        )
+        options = "" if backbone.in_channels == 3 else f", in_channels={backbone.in_channels}"
+        sizes = f"{backbone.depth}, width={backbone.width}, low_resolution={backbone.low_resolution}{options}"
+        built = f"model = msssl.ResNet({sizes})"
     elif (config := getattr(backbone, "pretrained_cfg", None)) is not None:
         imports = "timm, "
-        built = f'model = timm.create_model("{config["architecture"]}", num_classes=0{_timm_options(backbone)})'
+        built = f'model = timm.create_model("{config["architecture"]}", num_classes=0{_timm_options(network)})'
     else:
         behind = "" if head is None else ", as `backbone`, and a Linear as `fc`"
         built = f"# model: a {type(backbone).__module__}.{type(backbone).__qualname__}, built as for the run{behind}"
@@ -184,11 +189,14 @@ def _resnet(backbone: nn.Module, library: str) -> ResNet:
     raise UserError(f"{library} has no {type(backbone).__name__}{width}: export it as onnx or safetensors")
 
 
-def _small_stem(resnet: ResNet) -> dict[str, str]:
-    """Layers that differ from those of the library, where the network has the stem for small images."""
-    if not resnet.low_resolution:
+def _other_stem(resnet: ResNet) -> dict[str, str]:
+    """Layers that differ from those of the library: of the stem for small images, or for other channels than RGB."""
+    if resnet.low_resolution:
+        convolution = f"torch.nn.Conv2d({resnet.in_channels}, 64, 3, padding=1, bias=False)"
+        return {"conv1": convolution, "maxpool": "torch.nn.Identity()"}
+    if resnet.in_channels == 3:
         return {}
-    return {"conv1": "torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)", "maxpool": "torch.nn.Identity()"}
+    return {"conv1": f"torch.nn.Conv2d({resnet.in_channels}, 64, 7, stride=2, padding=3, bias=False)"}
 
 
 def _assigned(changes: dict[str, str]) -> list[str]:
@@ -196,8 +204,9 @@ def _assigned(changes: dict[str, str]) -> list[str]:
     return [", ".join(f"model.{name}" for name in changes) + " = " + ", ".join(changes.values())] if changes else []
 
 
-def _timm_options(backbone: nn.Module) -> str:
-    return ", dynamic_img_size=True" if getattr(backbone, "dynamic_img_size", False) else ""
+def _timm_options(network: Network) -> str:
+    options = "" if network.channels == 3 else f", in_chans={network.channels}"
+    return options + (", dynamic_img_size=True" if getattr(network.backbone, "dynamic_img_size", False) else "")
 
 
 def _save_safetensors(state: dict[str, Tensor], path: Path) -> Path:
