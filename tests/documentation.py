@@ -163,7 +163,7 @@ def _miniature(path: Path) -> dict:
     if path.name == "resnet50.yaml":
         config["model"]["backbone"] = {"class_path": "msssl.ResNet", "init_args": {"depth": 50, "width": 2}}
     if path.name == "vit.yaml":
-        config["model"]["init_args"]["backbone"]["init_args"] |= {"embed_dim": 12, "depth": 1}
+        config["model"]["init_args"]["backbone"]["init_args"] |= {"width": 12, "depth": 1}
     if path.name == "large_projector.yaml":
         config["model"]["init_args"]["proj_dim"] = 512
     if path.name == "logdet.yaml":

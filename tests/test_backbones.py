@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 import torchvision
+import yaml
 from conftest import TINY_IMAGES
 from torch import nn
 from torch.testing import assert_close
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import msssl
 from msssl import BarlowTwins
-from msssl.backbones import ConvNet, build_backbone, check_features, find_feature_dim
+from msssl.backbones import ConvNet, ViT, build_backbone, check_features, find_feature_dim
 
 
 class Small(nn.Module):
@@ -282,6 +283,46 @@ def test_images_without_channels_are_an_error(build):
         build("resnet18", in_channels=0)
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"in_channels": 0}, "in_channels is 0: expected at least 1"),
+        ({"depth": 0}, "depth is 0: expected at least 1"),
+        ({"width": 64}, "width is 64: expected a multiple of the number of heads, 3"),
+    ],
+)
+def test_a_vision_transformer_names_a_wrong_size(argument, message):
+    with pytest.raises(ValueError, match=message):
+        ViT(**argument)
+
+
+def test_a_vision_transformer_is_timms():
+    """Of the same parameters, at the sizes of its own ViT-Ti."""
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0).double().eval()
+    ours = ViT(patch_size=16, width=192, depth=12, heads=3, image_size=224).double().eval()
+    ours.network.load_state_dict(theirs.state_dict())
+    images = torch.rand(1, 3, 224, 224, dtype=torch.float64)
+    with torch.no_grad():
+        assert_close(ours(images), theirs(images), rtol=1e-9, atol=1e-9)
+
+
+def test_a_vision_transformer_built_in_python_comes_back_from_its_checkpoint(tmp_path):
+    module = BarlowTwins(backbone=ViT(width=24, depth=1, in_channels=2), proj_dim=8).eval()
+    content = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict()}
+    torch.save(content | {"pytorch-lightning_version": "2.6"}, tmp_path / "vit.ckpt")
+    loaded = BarlowTwins.load_from_checkpoint(tmp_path / "vit.ckpt").eval()
+    images = torch.rand(2, 2, 20, 24)
+    assert_close(loaded(images), module(images), rtol=0, atol=0)
+
+
+def test_a_missing_timm_says_how_to_install_it_for_the_vision_transformer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.models.vision_transformer", None)
+    with pytest.raises(ImportError, match=r"backbone ViT needs timm: pip install 'msssl\[timm\]'"):
+        ViT()
+
+
 @pytest.mark.parametrize("method", [BarlowTwins, msssl.BYOL])
 def test_a_step_on_images_of_other_channels_names_the_flag(method):
     module = method(backbone="resnet18", proj_dim=8)
@@ -294,9 +335,71 @@ def test_a_step_on_images_of_other_channels_names_the_flag(method):
         module.training_step(batch, 0)
 
 
-def test_the_flag_of_a_vision_transformer_is_that_of_timm():
+def test_the_flag_of_a_network_of_timm_is_its_own():
     from timm.models.vision_transformer import VisionTransformer
 
     network = VisionTransformer(img_size=32, patch_size=8, embed_dim=12, depth=1, num_heads=3, num_classes=0)
     with pytest.raises(ValueError, match=r"--model\.backbone\.in_chans 5 "):
         BarlowTwins(backbone=network, proj_dim=8)(torch.zeros(2, 5, 32, 32))
+
+
+TINY_VIT = [f"--model.backbone.{option}" for option in ("width=24", "depth=2")]
+
+
+@pytest.fixture
+def vit():
+    """A vision transformer as `vit.yaml` has it, in small, in float64."""
+    return ViT(width=24, depth=2).double()
+
+
+@pytest.mark.long
+def test_a_vision_transformer_goes_from_fit_to_export(msssl, tmp_path):
+    """With views of two sizes, one of them no multiple of the patch, that pass one by one."""
+    pytest.importorskip("onnxruntime")
+    crop = {"class_path": "msssl.views.RandomResizedCropFlip"}
+    groups = [
+        {"class_path": "msssl.MultiView", "init_args": {"n_views": 2, "augmentations": [crop | {"init_args": size}]}}
+        for size in ({"size": [32, 32]}, {"size": [18, 18]})
+    ]
+    views = {"class_path": "msssl.views.MultiCrop", "init_args": {"groups": groups}}
+    (tmp_path / "crops.yaml").write_text(yaml.safe_dump({"data": {"views": views}}))
+    flags = [*TINY_IMAGES, "--data.train_images=240", *TINY_VIT, "--trainer.max_steps=2", "--model.chunk_views=1"]
+    code, _, err = msssl("fit", "--config", "demo.yaml", "--config", "vit.yaml", "--config", "crops.yaml", *flags)
+    assert code == 0, err
+    path = next(tmp_path.glob("runs/*/last.ckpt"))
+    assert msssl("probe", "--ckpt_path", path, "--baselines=false")[0] == 0
+    assert msssl("predict", "--ckpt_path", path)[0] == 0
+    code, _, err = msssl("export", "--ckpt_path", path, "--format=onnx")  # which compares the outputs
+    assert code == 0, err
+    small = ["--labels_per_class=2", "--draws=1", "--learning_rates=0.001", "--trainer.max_epochs=1"]
+    code, _, err = msssl("finetune", "--ckpt_path", path, *small, "--trainer.accelerator=cpu")
+    assert code == 0, err
+    loaded = BarlowTwins.load_from_checkpoint(path)
+    assert (type(loaded.backbone).__name__, loaded.in_channels, loaded.feature_dim) == ("ViT", 3, 24)
+
+
+def test_chunks_of_views_change_nothing_for_a_vision_transformer(vit):
+    """It has no BatchNorm, so that each image is computed by itself."""
+    views = torch.rand(4, 3, 3, 32, 32, dtype=torch.float64)
+    batch = {"views": views, "label": torch.zeros(3, dtype=torch.int64), "index": torch.arange(3)}
+    gradients = []
+    for chunk_views in (None, 1):
+        module = BarlowTwins(backbone=vit, proj_dim=8, proj_layers=1, chunk_views=chunk_views).double()
+        with torch.no_grad():
+            module.projector[0].weight.copy_(torch.linspace(-1, 1, 8 * 24).view(8, 24).cos())
+            module.projector[0].bias.zero_()
+        loss = module.training_step(batch, 0)["loss"]
+        gradients.append(torch.autograd.grad(loss, [*module.backbone.parameters()]))
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+    assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [32, 18])
+def test_a_vision_transformer_compiles_as_one_graph(vit, side):
+    module = BarlowTwins(backbone=vit, proj_dim=8).double().eval()
+    images = torch.rand(2, 3, side, side, dtype=torch.float64)
+    expected = module(images)
+    module.backbone.to(memory_format=torch.channels_last)
+    torch.compiler.reset()
+    compiled = torch.compile(module.forward, fullgraph=True, dynamic=False, backend="aot_eager")
+    assert_close(compiled(images.contiguous(memory_format=torch.channels_last)), expected, rtol=1e-9, atol=1e-12)

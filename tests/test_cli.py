@@ -66,7 +66,7 @@ STAND_INS = {
 }
 EXTRA = {
     "logdet.yaml": ["--model.proj_dim=3"],
-    "vit.yaml": ["--data.views.n_views=2", "--model.backbone.embed_dim=48"],
+    "vit.yaml": ["--data.views.n_views=2", "--model.backbone.width=48"],
     "multicrop.yaml": ["--data.image_size=64", *TINY_IMAGES[:2], *NARROW],
     "stl10.yaml": ["--data.views.n_views=2", *NARROW],
     "imagenet100.yaml": ["--data.views.n_views=2", "--data.val_fraction=0.5", *NARROW],

@@ -767,6 +767,46 @@ def test_the_config_and_the_card_of_an_export_name_the_window(checkpoints, tmp_p
     assert "the window [0, 4095]" in (tmp_path / "out" / "README.md").read_text()
 
 
+FIVE = {  # methods on backbones for images of 5 channels
+    "small stem": lambda: BarlowTwins(backbone=ResNet(18, in_channels=5), proj_dim=8),
+    "large stem": lambda: BarlowTwins(backbone=ResNet(18, low_resolution=False, in_channels=5), proj_dim=8),
+    "test_vit": lambda: BarlowTwins(backbone="timm:test_vit", in_channels=5, proj_dim=8),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("small stem", "torchvision"),
+        ("large stem", "torchvision"),
+        ("large stem", "timm"),
+        ("small stem", "safetensors"),
+        ("test_vit", "timm"),
+        ("test_vit", "safetensors"),
+        ("test_vit", "onnx"),
+    ],
+)
+def test_an_encoder_of_five_channels_is_exported(name, format, checkpoints, tmp_path):
+    content, module = torch.load(checkpoints["narrow"], weights_only=True), FIVE[name]()
+    content |= {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict()}
+    content["preprocess"] |= {"mean": (0.1, 0.2, 0.3, 0.4, 0.5), "std": (0.5, 0.6, 0.7, 0.8, 0.9)}
+    torch.save(content, tmp_path / "five.ckpt")
+    _, code = exported(tmp_path / "five.ckpt", format, tmp_path / "out")
+    values = np.random.default_rng(0).random((5, *SIZE), dtype=np.float32)
+    np.save(tmp_path / "out" / "image.npy", values)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Input: 5 channels, float32, (N, 5, 16, 32), values from 0 to 1, minus mean (0.1000, " in card
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["channels"] == 5
+    prepare_image = card.partition("## Prepare an image")[2].split("```python\n")[1].partition("```")[0]
+    scope = {}
+    with contextlib.chdir(tmp_path / "out"), torch.no_grad():
+        exec("\n".join([prepare_image, *code]), scope)
+    images = torch.stack([(torch.from_numpy(values[i]) - (i + 1) / 10) / ((i + 5) / 10) for i in range(5)])[None]
+    with torch.no_grad():
+        expected = module.eval()(images)
+    assert_close(torch.as_tensor(scope["features"]), expected, rtol=1e-4, atol=1e-5)
+
+
 # Exports over exports.
 
 

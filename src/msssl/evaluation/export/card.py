@@ -43,6 +43,8 @@ def model_card(
     height, width = config["image_size"]
     load, prepare = "\n".join(lines), "\n".join(code(preprocess, as_tensor=config["format"] != "onnx"))
     output = f"logits of {', '.join(config['classes'])}" if config["classes"] else f"{config['feature_dim']} features"
+    channels = len(preprocess.mean)
+    kind = "RGB" if channels == 3 else counted(channels, "channel")
     return f"""# {method} on {data}
 
 - Pretrained without labels on {data}{n_images} of {size[0]} x {size[1]} pixels
@@ -50,7 +52,8 @@ def model_card(
 - {preprocess.n_views} views of each image:
 {steps}
 {_finetuned(checkpoint)}\
-- Input: RGB, float32, (N, 3, {height}, {width}), {normalization(preprocess)}; how an image is prepared stands below.
+- Input: {kind}, float32, (N, {channels}, {height}, {width}), {normalization(preprocess)}; how an image is
+  prepared stands below.
 - Output: {output}.
 
 ## Load it

@@ -27,7 +27,7 @@ class Classifier(LightningModule):
     """A backbone and a linear head that are trained together: cross-entropy, AdamW, warm-up and cosine schedule.
 
     Args:
-        backbone: maps normalised images (N, 3, H, W) to features (N, F).
+        backbone: maps normalised images (N, C, H, W) to features (N, F).
         head: maps these to logits (N, C); the linear probe, so that features need not change much (Kumar et al. 2022).
         learning_rate: highest learning rate of the schedule.
     """

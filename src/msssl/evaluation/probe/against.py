@@ -20,7 +20,7 @@ class Encoder:
 
     Attributes:
         name: how tables call it.
-        backbone: maps normalised images (N, 3, H, W) to features (N, F); in evaluation mode, on the CPU.
+        backbone: maps normalised images (N, C, H, W) to features (N, F); in evaluation mode, on the CPU.
         data: set up.
     """
 
@@ -42,13 +42,18 @@ def encoder_of(name: str, subject: Subject) -> Encoder:
     Raises:
         FileNotFoundError: there is no such file, or the weights cannot be downloaded; the message says where to put
             them.
-        ValueError: the name is unknown, or the weights are of another architecture.
+        ValueError: the name is unknown, the weights are of another architecture, or the images are not RGB.
     """
     source, weights = source_of(name)
     if source == "file":
         backbone, preprocess = subject.with_random_weights().backbone, subject.data.preprocess
         load_weights(backbone, name)
     else:
+        if (channels := len(subject.data.preprocess.mean)) != 3:
+            raise UserError(
+                f"against {name}: its images are RGB, and these have {channels} channels; a run with these weights, by "
+                "--model.weights, adapts them"
+            )
         of_source = _of_torchvision if source == "torchvision" else _of_timm
         backbone, preprocess = of_source(weights, read_weights(name))
     return Encoder(name, backbone.eval(), prepared(subject.data, preprocess))
