@@ -322,7 +322,8 @@ def of_pydicom(path, index=None, window=True):
     values = apply_modality_lut(stored, dataset)
     if not window:
         return values[None]
-    shown = apply_voi_lut(values, dataset).astype(np.float64)
+    with np.errstate(over="ignore"):  # of the sigmoid
+        shown = apply_voi_lut(values, dataset).astype(np.float64)
     # The range is where a window of next to nothing leads.
     ends = dataset.copy()
     if "VOILUTSequence" in dataset:
@@ -720,6 +721,10 @@ BAD = {
     "noise.tif": (
         lambda p: p.write_bytes(b"II*\0\x08\0\0\0" + np.random.default_rng(0).bytes(500)),
         "^it is damaged or no valid TIFF: ",
+    ),
+    "bomb.tif": (
+        lambda p: (tiff(p, VALUES.astype("u2"), compression="zlib"), patch(p, b"\x2b\0\0\0", b"\x2b\0\0\x7f")),
+        r"^its header says 37 x 2130706475 pixels in [\d,]+ bytes: it is damaged",
     ),
     "lab.tif": (lambda p: tiff_of_colours(p, "cielab"), "^its colours are stored as CIELAB: save it as RGB"),
     "cmyk.tif": (lambda p: tiff_of_colours(p, "separated", 4), "^its colours are stored as SEPARATED: save it as RGB"),

@@ -80,12 +80,13 @@ def _read_elements(pydicom: ModuleType, path: Path) -> Any:
     """
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
     if "Rows" not in dataset or "Columns" not in dataset:
-        kind = dataset.get("Modality") or "unknown"
+        kind = one_line(dataset.get("Modality") or "unknown", 16)
         raise PixelsError(f"it holds no pixels (modality {kind}): leave it out")
     check_shape((dataset.Rows, dataset.Columns))
     interpretation = dataset.get("PhotometricInterpretation")
     if interpretation not in (*_GREY, *_COLOUR, "PALETTE COLOR"):
-        raise PixelsError(f"its photometric interpretation is {interpretation}, which is not read: save it as RGB")
+        kind = one_line(interpretation, 16)
+        raise PixelsError(f"its photometric interpretation is {kind}, which is not read: save it as RGB")
     return dataset
 
 
@@ -112,7 +113,7 @@ def _decode(pydicom: ModuleType, source: Any, index: int) -> Array:
         return np.asarray(pydicom.pixels.pixel_array(source, index=index))
     except RuntimeError as error:
         if "missing dependencies" in str(error):
-            raise MissingPackageError(f"{one_line(error)}: install one of them") from error
+            raise MissingPackageError(f"{one_line(error, 400)}: install one of them") from error
         raise
     except AttributeError as error:
         if "no pixel data" in str(error):

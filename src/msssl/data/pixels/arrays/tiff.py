@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from msssl.data.pixels.arrays.layout import MAX_CHANNELS, Array, Header, Layout, Region, layout_of
-from msssl.data.pixels.arrays.values import check_shape, dtype_of, errors_of_the_file, to_dtype
+from msssl.data.pixels.arrays.values import check_shape, dtype_of, errors_of_the_file, one_line, to_dtype
 from msssl.data.pixels.high_bit_depth import PixelsError
 from msssl.errors import MissingPackageError
 
 _LETTERS = {"Y": "H", "X": "W", "S": "C", "C": "C"}  # of tifffile's axes; all others are slices
 _UNKNOWN = set("IQ")  # axes of which the file does not say what they are
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_MAX_PIXELS_PER_BYTE = 2**16  # of a file; neither a compression nor an image that is mostly empty has more
 _JPEG = (6, 7, 34892, 33007)  # compressions, whose YCbCr tifffile turns into RGB
 
 
@@ -105,14 +106,23 @@ def _stored(path: Path, file: Any, axes: str | None) -> _Stored:
         shape, letters, offset = (len(pages), *shape), "I" + letters, None
     check_shape(shape)
     if key.dtype is None:
-        raise PixelsError(f"its values have {key.bitspersample} bits in a form that is not read: save them as integers")
+        raise PixelsError(
+            f"its values have {one_line(key.bitspersample, 16)} bits in a form that is not read: save them as integers"
+        )
     layout = _layout(shape, letters, axes)
     dtype = np.dtype(file.byteorder + key.dtype.char)
     dtype_of(dtype)
+    n_bytes = path.stat().st_size
+    if (
+        max(math.prod(key.shaped), math.prod(key.chunks)) > _MAX_PIXELS_PER_BYTE * n_bytes
+    ):  # else memory is what seems to lack
+        raise PixelsError(
+            f"its header says {key.imagelength} x {key.imagewidth} pixels in {n_bytes:,} bytes: it is damaged"
+        )
     mapped = None
     if offset is not None:
         expected = offset + math.prod(shape) * dtype.itemsize
-        if (n_bytes := path.stat().st_size) < expected:
+        if n_bytes < expected:
             raise PixelsError(f"it has {n_bytes:,} bytes, expected {expected:,}: it is truncated")
         mapped = np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
     return _Stored(layout, pages, key.dtype, mapped, _palette(key, layout))

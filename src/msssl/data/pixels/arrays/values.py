@@ -81,6 +81,12 @@ def errors_of_the_file(kind: str) -> Iterator[None]:
         raise PixelsError(f"it is damaged or no valid {kind}: {one_line(error)}") from error
 
 
-def one_line(error: Exception) -> str:
-    """The message of a library in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(text: object, length: int = 200) -> str:
+    """What a library or a file says in one line, which may come from damaged bytes.
+
+    >>> one_line(ValueError("no pixels:   none"), length=5)
+    'no pi...'
+    """
+    words = "".join(letter if letter.isprintable() else " " for letter in str(text)).split()
+    line = " ".join(words) or type(text).__name__
+    return line if len(line) <= length else f"{line[:length]}..."
