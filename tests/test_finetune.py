@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -451,3 +452,11 @@ def test_a_run_in_python(tmp_path, capsys):
         finetune(str(tmp_path / "last.ckpt"), data=larger, model=model, trainer={"max_epoch": 1})
     assert list(tmp_path.glob("finetune*.json"))
     assert list(tmp_path.glob("finetuned*.ckpt"))
+
+
+@pytest.mark.parametrize("name", ["torchvision:ResNet18_Weights.IMAGENET1K_V1", "timm:resnet10t.c3_in1k"])
+def test_weights_for_rgb_are_not_compared_on_images_of_other_channels(name):
+    preprocess = Preprocess(mean=(0.5,) * 5, std=(0.25,) * 5, image_size=(32, 32))
+    subject = SimpleNamespace(data=SimpleNamespace(preprocess=preprocess))
+    with pytest.raises(ValueError, match=rf"against {name}: its images are RGB, and these have 5 channels"):
+        against.encoder_of(name, subject)
