@@ -264,6 +264,17 @@ class TestTiff:
         assert np.abs(slices[0].transpose(1, 2, 0) - values.astype(float)).mean() < 5  # RGB, not YCbCr
         check(tmp_path / "a.tif", slices)
 
+    def test_jpeg_with_tables_apart(self, tmp_path, tifffile):
+        """As libtiff writes it."""
+        pytest.importorskip("imagecodecs")
+        values = np.linspace(0, 255, 37 * 43).reshape(37, 43).astype("u1")
+        Image.fromarray(values).save(tmp_path / "a.tif", compression="jpeg", strip_size=43 * 8)
+        with tifffile.TiffFile(tmp_path / "a.tif") as file:
+            assert len(file.pages[0].dataoffsets) > 1
+            assert file.pages[0].jpegtables
+        with Image.open(tmp_path / "a.tif") as image:
+            check(tmp_path / "a.tif", np.asarray(image)[None, None])
+
     def test_palette_is_the_colours_that_pillow_shows(self, tmp_path, tifffile):
         values = numbers((37, 43), "u1")
         colours = numbers((3, 256), "u2")
@@ -395,6 +406,15 @@ class TestDicom:
         table = GENERATOR.integers(256, size=3000)
         path = dicom(tmp_path / "a.dcm", stored, bits=12, VOILUTSequence=[lookup(table, 500, 8)])
         expected = table[np.clip(stored.astype(int) - 500, 0, 2999)] / 255
+        check(path, expected.astype(np.float32)[None, None])
+
+    def test_values_far_beyond_a_voi_lut_have_its_last_entry(self, tmp_path, pydicom):
+        """pydicom counts them modulo 65,536."""
+        stored = GENERATOR.integers(4096, size=(37, 43)).astype("u2")
+        table = GENERATOR.integers(4096, size=500)
+        elements = {"VOILUTSequence": [lookup(table, 300, 12)], "RescaleSlope": 100, "RescaleIntercept": 0}
+        path = dicom(tmp_path / "a.dcm", stored, bits=12, **elements)
+        expected = table[np.clip(100 * stored.astype(int) - 300, 0, 499)] / 4095
         check(path, expected.astype(np.float32)[None, None])
 
     @pytest.mark.parametrize("depth", [8, 12, 16])
@@ -830,7 +850,9 @@ def test_axes_are_not_for_dicom(tmp_path, pydicom):
         read_header(dicom(tmp_path / "a.dcm", numbers((37, 43), "u1")), "HW")
 
 
-@pytest.mark.parametrize("region", [(0, 0, 38, 1), (-1, 0, 2, 2), (0, 43, 1, 1), (3, 3, 0, 2), (5, 5, -1, 3)])
+@pytest.mark.parametrize(
+    "region", [(0, 0, 38, 1), (-1, 0, 2, 2), (0, -1, 2, 2), (0, 43, 1, 1), (3, 3, 0, 2), (5, 5, -1, 3)]
+)
 def test_regions_and_slices_that_are_not_there(tmp_path, pydicom, tifffile, region):
     values = numbers((37, 43), "u1")
     np.save(tmp_path / "a.npy", values)
