@@ -540,14 +540,14 @@ def bad_items():
     arrays = with_labels(labels)
     arrays.images = [np.zeros((6, 6, 3), np.uint8)] * 8
     return {
-        "float": (TensorDataset(torch.rand(8, 3, 4, 4), labels), r"train.*torch.float32 \(3, 4, 4\)"),
+        "complex": (TensorDataset(torch.rand(8, 3, 4, 4) * 1j, labels), r"train.*torch.complex64 \(3, 4, 4\)"),
         "2-D": (TensorDataset(coded(8)[:, 0], labels), r"train.*torch.uint8 \(4, 4\)"),
         "array": (arrays, "train.*ndarray"),
         "no label": (TensorDataset(coded(8)), "train"),
     }
 
 
-@pytest.mark.parametrize("case", ["float", "2-D", "array", "no label"])
+@pytest.mark.parametrize("case", ["complex", "2-D", "array", "no label"])
 def test_bad_items_are_a_value_error(case):
     dataset, message = bad_items()[case]
     with pytest.raises(ValueError, match=message):
@@ -912,17 +912,19 @@ def test_more_than_8_bits_are_refused_not_cut_off(mode, tmp_path):
         pixels = np.arange(256, dtype=np.uint16 if mode == "I;16" else np.float32).reshape(16, 16) * 256
         Image.fromarray(pixels).save(tmp_path / "train" / name / "x.tiff")
     with pytest.raises(ValueError, match=r"x\.tiff cannot be read as an image: it has more than 8 bits"):
-        read_folder(tmp_path).train_dataloader()
+        read_folder(tmp_path, dtype="uint8").train_dataloader()
 
 
-def test_grey_tensors_are_repeated_and_other_channel_counts_refused():
+def test_grey_tensors_are_repeated_and_other_channel_counts_kept():
     grey = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8)
     item = Images(TensorDataset(grey, torch.zeros(20)), torch.arange(20), "train")[[3]]
     assert item["image"].shape == (1, 3, 8, 8)
     assert all(torch.equal(channel, grey[3, 0]) for channel in item["image"][0])
-    four = TensorDataset(torch.zeros(20, 4, 8, 8, dtype=torch.uint8), torch.zeros(20))
-    with pytest.raises(ValueError, match=r"uint8 \(4, 8, 8\)"):
-        _ = Images(four, torch.arange(20), "train")[[0]]
+    four = TensorDataset(torch.randint(256, (20, 4, 8, 8), dtype=torch.uint8), torch.zeros(20))
+    assert torch.equal(Images(four, torch.arange(20), "train")[[5]]["image"], four.tensors[0][[5]])
+    last = TensorDataset(torch.zeros(20, 8, 8, 3, dtype=torch.uint8), torch.zeros(20))
+    with pytest.raises(ValueError, match=r"uint8 \(8, 8, 3\): expected a PIL image, or a tensor \(C, H, W\)"):
+        _ = Images(last, torch.arange(20), "train")[[0]]
 
 
 class MixedSizes(Dataset):
@@ -976,11 +978,11 @@ def test_a_window_makes_8_bits_of_images_of_ones_own(kind):
     values = values.astype({"I;16": "u2", "I": "i4", "F": "f4"}.get(kind, kind))
     image = torch.from_numpy(values)[None] if kind not in ("I;16", "I", "F") else Image.fromarray(values)
     images = [(image, i % 2) for i in range(8)]
-    found = next(iter(from_datasets(images, window=(0, 1000)).evaluation_dataloader("probe")))["image"]
+    found = next(iter(from_datasets(images, window=(0, 1000), dtype="uint8").evaluation_dataloader("probe")))["image"]
     expected = np.rint(np.clip(values.astype(float) / 1000, 0, 1) * 255)
     assert np.array_equal(found, np.broadcast_to(expected, (4, 3, 8, 8)))
     with pytest.raises(ValueError, match=r"image 0 of train .*\bwindow\b"):
-        from_datasets(images).train_dataloader()
+        from_datasets(images, dtype="uint8").train_dataloader()
 
 
 def test_files_of_16_bits_that_a_data_set_only_opens_are_read_at_16(tmp_path):
@@ -991,8 +993,9 @@ def test_files_of_16_bits_that_a_data_set_only_opens_are_read_at_16(tmp_path):
         def __getitem__(self, index):
             return Image.open(tmp_path / "x.png"), 0
 
-    found = from_datasets(OpenedImages([(0, 0, 0)] * 8), window=(0, 4095)).images("train")[[0]]["image"][0]
-    assert np.array_equal(found.permute(1, 2, 0), np.rint(values / 4095 * 255))
+    found = from_datasets(OpenedImages([(0, 0, 0)] * 8)).images("train")[[0]]["image"][0]
+    assert found.dtype == torch.uint16
+    assert np.array_equal(found.permute(1, 2, 0), values)
 
 
 @pytest.mark.parametrize("kwargs", [{"image_size": 0}, {"window": (5, 5)}, {"window": (7, 3)}])

@@ -172,7 +172,7 @@ def test_a_window_scales_more_than_8_bits(tmp_path, kind):
     values = np.linspace(500, 5500, 64).reshape(8, 8).astype(np.uint16 if mode == "I;16" else np.float32)
     two(tmp_path / "train", lambda path: Image.fromarray(values).save(f"{path}.{suffix}"))
     expected = np.clip((values.astype(float) - 1000) / 4000, 0, 1) * 255
-    found = image_of(tmp_path, window=(1000, 5000))
+    found = image_of(tmp_path, dtype="uint8", window=(1000, 5000))
     assert np.abs(found - np.rint(expected)[..., None]).max() <= 1e-9
     assert found.min() == 0
     assert found.max() == 255
@@ -249,16 +249,16 @@ for _order in "<>":
 def test_more_than_8_bits_are_read_as_they_are_and_seen_through_the_window(tmp_path, name):
     (suffix, write), expected = DEEP[name]
     two(tmp_path / "train", lambda path: write(path.with_suffix(f".{suffix}")))
-    found = image_of(tmp_path, window=(0, 4095))
+    found = image_of(tmp_path, dtype="uint8", window=(0, 4095))
     assert np.abs(found - expected).max() <= ("multiplied" in name)  # whose rounding is in the file
     with pytest.raises(ValueError, match=rf"0\.{suffix} cannot be read as an image: it has more than 8 bits"):
-        read(tmp_path).train_dataloader()
+        read(tmp_path, dtype="uint8").train_dataloader()
 
 
 def test_unsigned_32_bits_do_not_turn_negative(tmp_path):
     values = GREY16.astype("u4") * 2**20
     two(tmp_path / "train", lambda path: write_tiff(path.with_suffix(".tif"), values))
-    assert np.array_equal(image_of(tmp_path, window=(0, 4095 * 2**20)), shown_as(GREY16))
+    assert np.array_equal(image_of(tmp_path, dtype="uint8", window=(0, 4095 * 2**20)), shown_as(GREY16))
 
 
 def cmyk16(path):
@@ -299,7 +299,7 @@ def test_what_can_only_be_read_at_8_bits_is_refused(tmp_path, write):
 def test_the_hint_names_the_values_and_a_window_for_them(tmp_path, values, hint):
     two(tmp_path / "train", lambda path: write_tiff(path.with_suffix(".tif"), values))
     with pytest.raises(ValueError, match=hint):
-        read(tmp_path).train_dataloader()
+        read(tmp_path, dtype="uint8").train_dataloader()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

@@ -29,6 +29,7 @@ from msssl.data.pixels import storage as storage_module
 from msssl.data.pixels.decode import Decoded
 from msssl.data.pixels.images import Images
 from msssl.data.pixels.labels import fingerprint
+from msssl.data.pixels.pixel_format import ImageKind
 from msssl.data.sets import image_files
 from msssl.data.write_beton import write_beton
 from msssl.methods import BarlowTwins
@@ -244,7 +245,15 @@ def test_a_changed_set_is_cached_anew(folder, change):
 
 def test_settings_have_caches_of_their_own(folder):
     for size, window in ((8, None), (6, None), (8, (0, 99))):
-        data = ImageFolder(str(folder), size, window=window, storage="cached", batch_size=4, num_workers=0)
+        data = ImageFolder(
+            str(folder),
+            size,
+            window=window,
+            dtype="uint8" if window else "auto",
+            storage="cached",
+            batch_size=4,
+            num_workers=0,
+        )
         data.setup()
         assert next(iter(data.train_dataloader()))["image"].shape[-1] == size
     assert len(caches(folder)) == 3
@@ -262,6 +271,7 @@ def test_size_and_window_of_images_of_ones_own_have_caches_of_their_own(tmp_path
                 storage="cached",
                 image_size=size,
                 window=window,
+                dtype="uint8",
                 batch_size=4,
                 num_workers=0,
             )
@@ -274,16 +284,16 @@ def build(folder, kill_at, barrier):
     """In a process of its own: builds the cache, or is killed when it has decoded that many images."""
     decode.CHUNK_BYTES = 600  # three images at a time
     n_read = 0
-    original = image_files.open_square
+    original = image_files.open_pixels
 
-    def open_square(*args):
+    def open_pixels(*args):
         nonlocal n_read
         n_read += 1
         if n_read > kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args)
 
-    image_files.open_square = open_square
+    image_files.open_pixels = open_pixels
     if kill_at == 41:  # after the last image: before the folder gets its name
         cache.json.dumps = lambda _: os.kill(os.getpid(), signal.SIGKILL)
     if barrier is not None:
@@ -337,7 +347,7 @@ def test_an_epoch_of_a_mapped_set_takes_no_private_memory(tmp_path, n_bytes):
         file.truncate(file.tell() + int(np.prod(shape)))
     np.save(folder / "targets.npy", np.zeros(shape[0], dtype=np.int64))
     (folder / "unreadable.json").write_text("{}")
-    decoded = cache.load_or_build(folder, shape[0], (160, 160), [], bool)
+    decoded = cache.load_or_build(folder, shape[0], ImageKind(shape[1:], torch.uint8), [], bool)
     assert decoded.images.shape == shape
     loader = TrainLoader(Images(decoded, torch.arange(len(decoded)), "train"), 64, seed=0, epoch=lambda: 0)
     before = private_bytes()

@@ -552,7 +552,7 @@ def test_multi_crop():
         (lambda: MultiView(augmentations="cifr"), "'cifr'.*'cifar'"),
         (lambda: MultiView(mean=(0.5,)), r"mean is \(0.5,\)"),
         (lambda: MultiView(std=(0.2, 0.0, 0.2)), r"std \(0.2, 0.0, 0.2\)"),
-        (lambda: MultiView()(torch.rand(4, 3, 8, 8)), r"torch.float32 \(4, 3, 8, 8\)"),
+        (lambda: MultiView()(torch.rand(4, 3, 8, 8).double()), r"torch.float64 \(4, 3, 8, 8\)"),
         (lambda: MultiView()(some_images()[0]), r"torch.uint8 \(3, 16, 16\)"),
         (lambda: MultiView()(some_images()[:, :2]), "2 channels, and the preset cifar takes the 3 of RGB: give a list"),
         (

@@ -12,25 +12,27 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from msssl.batch import Batch, Labelled, TrainBatch, ViewsBatch, is_for_training
-from msssl.data.loaders import EvaluationLoader, TrainLoader, compare_global_batch, mean_and_std
-from msssl.data.pixels.high_bit_depth import Window
+from msssl.data.loaders import EvaluationLoader, TrainLoader, compare_global_batch
 from msssl.data.pixels.images import Images
-from msssl.data.pixels.item import squares_of
+from msssl.data.pixels.item import formatted
 from msssl.data.pixels.labels import labels_of
+from msssl.data.pixels.pixel_format import ImageKind, PixelFormat
 from msssl.data.pixels.storage import Storage, StorageKind, find_skipped
 from msssl.data.predict import PredictLoader, PredictSplit, log_what_is_read
 from msssl.data.splits import SPLITS, Part, make_splits, readable_rows
 from msssl.data.splits import Split as Split
+from msssl.data.statistics import find_window, mean_and_std
 from msssl.distributed import rank_and_world_size
 from msssl.errors import UserError
 from msssl.run.reloadable import Reloadable
 from msssl.views import MultiView, Preprocess
+from msssl.views.preprocess import DType, Window, Windows, as_pairs, in_unit_range
 
 
 class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore[misc]  # as in modules
     """Batches for multi-view pretraining; subclasses implement `dataset(split)`.
 
-    Images travel to the device as uint8; there, training batches become
+    Images travel to the device as they are read, mostly as uint8; there, training batches become
     `{"views": (K, N, C, H, W) float32, "label": (N,) int64, "index": (N,) int64}` and evaluation batches
     `{"image": (N, C, H, W) float32 normalised, "label", "index"}`; label -1 means none. `index` is the position in
     `dataset(split)`. Order and views are functions of the seed of `seed_everything`, the epoch and the batch. A trainer
@@ -52,7 +54,13 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         on_error: what an unreadable image does: `stop` the run with its path, or be left out (`skip`).
         image_size: side in pixels of the squares that images become, the centre of each; by default they stay as they
             are.
-        window: values that become black and white in images of more than 8 bits, or tensors that are not uint8.
+        window: values that become black and white (0 and 1) in images of more than 8 bits: one pair, or a list with one
+            for each channel. `auto`, the default, takes for each channel the values below which 0.1 % and 99.9 % of the
+            training images' values are. Checkpoints keep it.
+        channels: C, the number of channels. By default images of one channel are repeated to the three of RGB, and
+            others stay as they are; 1 makes grey of RGB.
+        dtype: `auto` keeps images of more than 8 bits as uint16 or float32, of two or four times the bytes; `uint8`
+            reduces them to 8 bits by the window, which must be given then.
 
     Attributes:
         predict_split: which images `predict_dataloader` reads: those of `test`, of `val` (the images held out of the
@@ -61,7 +69,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             otherwise `all`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each has its line in the documentation of the class
         self,
         data_dir: str = "data",
         batch_size: int = 256,
@@ -74,7 +82,9 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         cache_dir: str | None = None,
         on_error: Literal["stop", "skip"] = "stop",
         image_size: int | None = None,
-        window: Window | None = None,
+        window: Window | list[Window] | Literal["auto"] | None = None,
+        channels: int | None = None,
+        dtype: DType = "auto",
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
@@ -89,7 +99,9 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         self.cache_dir = cache_dir
         self.on_error = on_error
         self.image_size = image_size
-        self.window = None if window is None else (window[0], window[1])
+        self.window = None if window is None or window == "auto" else _as_tuples(window)
+        self.channels = channels
+        self.dtype = dtype
         self.seed = 0
         self.predict_split: PredictSplit | None = None
         self.datasets: dict[str, Dataset[Any]] = {}
@@ -112,20 +124,29 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
             raise UserError(f"batch_size is {self.batch_size}: the losses compare at least 2 images")
         if self.num_workers < 0:
             raise UserError(f"num_workers is {self.num_workers}: expected a number of processes, 0 for none")
-        for name, known in (("storage", get_args(StorageKind)), ("on_error", ("stop", "skip"))):
+        for name, known in (
+            ("storage", get_args(StorageKind)),
+            ("on_error", ("stop", "skip")),
+            ("dtype", get_args(DType)),
+        ):
             if (value := getattr(self, name)) not in known:
                 raise UserError(f"{name} is {value!r}: expected one of {', '.join(known)}")
 
     def _check_pixels(self) -> None:
-        """Raise ValueError for a side below 1 pixel, or a window whose white is not above its black."""
+        """Raise ValueError for a side or number of channels below 1, or a window whose white is not above its black."""
         if self.image_size is not None and self.image_size < 1:
             raise UserError(f"image_size is {self.image_size}: expected pixels")
-        if self.window is not None and not self.window[0] < self.window[1]:
+        if self.channels is not None and self.channels < 1:
+            raise UserError(f"channels is {self.channels}: expected at least 1")
+        pairs = () if self.window is None else as_pairs(self.window)
+        if any(not low < high for low, high in pairs):
             raise UserError(f"window is {self.window}: expected the value that becomes black, and a larger one, white")
+        if self.dtype == "uint8" and len(pairs) > 1:
+            raise UserError(f"window has {len(pairs)} pairs: with dtype uint8 expected one for all channels")
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Any] | None:
-        """Data set of (PIL image or uint8 tensor (C, H, W), integer label) pairs, or None if there is no such split.
+        """Data set of (PIL image or tensor (C, H, W), integer label) pairs, or None if there is no such split.
 
         Rows `{"image", "label"}`, as Hugging Face's data sets have them, are taken too. Images of several sizes need
         `image_size`. Label -1 means none. Classes are counted and balanced by the data set's `targets` or `labels`,
@@ -173,12 +194,16 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         given["probe"] = self.probe_dataset()
         datasets = {name: dataset for name, dataset in given.items() if dataset is not None}
         self._check_datasets(datasets)
-        self.datasets = {
-            name: squares_of(dataset, name, self.image_size, self.window) for name, dataset in datasets.items()
-        }
+        self.datasets = {name: formatted(dataset, name, self.pixel_format) for name, dataset in datasets.items()}
         self.skipped = {}
         if stage != "predict":  # which needs neither splits nor, perhaps, the other sets
             self._split()
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What images become when they are read."""
+        window: Any = self.window if self.dtype == "uint8" else None  # otherwise it is applied on the device
+        return PixelFormat(self.image_size, self.channels, self.dtype, window)
 
     @property
     def _where(self) -> str:
@@ -208,12 +233,28 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         choice = {"fraction": self.fraction, "val_fraction": self.val_fraction}
         self.splits = make_splits(self.datasets, self.skipped, **choice, seed=self.split_seed)
         if self._needs_statistics:
-            self.views = self.views.with_statistics(*mean_and_std(self.images("train"), self.num_workers))
+            images = self.images("train")
+            if self._needs_window(images.kind):
+                self.window = find_window(images, self.num_workers)
+            if self._needs_mean(images.kind):
+                mean, std = mean_and_std(images, self.num_workers, self.window)
+                self.views = self.views.with_statistics(mean, [value or 1.0 for value in std])  # of one value only
 
     @property
     def _needs_statistics(self) -> bool:
-        """Whether mean and standard deviation are to be computed, as neither a checkpoint nor the user gave them."""
-        return self.views.automatic and self.pretrained_on is None and self._preprocess is None
+        """Whether window, mean or std are to be computed, as neither a checkpoint nor the user gave them."""
+        if self.pretrained_on is not None or self._preprocess is not None:
+            return False
+        if self.views.automatic:
+            return True
+        kind = self.opened.kind_of(self.datasets["train"], "train")
+        return self._needs_window(kind) or self._needs_mean(kind)
+
+    def _needs_window(self, kind: ImageKind) -> bool:
+        return kind.dtype != torch.uint8 and self.window is None
+
+    def _needs_mean(self, kind: ImageKind) -> bool:
+        return self.views.automatic or (self.views.by_default and kind.shape[0] != len(self.views.mean))
 
     def _find_skipped(self, names: Iterable[str]) -> None:
         if self.on_error == "skip":
@@ -326,13 +367,13 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         """
         if device is not None:
             batch = move_data_to_device(batch, torch.device(device))
-        prepared = self._preprocess or self.views
+        prepared = self._preprocess or self.views.preprocess(None, self.window, self.dtype)
         image, label, index = batch["image"], batch["label"], batch["index"]
         if not is_for_training(batch):
             return {"image": prepared.evaluate(image), "label": label, "index": index}
         self.pretrained_size, shard = (image.shape[-2], image.shape[-1]), self._shard()
         key = (self.seed, batch["epoch"], batch["batch"])
-        views = self.views(image, key, shard["rank"], shard["world_size"])
+        views = self.views(in_unit_range(image, self.window), key, shard["rank"], shard["world_size"])
         made: ViewsBatch = {"views": views, "label": label, "index": index}
         if "probe" in batch:
             labelled = batch["probe"]
@@ -345,19 +386,22 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         if self._preprocess is not None:
             return self._preprocess
         if self.pretrained_size is None and self.splits:  # before the first step: that of an image
-            height, width = self.images("train")[[0]]["image"].shape[-2:]
-            self.pretrained_size = (height, width)
-        return self.views.preprocess(self.pretrained_size, self.window)
+            self.pretrained_size = self.images("train").kind.shape[1:]
+        return self.views.preprocess(self.pretrained_size, self.window, self.dtype)
 
     @preprocess.setter
     def preprocess(self, preprocess: Preprocess) -> None:
         self._preprocess = preprocess
         self.window = preprocess.window  # by which deeper images are read
+        if preprocess.window is not None:
+            self.dtype = preprocess.dtype
+        if (channels := len(preprocess.mean)) != 3:
+            self.channels = channels
 
     @override
     def state_dict(self) -> dict[str, Any]:
         seen = self.splits["train"].indices.int() if self.splits else self.pretrained_on
-        statistics = {"mean": list(self.views.mean), "std": list(self.views.std)}
+        statistics = {"mean": list(self.views.mean), "std": list(self.views.std), "window": self.window}
         of_run = {"seed": self.seed, "pretrained_on": seen, "pretrained_size": self.pretrained_size, **statistics}
         world_size = self._shard()["world_size"]
         shape = {"world_size": world_size, "global_batch": world_size * self.batch_size}
@@ -370,10 +414,17 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         size = state_dict.get("pretrained_size")
         self.pretrained_size = size and (size[0], size[1])
         self.views = self.views.with_statistics(state_dict["mean"], state_dict["std"])
+        if self.hparams.get("window") in (None, "auto") and (window := state_dict.get("window")) is not None:
+            self.window = _as_tuples(window)
         before = state_dict.get("global_batch")
         trainer = self.trainer
         if before is not None and trainer is not None and trainer.state.fn == "fit" and trainer.is_global_zero:
             compare_global_batch(self.batch_size * trainer.world_size, before)
+
+
+def _as_tuples(window: Any) -> Windows:
+    as_tuples: Windows = tuple(tuple(pair) if isinstance(pair, list | tuple) else pair for pair in window)
+    return as_tuples
 
 
 class FromDatasets(MultiViewDataModule):

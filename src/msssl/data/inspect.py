@@ -12,8 +12,8 @@ from torchvision.utils import save_image
 
 from msssl.callbacks.view_grid import contact_sheet
 from msssl.data import MultiViewDataModule
-from msssl.data.loaders import N_IMAGES, mean_and_std
 from msssl.data.splits import Part, class_counts
+from msssl.data.statistics import N_IMAGES, mean_and_std
 from msssl.errors import UserError
 from msssl.progress import with_bar
 from msssl.run.files import atomic_write, check_file_writable
@@ -68,9 +68,9 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     views: Any = data.make_views(batch)["views"]  # type: ignore[typeddict-item]  # of a training batch
     with atomic_write(picture) as growing:
         save_image(contact_sheet(data.views, views, N_ROWS), growing, format=kind)
-    mean, std = mean_and_std(data.images("train"), data.num_workers)
+    mean, std = mean_and_std(data.images("train"), data.num_workers, data.window)
     lines = {
-        "size": f"{batch['image'].shape[-2]} x {batch['image'].shape[-1]} pixels",
+        "size": str(data.images("train").kind),
         **{f"storage of {name}": choice for name, choice in data.opened.chosen.items()},
         "mean": f"{_rounded(mean)}, of {min(N_IMAGES, len(data.splits['train'])):,} training images",
         "std": f"{_rounded(std)}; views are normalised by mean {_rounded(data.views.mean)}, "

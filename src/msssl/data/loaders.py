@@ -13,13 +13,10 @@ from msssl.data.pixels.beton_file import BetonBatches, BetonFile
 from msssl.data.pixels.decode import Decoded, usable_cores
 from msssl.data.pixels.images import BatchRows, Images
 from msssl.errors import UserError
-from msssl.progress import with_bar
 from msssl.seeding import derive_seed
 from msssl.wording import counted
 
 Batches = DataLoader[Batch] | BetonBatches
-N_IMAGES = 5000  # that mean and std are computed from, spread evenly over the set
-DARK, FLAT = 0.05, 0.01  # of [0, 1]: a mean nearer than this to black or white, a standard deviation below this
 log = logging.getLogger(__name__)
 
 
@@ -186,7 +183,7 @@ class EvaluationLoader:
         return iter(self._loader)
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """Images (n, 3, H, W), uint8, of some rows (n,) of the split."""
+        """Images (n, C, H, W), as they are read, of some rows (n,) of the split."""
         (batch,) = batches_of(self.images, BatchRows([rows]), num_workers=0)
         return batch["image"]
 
@@ -225,29 +222,3 @@ def compare_global_batch(now: int, before: int) -> None:
             "%.3g times --model.optimizer.lr would keep that",
             *(now, before, before / now, now / before),
         )
-
-
-def mean_and_std(images: Images, num_workers: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], pooled over the pixels of at most `N_IMAGES` images.
-
-    Warns where the images are almost black, white or of one colour, as through a window much wider than the values.
-    """
-    some = images.spread(N_IMAGES)
-    batches = batches_of(some, BatchRows(torch.arange(len(some)).split(64)), num_workers)
-    total, total_of_squares, n_pixels = torch.zeros(3).double(), torch.zeros(3).double(), 0
-    for batch in with_bar(batches, "Mean and std", len(batches)):
-        pixels = batch["image"].double() / 255
-        total += pixels.sum(dim=(0, 2, 3)).cpu()
-        total_of_squares += pixels.square().sum(dim=(0, 2, 3)).cpu()
-        n_pixels += pixels[:, 0].numel()
-    mean = total / n_pixels
-    std = (total_of_squares / n_pixels - mean.square()).clamp(min=0).sqrt()
-    brightness, contrast = float(mean.mean()), float(std.max())
-    look = "black" if brightness < DARK else "white" if brightness > 1 - DARK else "of one colour"
-    if look != "of one colour" or contrast < FLAT:
-        log.warning(
-            "the training images are almost %s (mean %.3f, std %.3f of 0 to 1): see window, "
-            "if they have more than 8 bits",
-            *(look, brightness, contrast),
-        )
-    return mean.tolist(), std.tolist()

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from msssl.data.datamodule import MultiViewDataModule
 from msssl.data.pixels.beton_file import FIELDS, import_ffcv
-from msssl.data.pixels.decode import image_size, usable_cores
+from msssl.data.pixels.decode import image_kind, usable_cores
 from msssl.data.pixels.item import UnreadableImageError, read, why_not_fixed
 from msssl.data.pixels.labels import labels_of, strings_of
 from msssl.errors import UserError
@@ -88,7 +88,10 @@ class _Rows(Dataset[Any]):
 
     def __init__(self, dataset: Dataset[Any], name: str, rows: list[int]) -> None:
         self.dataset, self.name, self.rows, self.labels = dataset, name, rows, labels_of(dataset)
-        self.size = image_size(dataset, name, skip=True)
+        kind = image_kind(dataset, name, skip=True)
+        if not kind.is_default:
+            raise UserError(f"a beton holds RGB of 8 bits, and the images of {name} are {kind}: see channels and dtype")
+        self.size = kind.shape[1:]
         self.failed: Tensor = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:

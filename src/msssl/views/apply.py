@@ -16,7 +16,7 @@ Params = dict[str, Tensor]
 
 
 class Repeat(KeyedAugmentation):
-    """The first step: uint8 images (N, C, H, W) to K copies in [0, 1], view-major."""
+    """The first step: K copies in [0, 1], view-major, of images (N, C, H, W) of uint8, or of float32 in [0, 1]."""
 
     n_uniforms = 0
 
@@ -30,7 +30,8 @@ class Repeat(KeyedAugmentation):
 
     def apply_transform(self, input: Tensor, params: Params, flags: dict[str, Any]) -> Tensor:
         """The copies (K * N, C, H, W)."""
-        return input.repeat(self.n_views, 1, 1, 1).float().div_(255)
+        copies = input.repeat(self.n_views, 1, 1, 1)
+        return copies.float().div_(255) if input.dtype == torch.uint8 else copies
 
 
 class Normalize(KeyedAugmentation):

@@ -1,4 +1,4 @@
-"""`MultiView`, which turns uint8 images (N, C, H, W) into augmented, normalised views (K, N, C, H, W)."""
+"""`MultiView`, which turns images (N, C, H, W) into augmented, normalised views (K, N, C, H, W)."""
 
 import copy
 import difflib
@@ -18,7 +18,7 @@ from msssl.views.apply import CompiledRun, Normalize, Repeat, run
 from msssl.views.check_draws import check_draws, check_recipe
 from msssl.views.crop import RandomResizedCropFlip
 from msssl.views.keyed import KeyedAugmentation
-from msssl.views.preprocess import Preprocess
+from msssl.views.preprocess import DType, Preprocess, Windows
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
 
 
@@ -36,8 +36,9 @@ class MultiView(Recorded, nn.Module):
             `vicreg`, `photograph`, `xray`, `microscopy`, `aerial`), or modules in order, of `msssl.views`, Kornia or
             your own; they see the float images in [0, 1] of all views as one batch (K * N, C, H, W), and draw for each
             row.
-        mean: of the channels, in [0, 1]; by default the preset's, or ImageNet's for a list. With `auto`, the default of
-            the last four presets, the data module computes mean and standard deviation of the training images.
+        mean: of each channel, in [0, 1]; by default the preset's, or ImageNet's for a list. With `auto`, the default of
+            the last four presets and for images of another number of channels, the data module computes mean and
+            standard deviation of the training images.
         std: likewise.
         compile: whether `torch.compile` fuses the augmentations of `msssl.views`, in training mode; `auto` is yes on
             CUDA.
@@ -74,7 +75,8 @@ class MultiView(Recorded, nn.Module):
                 nearest = difflib.get_close_matches(augmentations, PRESETS, n=1, cutoff=0)[0]
                 raise UserError(f"augmentations {augmentations!r} is not a preset; did you mean {nearest!r}?")
             self.preset = PRESETS[augmentations]
-        if self.preset is not None and self.preset.mean is None and mean is None and std is None:
+        self.by_default = mean is None and std is None  # whether nobody chose the statistics
+        if self.preset is not None and self.preset.mean is None and self.by_default:
             mean = std = "auto"
         self.automatic = "auto" in (mean, std)  # whether statistics are still to come, of the training images
         if self.automatic and not all(given in ("auto", None) for given in (mean, std)):
@@ -111,7 +113,7 @@ class MultiView(Recorded, nn.Module):
         """Views (K, N, C, H, W) of images (N, C, H, W).
 
         Args:
-            images: uint8, on any device.
+            images: uint8, or float32 in [0, 1], on any device.
             key: integers that name the step, such as (seed, epoch, batch index); by default
                 `torch.initial_seed()` and the count of such calls.
             rank: which N rows of the global batch the images are.
@@ -157,8 +159,9 @@ class MultiView(Recorded, nn.Module):
 
     def _check(self, images: Tensor) -> None:
         """Raise ValueError, with what to do, for images that this recipe is not for."""
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise UserError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8 (N, C, H, W)")
+        if images.dtype not in (torch.uint8, torch.float32) or images.ndim != 4:
+            expected = "expected uint8, or float32 in [0, 1], (N, C, H, W)"
+            raise UserError(f"images are {images.dtype} {tuple(images.shape)}: {expected}")
         self._check_channels(images.shape[1])
         size, least = _size(images), self.preset.size if self.preset else None
         if least is not None and min(size) < least:
@@ -203,9 +206,9 @@ class MultiView(Recorded, nn.Module):
         return list(steps)
 
     def preprocess(
-        self, image_size: tuple[int, int] | None = None, window: tuple[float, float] | None = None
+        self, image_size: tuple[int, int] | None = None, window: Windows | None = None, dtype: DType = "auto"
     ) -> Preprocess:
-        """What evaluation does to images of this size (H, W) in pixels, which were read by this window, if any."""
+        """What evaluation does to images of this size (H, W) in pixels; see `Preprocess` for `window` and `dtype`."""
         size = self.preset.size if self.preset else None
         return Preprocess(
             mean=self.mean,
@@ -214,6 +217,7 @@ class MultiView(Recorded, nn.Module):
             resize=self.preset.resize or size if self.preset else None,
             crop=size,
             window=window,
+            dtype=dtype,
             n_views=self.n_views,
             recipe=() if image_size is None else tuple(self.recipe(image_size)),
         )
@@ -223,7 +227,7 @@ class MultiView(Recorded, nn.Module):
         return [" ".join(repr(step).split()) for step in self._full_steps(size)]
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised.
+        """Images (N, C, H, W) as a backbone sees them in evaluation: not augmented, float32, normalised.
 
         A preset with a size of its own resizes and takes the central square.
         """
@@ -251,7 +255,7 @@ class MultiView(Recorded, nn.Module):
             size = step.flags.get("size", size)
         compiles = self.compile_views is True or (self.compile_views == "auto" and views.is_cuda)
         if compiles and self.training:  # evaluation has sizes of its own, and few steps
-            return self._compiled((views.shape, self.side, place), views, steps, params)
+            return self._compiled((views.shape, views.dtype, self.side, place), views, steps, params)
         return run(views, steps, params)
 
 

@@ -1,14 +1,19 @@
 """`Preprocess`: how images are resized and normalised for evaluation, as plain data in every checkpoint."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from msssl.errors import UserError
 from msssl.views.apply import Normalize
 from msssl.views.keyed import constant
+
+DType = Literal["auto", "uint8"]
+Window = tuple[float, float]
+Windows = Window | tuple[Window, ...]
 
 
 @dataclass(frozen=True)
@@ -18,13 +23,15 @@ class Preprocess:
     A run keeps it in its checkpoints under the key `preprocess`, so that features can be computed without its data.
 
     Attributes:
-        mean: of the channels, in [0, 1].
+        mean: of each channel, in [0, 1].
         std: likewise.
         image_size: (H, W) in pixels of the images that the run saw; None where they are not known yet. Images of
             another size are resized to it.
         resize: short side to which they are resized next, where the preset has a size of its own.
         crop: side of the central square that is then taken.
-        window: the values that became black and white in images of more than 8 bits, if one was given.
+        window: the values that become 0 and 1 in images of more than 8 bits: one pair, or one for each channel.
+        dtype: `auto`: images of more than 8 bits are read as uint16 or float32, and the window is applied to them
+            here; `uint8`: it was applied when they were read.
         n_views: K of the run.
         recipe: the augmentations of these views, a line each.
 
@@ -39,7 +46,8 @@ class Preprocess:
     image_size: tuple[int, int] | None = None
     resize: int | None = None
     crop: int | None = None
-    window: tuple[float, float] | None = None
+    window: Windows | None = None
+    dtype: DType = "uint8"  # as in checkpoints that do not say it
     n_views: int | None = None
     recipe: tuple[str, ...] = ()
 
@@ -49,10 +57,11 @@ class Preprocess:
         return self.image_size if self.crop is None else (self.crop, self.crop)
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8, as a backbone sees them in evaluation: not augmented, float32, normalised."""
+        """Images (N, C, H, W), as they are read, as a backbone sees them: not augmented, float32, normalised."""
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise UserError(f"images are {tuple(images.shape)}: expected (N, {len(self.mean)}, H, W)")
-        pixels = self.resized(images).float() / 255
+        pixels = self.resized(images)
+        pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels
         if self.crop is not None:
             pixels = F.resize(pixels, [self.resize or self.crop], antialias=True)
             pixels = F.center_crop(pixels, [self.crop, self.crop])
@@ -60,7 +69,8 @@ class Preprocess:
         return normalize.apply_transform(pixels, normalize.constants(images.device), {})
 
     def resized(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8, of the size of those that the run saw."""
+        """Images (N, C, H, W) of the size of those that the run saw: uint8, or float32 in [0, 1] if not of 8 bits."""
+        images = in_unit_range(images, self.window)
         if self.image_size is None or tuple(images.shape[-2:]) == self.image_size:
             return images
         resized: Tensor = F.resize(images, list(self.image_size), antialias=True)
@@ -78,5 +88,43 @@ class Preprocess:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
         """What `as_dict` returned, also after a passage through JSON."""
-        values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        return cls(**values)
+        return cls(**{name: _with_tuples(value) for name, value in plain.items()})
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def in_unit_range(images: Tensor, window: Windows | None) -> Tensor:
+    """Images of more than 8 bits in float32, with the values of the window as 0 and 1; those of uint8 as they are.
+
+    Args:
+        images: (N, C, H, W), of uint8, uint16 or float32.
+        window: one pair of values, or one for each channel; None leaves float32 as it is, as in [0, 1] already.
+
+    Raises:
+        ValueError: uint16 without a window, or windows for another number of channels.
+
+    >>> in_unit_range(torch.tensor([[[[100.0, 150.0, 900.0]]]]), (100, 200))
+    tensor([[[[0.0000, 0.5000, 1.0000]]]])
+    """
+    if images.dtype == torch.uint8 or (window is None and images.dtype == torch.float32):
+        return images
+    if window is None:
+        raise UserError(f"images are {images.dtype}: give window, the values that become black and white")
+    pairs = as_pairs(window)
+    if len(pairs) not in (1, images.shape[1]):
+        raise UserError(f"window has {len(pairs)} pairs, and images have {images.shape[1]} channels: give one for each")
+    low = constant(tuple(pair[0] for pair in pairs), images.device).view(-1, 1, 1)
+    width = constant(tuple(pair[1] - pair[0] for pair in pairs), images.device).view(-1, 1, 1)
+    return ((images.float() - low) / width).clamp_(0, 1)
+
+
+def as_pairs(window: Windows) -> tuple[tuple[float, float], ...]:
+    """The window of each channel, or the only one.
+
+    >>> as_pairs((0, 4095)), as_pairs(((0, 1), (0, 2)))
+    (((0, 4095),), ((0, 1), (0, 2)))
+    """
+    pairs: Any = window if isinstance(window[0], tuple | list) else (window,)
+    return tuple(pairs)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from msssl.batch import Batch
 from msssl.data.pixels.images import BatchRows
+from msssl.data.pixels.pixel_format import ImageKind
 from msssl.errors import MissingPackageError, UserError
 
 FIELDS = ["image", "label"]
@@ -58,6 +59,7 @@ class BetonFile(Dataset[Any]):
 
     Attributes:
         size: (H, W) of the images.
+        kind: of the images.
         targets: labels (n,).
         unreadable: none: they were left out when the file was written.
 
@@ -66,7 +68,7 @@ class BetonFile(Dataset[Any]):
         ValueError: the file is cut short, or holds something else.
     """
 
-    has_squares = True
+    is_formatted = True
 
     def __init__(self, path: Path, quasi_random: bool = False) -> None:
         self.path = path
@@ -88,6 +90,7 @@ class BetonFile(Dataset[Any]):
             ranges = " x ".join(f"{least} to {most}" for least, most in sizes.values())
             raise UserError(f"{path} holds images of {ranges} pixels: write them with msssl write-beton, of one size")
         self.size = (sizes["height"][0], sizes["width"][0])
+        self.kind = ImageKind((3, *self.size), torch.uint8)
         self.targets = torch.from_numpy(label.astype(np.int64))
         self.unreadable: dict[int, str] = {}
 

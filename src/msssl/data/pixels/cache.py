@@ -16,14 +16,16 @@ from filelock import FileLock, Timeout
 
 from msssl.data.pixels.decode import Chunk, Decoded
 from msssl.data.pixels.item import ReadFailedError
+from msssl.data.pixels.pixel_format import ImageKind
 
-VERSION = 2  # of the files below and of how images are decoded
+VERSION = 3  # of the files below and of how images are decoded
+_DESCRIPTIONS = {torch.uint8: "|u1", torch.uint16: "<u2", torch.float32: "<f4"}  # of NumPy
 log = logging.getLogger(__name__)
 
 
-def path_in(cache_dir: Path, content: str, size: tuple[int, int]) -> Path:
-    """Folder of the cache of a data set with this fingerprint, decoded at a size (H, W)."""
-    key = hashlib.sha256(f"{VERSION} {content} {size}".encode()).hexdigest()[:16]
+def path_in(cache_dir: Path, content: str, kind: ImageKind) -> Path:
+    """Folder of the cache of a data set with this fingerprint, decoded to images of this kind."""
+    key = hashlib.sha256(f"{VERSION} {content} {kind.shape} {kind.dtype}".encode()).hexdigest()[:16]
     return cache_dir / key
 
 
@@ -46,7 +48,7 @@ class Mapped(Decoded):
 def load_or_build(
     folder: Path,
     n_images: int,
-    size: tuple[int, int],
+    kind: ImageKind,
     chunks: Iterable[Chunk],
     still_unreadable: Callable[[int], bool],
     paths: Sequence[str] | None = None,
@@ -58,7 +60,7 @@ def load_or_build(
     Args:
         folder: of the cache.
         n_images: n.
-        size: (H, W).
+        kind: of the images.
         chunks: all images in order; only consumed to build.
         still_unreadable: whether an image that could not be read when the cache was built still cannot; else it is
             built anew.
@@ -71,7 +73,7 @@ def load_or_build(
     if not _is_current(folder, still_unreadable):
         with _building(folder):
             if not _is_current(folder, still_unreadable):  # another process may have built it
-                _build(folder, n_images, size, chunks)
+                _build(folder, n_images, kind, chunks)
     return _load(folder, paths)
 
 
@@ -115,7 +117,7 @@ def _load(folder: Path, paths: Sequence[str] | None = None) -> Mapped:
         raise DamagedCacheError(f"the cache {folder} is damaged ({error}): delete it") from error
 
 
-def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[Chunk]) -> None:
+def _build(folder: Path, n_images: int, kind: ImageKind, chunks: Iterable[Chunk]) -> None:
     growing = folder.with_suffix(".tmp")
     shutil.rmtree(growing, ignore_errors=True)  # of a process that was killed
     growing.mkdir()
@@ -123,7 +125,7 @@ def _build(folder: Path, n_images: int, size: tuple[int, int], chunks: Iterable[
         targets = np.empty(n_images, dtype="<i8")
         unreadable: dict[int, str] = {}
         with _durably(growing / "images.npy") as file:
-            _write_header(file, "|u1", (n_images, 3, *size))
+            _write_header(file, _DESCRIPTIONS[kind.dtype], (n_images, *kind.shape))
             start = 0
             for chunk in chunks:
                 file.write(chunk.images.numpy().data)
@@ -151,5 +153,5 @@ def _durably(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(file.fileno())
 
 
-def _write_header(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+def _write_header(file: IO[bytes], description: str, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": description, "fortran_order": False, "shape": shape})

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from msssl.data.pixels.item import UnreadableImageError, check_size, read
+from msssl.data.pixels.item import UnreadableImageError, check_kind, read
 from msssl.data.pixels.labels import labels_of, labels_or_minus_one
+from msssl.data.pixels.pixel_format import ImageKind
 from msssl.errors import UserError
 from msssl.progress import with_bar
 
@@ -20,7 +21,7 @@ class Decoded(Dataset[tuple[Tensor, Tensor]]):
     """All images of a data set as tensors: in memory, on the GPU, or mapped from a file.
 
     Args:
-        images: uint8, shape (n, 3, H, W).
+        images: shape (n, C, H, W), uint8, uint16 or float32.
         targets: labels, int64, shape (n,), on the same device.
         unreadable: why an image could not be read, by its position; it is black.
         paths: of the images, where the data set has them.
@@ -39,30 +40,39 @@ class Decoded(Dataset[tuple[Tensor, Tensor]]):
         self.unreadable = unreadable
         self.paths = paths
 
+    @property
+    def kind(self) -> ImageKind:
+        """That of all images."""
+        return ImageKind.of(self.images[0])
+
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         if self.images.is_cuda:  # pinned, so that the host does not wait for the copy
             index = index.pin_memory().to(self.images.device, non_blocking=True)
-        return self.images.index_select(0, index), self.targets[index]  # whole rows: 9 times as fast as [index]
+        images = self.images
+        if images.dtype == torch.uint16:  # as few operations take it on a GPU
+            images = images.view(torch.int16)
+        rows = images.index_select(0, index)  # whole rows: 9 times as fast as [index]
+        return rows.view(self.images.dtype), self.targets[index]
 
 
 class Chunk(NamedTuple):
-    """Some images: (k, 3, H, W) uint8, labels (k,), and why some could not be read, by position in the data set."""
+    """Some images (k, C, H, W), labels (k,), and why some could not be read, by position in the data set."""
 
     images: Tensor
     targets: Tensor
     unreadable: dict[int, str]
 
 
-def decode(dataset: Dataset[Any], name: str, size: tuple[int, int], num_workers: int, skip: bool) -> Iterator[Chunk]:
+def decode(dataset: Dataset[Any], name: str, kind: ImageKind, num_workers: int, skip: bool) -> Iterator[Chunk]:
     """All images in order, in chunks, with a progress bar.
 
     Args:
-        dataset: of (PIL image or uint8 tensor, label).
+        dataset: of (PIL image or tensor, label).
         name: how messages call it.
-        size: (H, W) of the images.
+        kind: of the images.
         num_workers: processes; 0 for this one.
         skip: whether an unreadable image becomes a black one; else it raises.
 
@@ -70,11 +80,11 @@ def decode(dataset: Dataset[Any], name: str, size: tuple[int, int], num_workers:
         UnreadableImageError: with its path or position.
         ReadFailedError: the machine could not read an image.
         ValueError: an item that is no (image, label), another label than that of the data set's list, or an image of
-            another size.
+            another kind.
     """
-    n_images, length = _length(dataset), max(1, CHUNK_BYTES // (3 * size[0] * size[1]))
+    n_images, length = _length(dataset), max(1, CHUNK_BYTES // kind.n_bytes)
     rows = [range(start, min(start + length, n_images)) for start in range(0, n_images, length)]
-    yield from _in_parallel(_Chunks(dataset, name, size, skip), rows, f"Decoding {name}", num_workers)
+    yield from _in_parallel(_Chunks(dataset, name, kind, skip), rows, f"Decoding {name}", num_workers)
 
 
 def check(dataset: Dataset[Any], name: str, rows: range, num_workers: int) -> dict[int, str]:
@@ -86,8 +96,8 @@ def check(dataset: Dataset[Any], name: str, rows: range, num_workers: int) -> di
     return reasons
 
 
-def image_size(dataset: Dataset[Any], name: str, skip: bool) -> tuple[int, int]:
-    """(H, W) of the first image, or with `skip` of the first one that can be read."""
+def image_kind(dataset: Dataset[Any], name: str, skip: bool) -> ImageKind:
+    """The kind of the first image, or with `skip` of the first one that can be read."""
     for index in range(_length(dataset)):
         try:
             image, _ = read(dataset, index, name)
@@ -96,7 +106,7 @@ def image_size(dataset: Dataset[Any], name: str, skip: bool) -> tuple[int, int]:
                 raise
             reason = str(error)
             continue
-        return image.shape[1], image.shape[2]
+        return ImageKind.of(image)
     raise UserError(f"none of the {_length(dataset)} images of {name} can be read, such as: {reason}")
 
 
@@ -106,14 +116,15 @@ def usable_cores() -> int:
 
 
 class _Chunks(Dataset[Chunk]):
-    """Chunks of images by their rows; without pixels, to see which can be read, where no size is given."""
+    """Chunks of images by their rows; without pixels, to see which can be read, where no kind is given."""
 
-    def __init__(self, dataset: Dataset[Any], name: str, size: tuple[int, int] | None, skip: bool) -> None:
-        self.dataset, self.name, self.size, self.skip = dataset, name, size, skip
+    def __init__(self, dataset: Dataset[Any], name: str, kind: ImageKind | None, skip: bool) -> None:
+        self.dataset, self.name, self.kind, self.skip = dataset, name, kind, skip
         self.labels, self.targets = labels_of(dataset), labels_or_minus_one(dataset)
 
     def __getitem__(self, rows: range) -> Chunk:
-        images = torch.zeros(len(rows), 3, *(self.size or (0, 0)), dtype=torch.uint8)
+        shape, dtype = self.kind or ((0, 0, 0), torch.uint8)
+        images = torch.zeros(len(rows), *shape, dtype=dtype)
         targets = self.targets[rows.start : rows.stop : rows.step].clone()
         pixels, labels = images.numpy(), targets.numpy()  # the same memory, filled in half the time
         unreadable = {}
@@ -126,8 +137,8 @@ class _Chunks(Dataset[Chunk]):
                 unreadable[index] = str(error)
                 continue
             labels[position] = label
-            if self.size is not None:
-                check_size(image, self.size, index, self.name)
+            if self.kind is not None:
+                check_kind(image, self.kind, index, self.name)
                 pixels[position] = image.numpy()
         return Chunk(images, targets, unreadable)
 

@@ -1,11 +1,14 @@
-"""Opens image files as 8-bit RGB, and tells errors of the file from errors of the machine."""
+"""Opens image files that Pillow reads, and tells errors of the file from errors of the machine."""
 
 import errno
 
+import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from msssl.data.pixels.high_bit_depth import Window, check_values, read_deep, through_window
+from msssl.data.pixels.high_bit_depth import Deep, Values, check_values, read_deep, through_window
+from msssl.data.pixels.pixel_format import PixelFormat, deep_array
 from msssl.errors import UserError
+from msssl.views.preprocess import Window
 
 _TURNS = {  # that make an image upright, by its orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,18 +36,44 @@ def shown(path: str) -> str:
     return path.encode(errors="backslashreplace").decode()
 
 
-def open_square(path: str, size: int, window: Window | None) -> Image.Image:
-    """The centre square of an image file, turned upright and resized to `size` pixels, in RGB.
+def open_pixels(path: str, pixel_format: PixelFormat) -> Values:
+    """The pixels (C, H, W) of an image file, turned upright.
 
-    JPEGs of four times that size and more are decoded at a half, a quarter or an eighth of their resolution.
+    JPEGs of four times the wanted size and more are decoded at a half, a quarter or an eighth of their resolution.
     """
+    size = pixel_format.size
     with Image.open(path) as image:
         check_pixels(image.width, image.height)
-        if image.format == "JPEG" and min(image.size) >= 4 * size:
+        if image.format == "JPEG" and size is not None and min(image.size) >= 4 * size:
             image.draft(None, (2 * size, 2 * size))
-        rgb = to_rgb(image, window)
-        turn = _TURNS.get(_orientation(image))
-        return square(rgb if turn is None else rgb.transpose(turn), size)
+        return pixels_of(image, pixel_format, upright=True)
+
+
+def pixels_of(image: Image.Image, pixel_format: PixelFormat, upright: bool = False) -> Values:
+    """The pixels (C, H, W) of an image: uint8, or uint16 or float32 where it has more than 8 bits a channel.
+
+    Args:
+        image: of any mode. One that was only opened is read at its own depth; Pillow has cut others to 8 bits.
+        pixel_format: what it becomes.
+        upright: whether it is turned as its Exif tag says.
+
+    Raises:
+        PixelsError: more than 8 bits that are to be reduced without a window, or values that are not numbers.
+    """
+    deep = read_deep(image)
+    if deep is None or pixel_format.dtype == "uint8":
+        rgb = to_rgb(image, deep, pixel_format.window)
+        return pixel_format.finish([rgb], np.uint8, _turn(image, upright))
+    values, turn = deep_array(deep), _turn(image, upright)
+    if turn is None:
+        return pixel_format.finish_array(values)
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in values]
+    return pixel_format.finish(planes, values.dtype, turn)
+
+
+def _turn(image: Image.Image, upright: bool) -> Image.Transpose | None:
+    """What makes an image upright; asked for last, as reading the tag may load the pixels at 8 bits."""
+    return _TURNS.get(_orientation(image)) if upright else None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -62,15 +91,6 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of an image, resized to `size` pixels."""
-    if image.size == (size, size):
-        return image
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-
-
 def short_side(path: str) -> int:
     """The shorter side of an image in pixels; only its header is read."""
     with Image.open(path) as image:
@@ -84,20 +104,19 @@ def check_pixels(width: int, height: int) -> None:
         raise UserError(f"it has {width} x {height} pixels, more than Pillow's limit of {limit:,}")
 
 
-def to_rgb(image: Image.Image, window: Window | None = None) -> Image.Image:
+def to_rgb(image: Image.Image, deep: Deep | None, window: Window | None) -> Image.Image:
     """An image in 8-bit RGB: grey repeated, transparent parts on white.
 
     Args:
-        image: of any mode. One that was only opened is read at its own depth; Pillow has cut others to 8 bits.
-        window: values that become black and white, for images of more than 8 bits.
+        image: of any mode.
+        deep: its values where it has more than 8 bits.
+        window: those that become black and white.
 
     Raises:
         PixelsError: more than 8 bits and no window, or values that are not numbers.
     """
-    deep = read_deep(image)
     if deep is not None:
-        window = check_values(deep.values, window, f"mode {image.mode}")
-        return through_window(deep, window)
+        return through_window(deep, check_values(deep.values, window, f"mode {image.mode}"))
     image.load()
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")

@@ -1,4 +1,4 @@
-"""Reads images of more than 8 bits per channel at full depth, and maps a window of their values to 8 bits.
+"""Reads images of more than 8 bits per channel at full depth, and maps a window of their values to 8 bits if asked to.
 
 Pillow opens such images in grey as they are, but keeps only the upper byte of each value in colour, or with alpha.
 """
@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from msssl.errors import UserError
+from msssl.views.preprocess import Window
 
-Window = tuple[float, float]
 Values = np.ndarray[Any, Any]
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}  # of the bytes of 16 bits
 
@@ -23,7 +23,7 @@ _CUT = (
 
 
 class PixelsError(UserError):
-    """Pixels that cannot become 8-bit RGB; the message does not name the image."""
+    """Pixels that cannot be trained on; the message does not name the image."""
 
 
 class Deep(NamedTuple):
@@ -56,13 +56,30 @@ def read_deep(image: Image.Image) -> Deep | None:
 
 def through_window(deep: Deep, window: Window) -> Image.Image:
     """The values between those of the window as an 8-bit RGB image: the first is black, the second white."""
-    low, high = window
-    values = np.clip((deep.values.astype(np.float64) - low) / (high - low), 0, 1)
+    values = _in_unit_range(deep.values, window)
     if values.ndim == 2:
         values = values[..., None].repeat(3, axis=2)
     if deep.alpha is not None:  # on white
         values = 1 - deep.alpha[..., None] * (1 - values)
     return Image.fromarray((values * 255).round().astype(np.uint8))
+
+
+def to_8_bits(values: Values, window: Window) -> Values:
+    """Values of any shape as uint8: the first of the window becomes 0, the second 255."""
+    scaled: Values = (_in_unit_range(values, window) * 255).round().astype(np.uint8)
+    return scaled
+
+
+def _in_unit_range(values: Values, window: Window) -> Values:
+    low, high = window
+    scaled: Values = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
+    return scaled
+
+
+def check_finite(values: Values) -> None:
+    """Raise PixelsError, with their number, for values that are NaN or infinite."""
+    if values.dtype.kind == "f" and (n_wrong := int(values.size - np.isfinite(values).sum())):
+        raise PixelsError(f"{n_wrong} of its {values.size} values are NaN or infinite: replace them")
 
 
 def check_values(values: Values, window: Window | None, kind: str) -> Window:
@@ -77,8 +94,7 @@ def check_values(values: Values, window: Window | None, kind: str) -> Window:
         PixelsError: there is no window (the message has the range of the values, and a window for them), or a value
             is NaN or infinite.
     """
-    if values.dtype.kind == "f" and (n_wrong := int(values.size - np.isfinite(values).sum())):
-        raise PixelsError(f"{n_wrong} of its {values.size} values are NaN or infinite: replace them")
+    check_finite(values)
     if window is not None:
         return window
     low, high = values.min().item(), values.max().item()

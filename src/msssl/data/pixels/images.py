@@ -11,8 +11,9 @@ from torch.utils.data import Dataset, Sampler
 from msssl.batch import Batch
 from msssl.data.pixels.decode import Decoded
 from msssl.data.pixels.files import shown
-from msssl.data.pixels.item import check_size, read
+from msssl.data.pixels.item import check_kind, read
 from msssl.data.pixels.labels import labels_of, strings_of
+from msssl.data.pixels.pixel_format import ImageKind
 
 
 class Images(Dataset[Batch]):
@@ -44,12 +45,18 @@ class Images(Dataset[Batch]):
     def _paths(self) -> Sequence[str] | None:
         return strings_of(self.dataset, "paths")
 
+    @functools.cached_property
+    def kind(self) -> ImageKind:
+        """The kind of the images; where they are not decoded, that of the first one."""
+        known: ImageKind | None = getattr(self.dataset, "kind", None)
+        return known or ImageKind.of(self[[0]]["image"][0])
+
     def describe(self, index: int) -> str:
         """The path of an image, or its position where there is none."""
         return shown(self._paths[index]) if self._paths else f"image {index} of {self.name}"
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
-        """A batch `{"image": (N, 3, H, W) uint8, "label": (N,) int64, "index": (N,) int64}`."""
+        """A batch `{"image": (N, C, H, W) as read, "label": (N,) int64, "index": (N,) int64}`."""
         index = self.indices[torch.as_tensor(rows)]
         if isinstance(self.dataset, Decoded):
             images, labels = self.dataset[index]
@@ -57,9 +64,9 @@ class Images(Dataset[Batch]):
         if self._labels is None:
             self._labels = (labels_of(self.dataset),)
         items = [read(self.dataset, position, self.name, self._labels[0]) for position in index.tolist()]
-        _, height, width = items[0][0].shape
+        kind = ImageKind.of(items[0][0])
         for position, (image, _) in zip(index.tolist(), items, strict=True):
-            check_size(image, (height, width), position, self.name)
+            check_kind(image, kind, position, self.name)
         return {
             "image": torch.stack([image for image, _ in items]),
             "label": torch.tensor([label for _, label in items]),

@@ -1,4 +1,4 @@
-"""Reads one item of any data set: checks image and label, and converts the image to an 8-bit RGB tensor."""
+"""Reads one item of any data set: checks image and label, and converts the image to a tensor."""
 
 import random
 from collections.abc import Mapping
@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from typing_extensions import override
 
-from msssl.data.pixels.files import is_of_the_machine, shown, square, to_rgb
-from msssl.data.pixels.high_bit_depth import Deep, PixelsError, Window, check_values, through_window
+from msssl.data.pixels.files import is_of_the_machine, pixels_of, shown
+from msssl.data.pixels.high_bit_depth import PixelsError, check_values, to_8_bits
 from msssl.data.pixels.labels import as_label, class_names_of, fingerprint, labels_of, strings_of
+from msssl.data.pixels.pixel_format import ImageKind, PixelFormat, as_stored, as_tensor
 from msssl.errors import UserError
 
 # What Pillow raises for a file that is damaged, and we for pixels that have no meaning.
@@ -30,7 +31,7 @@ class ReadFailedError(OSError):
 
 
 def read(dataset: Dataset[Any], index: int, name: str, labels: Tensor | None = None) -> tuple[Tensor, int]:
-    """Image (3, H, W), uint8, and label of one item.
+    """Image (C, H, W) of uint8, uint16 or float32, and label of one item.
 
     Args:
         dataset: of (image, label) or rows `{"image", "label"}`.
@@ -45,7 +46,8 @@ def read(dataset: Dataset[Any], index: int, name: str, labels: Tensor | None = N
     """
     try:
         image, label = _pair(dataset[index], index, name)
-        pixels = _to_pixels(image, f"image {index} of {name}")  # which reads the file of one that was only opened
+        if not getattr(dataset, "is_formatted", False):
+            image = _to_pixels(image, f"image {index} of {name}")  # which reads the file of one that was only opened
     except (UnreadableImageError, ReadFailedError):
         raise
     except Exception as error:
@@ -59,7 +61,7 @@ def read(dataset: Dataset[Any], index: int, name: str, labels: Tensor | None = N
             f"image {index} of {name} has the label {label}, but {int(labels[index])} in the data set's list of labels "
             "(`targets` or `labels`): both must be the same, also after a target_transform"
         )
-    return pixels, label
+    return image, label
 
 
 def is_readable(dataset: Dataset[Any], index: int, name: str) -> bool:
@@ -80,36 +82,49 @@ def stop_for_the_machine(error: Exception, image: str) -> None:
         ) from error
 
 
-def check_size(image: Tensor, size: tuple[int, int], index: int, name: str) -> None:
-    """Raise ValueError where an image (3, H, W) has not the size (H, W) of the others."""
-    height, width = image.shape[1:]
-    if (height, width) != size:
+def check_kind(image: Tensor, kind: ImageKind, index: int, name: str) -> None:
+    """Raise ValueError where an image (C, H, W) is not of the kind of the others."""
+    own = ImageKind.of(image)
+    if own.shape[1:] != kind.shape[1:]:
+        (_, height, width), (_, other_height, other_width) = own.shape, kind.shape
         raise UserError(
-            f"image {index} of {name} is {height} x {width} pixels, another {size[0]} x {size[1]}: "
+            f"image {index} of {name} is {height} x {width} pixels, another {other_height} x {other_width}: "
             "image_size makes squares of them"
+        )
+    if own.shape != kind.shape:
+        raise UserError(
+            f"image {index} of {name} has {own.shape[0]} channels, another {kind.shape[0]}: channels 3 makes RGB of "
+            "those with 1, and channels 1 makes grey of RGB"
+        )
+    if own.dtype != kind.dtype:
+        types = f"{str(own.dtype)[6:]}, another {str(kind.dtype)[6:]}"
+        raise UserError(
+            f"image {index} of {name} is of {types}: dtype uint8, with a window for those of more than 8 bits, makes "
+            "both the same"
         )
 
 
-class Squares(Dataset[tuple[Tensor, Any]]):
-    """The images of a data set as 8-bit RGB, cut to their centre squares; made by `squares_of`.
+class Formatted(Dataset[tuple[Tensor, Any]]):
+    """The images of a data set in another format; made by `formatted`.
 
     Args:
         dataset: of (PIL image or tensor, label), or of rows `{"image", "label"}`.
         name: how messages call it.
-        size: side in pixels, or None to leave the sizes as they are.
-        window: values that become black and white in images that are not of 8 bits.
+        pixel_format: what its images become.
     """
 
-    def __init__(self, dataset: Dataset[Any], name: str, size: int | None, window: Window | None) -> None:
-        self.dataset, self.name, self.size, self.window = dataset, name, size, window
+    is_formatted = True
+
+    def __init__(self, dataset: Dataset[Any], name: str, pixel_format: PixelFormat) -> None:
+        self.dataset, self.name, self.pixel_format = dataset, name, pixel_format
         self.targets, self.classes = labels_of(dataset), class_names_of(dataset)
         self.groups, self.paths = strings_of(dataset, "groups"), strings_of(dataset, "paths")
 
     @property
     def fingerprint(self) -> str | None:
-        """That of the data set, with the size and the window."""
+        """That of the data set, with the format."""
         content = fingerprint(self.dataset)
-        return content and f"{content} {self.size} {self.window}"
+        return content and f"{content} {self.pixel_format}"
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # a map-style data set has one
@@ -117,25 +132,26 @@ class Squares(Dataset[tuple[Tensor, Any]]):
     @override
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         image, label = _pair(self.dataset[index], index, self.name)
-        return _to_pixels(image, f"image {index} of {self.name}", self.size, self.window), label
+        return _to_pixels(image, f"image {index} of {self.name}", self.pixel_format), label
 
 
-def squares_of(dataset: Dataset[Any], name: str, size: int | None, window: Window | None) -> Dataset[Any]:
-    """A data set with the images that a data module asks for: itself, where it has them already, or `Squares`.
+def formatted(dataset: Dataset[Any], name: str, pixel_format: PixelFormat) -> Dataset[Any]:
+    """A data set with the images that a data module asks for: itself, where it has them already, or `Formatted`.
 
     Args:
-        dataset: of (image, label); one of our own of squares says so by an attribute `has_squares`.
+        dataset: of (image, label); one of our own that has them says so by an attribute `is_formatted`.
         name: how messages call it.
-        size: side in pixels; None leaves the sizes as they are.
-        window: values that become black and white in images that are not of 8 bits.
+        pixel_format: what is asked for.
     """
-    if getattr(dataset, "has_squares", False) or (size is None and window is None):
+    if getattr(dataset, "is_formatted", False) or pixel_format == PixelFormat():
         return dataset
     if isinstance(dataset, TensorDataset):  # whose tensors stay fast
-        images = dataset.tensors[0]
-        if images.dtype == torch.uint8 and (size is None or images.shape[-2:] == (size, size)):
+        images, size = dataset.tensors[0], pixel_format.size
+        fits = size is None or images.shape[-2:] == (size, size)
+        fits &= pixel_format.channels is None or pixel_format.channels == images.shape[1] != 1
+        if images.dtype == torch.uint8 and fits:
             return dataset
-    return Squares(dataset, name, size, window)
+    return Formatted(dataset, name, pixel_format)
 
 
 def why_not_fixed(dataset: Dataset[Any], name: str) -> str | None:
@@ -150,7 +166,7 @@ def why_not_fixed(dataset: Dataset[Any], name: str) -> str | None:
         dataset: of (image, label).
         name: how messages call it.
     """
-    if getattr(dataset, "has_squares", False):  # which is our own
+    if getattr(dataset, "is_formatted", False):  # which is our own
         return None
     n_images = len(dataset)  # type: ignore[arg-type]  # a map-style data set has one
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
@@ -202,32 +218,33 @@ def _pair(item: Any, index: int, name: str) -> tuple[Any, Any]:
     )
 
 
-def _to_pixels(image: Any, where: str, size: int | None = None, window: Window | None = None) -> Tensor:
-    """An image as RGB, uint8, shape (3, H, W).
+def _to_pixels(image: Any, where: str, pixel_format: PixelFormat | None = None) -> Tensor:
+    """An image as a tensor (C, H, W) of uint8, uint16 or float32.
 
     Args:
-        image: a PIL image, or a tensor (1 or 3, H, W): uint8, or with a window other numbers.
+        image: a PIL image, or a tensor (C, H, W) of numbers.
         where: how messages call it.
-        size: side of the centre square that is taken of it; None leaves it as it is.
-        window: values that become black and white in an image that is not of 8 bits.
+        pixel_format: what it becomes.
 
     Raises:
-        PixelsError: more than 8 bits and no window, or values that are not numbers.
+        PixelsError: more than 8 bits that are to be reduced without a window, or values that are not numbers.
         ValueError: it is something else.
     """
-    if isinstance(image, Tensor) and image.ndim == 3 and image.numel() and len(image) in (1, 3):
-        channels = image.expand(3, -1, -1)
-        values = channels.permute(1, 2, 0).numpy()
-        if image.dtype == torch.uint8 and (size is None or image.shape[1:] == (size, size)):
-            return channels
-        if image.dtype == torch.uint8:
-            image = Image.fromarray(np.ascontiguousarray(values))
-        elif window is not None:
-            image = through_window(Deep(values), check_values(values, window, str(image.dtype)))
-    if not isinstance(image, Image.Image):
+    pixel_format = pixel_format or PixelFormat()
+    if isinstance(image, Image.Image):
+        return as_tensor(pixels_of(image, pixel_format))
+    if not isinstance(image, Tensor) or not _is_image(image):
         kind = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise UserError(
-            f"{where} is {kind}: expected a PIL image or a uint8 tensor (1 or 3, H, W); other numbers need window"
-        )
-    rgb = to_rgb(image, window)
-    return torch.from_numpy(np.asarray(rgb if size is None else square(rgb, size)).transpose(2, 0, 1).copy())
+        raise UserError(f"{where} is {kind}: expected a PIL image, or a tensor (C, H, W)")
+    values = image.numpy()
+    if image.dtype != torch.uint8 and pixel_format.dtype == "uint8":
+        values = to_8_bits(values, check_values(values, pixel_format.window, str(image.dtype)))
+    return as_tensor(pixel_format.finish_array(as_stored(values)))
+
+
+def _is_image(image: Tensor) -> bool:
+    """Whether a tensor can be (C, H, W); one of (H, W, 3) is not."""
+    if image.ndim != 3 or image.numel() == 0 or image.is_complex():
+        return False
+    first, second, last = image.shape
+    return first <= 4 or last not in (1, 3, 4) or second <= last

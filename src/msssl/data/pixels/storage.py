@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 
 from msssl.data.pixels import cache
 from msssl.data.pixels.beton_file import BetonFile
-from msssl.data.pixels.decode import Decoded, check, decode, image_size, usable_cores
+from msssl.data.pixels.decode import Decoded, check, decode, image_kind, usable_cores
 from msssl.data.pixels.item import UnreadableImageError, is_readable, why_not_fixed
 from msssl.data.pixels.labels import fingerprint, strings_of
+from msssl.data.pixels.pixel_format import ImageKind
 from msssl.distributed import gather_objects
 from msssl.errors import UserError
 from msssl.run.files import atomic_write
@@ -62,6 +63,14 @@ class Storage:
         self._trainer = trainer
         self._taken = 0
         self._opened: dict[int, tuple[Dataset[Any], Dataset[Any]]] = {}
+        self._kinds: dict[int, ImageKind] = {}
+
+    def kind_of(self, dataset: Dataset[Any], name: str) -> ImageKind:
+        """The kind of a data set's images, which the first one is read for."""
+        if id(dataset) not in self._kinds:
+            known: ImageKind | None = getattr(dataset, "kind", None)
+            self._kinds[id(dataset)] = known or image_kind(dataset, name, self.skip)
+        return self._kinds[id(dataset)]
 
     def open(self, dataset: Dataset[Any], name: str) -> Dataset[Any]:
         """The data set itself, or `Decoded`; logs which and why."""
@@ -73,13 +82,13 @@ class Storage:
         if isinstance(dataset, BetonFile):
             self._log_choice(name, f"FFCV, {dataset.path}")
             return dataset
-        size = image_size(dataset, name, self.skip)
-        n_bytes = len(dataset) * 3 * size[0] * size[1]  # type: ignore[arg-type]
+        images = self.kind_of(dataset, name)
+        n_bytes = len(dataset) * images.n_bytes  # type: ignore[arg-type]
 
         @functools.cache  # it may read all of a set that fits into memory
         def folder() -> Path | None:
             content = fingerprint(dataset)
-            return cache.path_in(self.cache_dir, content, size) if content else None
+            return cache.path_in(self.cache_dir, content, images) if content else None
 
         changing = why_not_fixed(dataset, name)
         kind, reason = ("stream", changing) if changing else self.choose(n_bytes, folder)
@@ -90,11 +99,13 @@ class Storage:
                 f"storage: {self.kind} would keep the first pixels of each image for the whole run, but {changing}: "
                 "take storage: stream, or transforms that are not random"
             )
-        self._log_choice(name, f"{kind}, {readable(n_bytes)} of {size[0]} x {size[1]} pixels; {reason}")
+        self._log_choice(name, f"{kind}, {readable(n_bytes)} of {images}; {reason}")
         if kind == "stream":
             return dataset
         opened = (
-            self._cached(dataset, name, size, folder()) if kind == "cached" else self._in_memory(dataset, name, size)
+            self._cached(dataset, name, images, folder())
+            if kind == "cached"
+            else self._in_memory(dataset, name, images)
         )
         if opened.unreadable and not self.skip:
             raise UnreadableImageError(next(iter(opened.unreadable.values())))
@@ -130,30 +141,30 @@ class Storage:
             return "stream", f"{too_large} nor on the disk of {self.cache_dir} ({readable(free)} free)"
         return "cached", f"{too_large}; in {self.cache_dir}"
 
-    def _cached(self, dataset: Dataset[Any], name: str, size: tuple[int, int], folder: Path | None) -> Decoded:
+    def _cached(self, dataset: Dataset[Any], name: str, kind: ImageKind, folder: Path | None) -> Decoded:
         if folder is None:
             raise UserError(
                 f"storage: cached needs to tell whether {name} is what was cached: give {type(dataset).__name__} an "
                 "attribute `fingerprint`, a string that names its content, or take storage: memory or stream"
             )
-        chunks = decode(dataset, name, size, usable_cores() if self.parallel else 0, self.skip)
+        chunks = decode(dataset, name, kind, usable_cores() if self.parallel else 0, self.skip)
         n_images = len(dataset)  # type: ignore[arg-type]
         return cache.load_or_build(
             folder,
             n_images,
-            size,
+            kind,
             chunks,
             still_unreadable=lambda index: not is_readable(dataset, index, name),
             paths=strings_of(dataset, "paths"),
         )
 
-    def _in_memory(self, dataset: Dataset[Any], name: str, size: tuple[int, int]) -> Decoded:
-        images = torch.empty(len(dataset), 3, *size, dtype=torch.uint8)  # type: ignore[arg-type]
+    def _in_memory(self, dataset: Dataset[Any], name: str, kind: ImageKind) -> Decoded:
+        images = torch.empty(len(dataset), *kind.shape, dtype=kind.dtype)  # type: ignore[arg-type]
         targets = torch.empty(len(images), dtype=torch.long)
         unreadable: dict[int, str] = {}
         start = 0
         num_workers = max(1, usable_cores() // self.n_devices) if self.parallel else 0  # every rank decodes
-        for chunk in decode(dataset, name, size, num_workers, self.skip):
+        for chunk in decode(dataset, name, kind, num_workers, self.skip):
             end = start + len(chunk.images)
             images[start:end], targets[start:end] = chunk.images, chunk.targets
             unreadable.update(chunk.unreadable)

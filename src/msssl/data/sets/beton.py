@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
 from msssl.data.pixels.beton_file import BetonFile
+from msssl.data.pixels.pixel_format import PixelFormat
 from msssl.errors import UserError
 
 
@@ -22,7 +23,8 @@ class Beton(MultiViewDataModule):
         data_dir: folder of the files.
         order: `quasi_random` is FFCV's order, which keeps to few pages of the file at a time: for files larger than
             the memory, on one device.
-        **kwargs: those of `MultiViewDataModule`, but for `storage`, `on_error`, `image_size` and `window`.
+        **kwargs: those of `MultiViewDataModule`, but for `storage`, `on_error`, `image_size`, `window`, `channels`
+            and `dtype`.
 
     Raises:
         ImportError: FFCV is missing; the message says how to install it.
@@ -34,9 +36,10 @@ class Beton(MultiViewDataModule):
         super().__init__(data_dir=data_dir, **kwargs)
         if self.storage != "auto" or self.on_error != "stop":
             raise UserError("storage and on_error are not for Beton: FFCV reads the file, and all of it was readable")
-        if self.image_size is not None or self.window is not None:
+        if self.pixel_format != PixelFormat() or self.window is not None:
             raise UserError(
-                "image_size and window are not for Beton: its files hold squares; give both to msssl write-beton"
+                "image_size, window, channels and dtype are not for Beton: its files hold squares; give them to msssl "
+                "write-beton"
             )
         self.order = order
         self._size: tuple[int, int] | None = None

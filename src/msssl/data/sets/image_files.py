@@ -6,12 +6,12 @@ import os
 import statistics
 from collections import Counter
 
-from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from msssl.data.pixels.files import open_square, short_side, shown
-from msssl.data.pixels.high_bit_depth import Window
+from msssl.data.pixels.files import open_pixels, short_side, shown
 from msssl.data.pixels.item import UnreadableImageError, stop_for_the_machine
+from msssl.data.pixels.pixel_format import PixelFormat, as_tensor
 from msssl.data.sets.manifest import Row
 from msssl.errors import UserError
 
@@ -21,47 +21,45 @@ N_MEASURED = 100  # images that the default size is taken from
 log = logging.getLogger(__name__)
 
 
-class ImageFiles(Dataset[tuple[Image.Image, int]]):
-    """Squares of image files, with labels.
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """The images of files, with labels.
 
     Args:
         rows: the files.
         classes: names of the classes, in the order of their labels.
-        image_size: side in pixels.
-        window: values that become black and white in images of more than 8 bits.
+        pixel_format: what the images become.
 
     Attributes:
         classes: as given.
         groups: what each image must not be separated from, where the rows say so.
     """
 
-    has_squares = True
+    is_formatted = True
 
-    def __init__(self, rows: list[Row], classes: list[str], image_size: int, window: Window | None) -> None:
+    def __init__(self, rows: list[Row], classes: list[str], pixel_format: PixelFormat) -> None:
         self.classes = classes
         numbers = {name: label for label, name in enumerate(classes)}
         self.paths = [row.path for row in rows]
         self.targets = [numbers.get(row.label, -1) for row in rows]
         self.groups = [row.group or row.path for row in rows] if any(row.group for row in rows) else None
-        self.window = window
-        self.image_size = image_size
+        self.pixel_format = pixel_format
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self.paths[index]
         try:
-            return open_square(path, self.image_size, self.window), self.targets[index]
+            return as_tensor(open_pixels(path, self.pixel_format)), self.targets[index]
         except Exception as error:  # Pillow's formats raise many kinds
             stop_for_the_machine(error, shown(path))
             raise UnreadableImageError(f"{shown(path)} cannot be read as an image: {shown(str(error))}") from error
 
     @property
     def fingerprint(self) -> str:
-        """Of the files' names, sizes and times, labels, window and size; the same where the folder has moved."""
+        """Of the files' names, sizes and times, labels and format; the same where the folder has moved."""
         root = len(os.path.commonpath([min(self.paths), max(self.paths)]))
-        content = hashlib.sha256(repr((self.window, self.image_size)).encode())
+        content = hashlib.sha256(repr(self.pixel_format).encode())
         for path, label in zip(self.paths, self.targets, strict=True):
             try:
                 stat = os.stat(path)  # noqa: PTH116  # half the time of pathlib's

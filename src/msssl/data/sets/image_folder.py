@@ -74,7 +74,7 @@ class ImageFolder(MultiViewDataModule):
         listed, names = self._listed
         if self.image_size is None:  # as in the run that they are prepared for, or by the training images
             self.image_size = self._size_of_run() or default_size([row.path for row in listed["train"]])
-        return ImageFiles(listed[split], names, self.image_size, self.window) if split in listed else None
+        return ImageFiles(listed[split], names, self.pixel_format) if split in listed else None
 
     @functools.cached_property
     def _listed(self) -> tuple[dict[str, list[Row]], list[str]]:

@@ -45,10 +45,10 @@ def extract(
     features, labels = torch.empty(0), torch.empty(len(loader.images), dtype=torch.long)
     n, broken = 0, torch.zeros((), dtype=torch.long, device=device)
     for number, batch in enumerate(with_bar(loader, f"Features of {split}", len(loader))):
-        images = preprocess.resized(batch["image"].to(device))
+        images = batch["image"].to(device)
         total = encoder(preprocess.evaluate(images)).float()
         with evaluating(data.views):  # which are not compiled then, for a few batches
-            for view in _views(data, images, n_patches - 1, (seed, number)):
+            for view in _views(data, preprocess.resized(images), n_patches - 1, (seed, number)):
                 total = total + encoder(view)
         total = total / n_patches
         if number == 0:
