@@ -70,7 +70,7 @@ def test_many_channels_without_a_size_stay_a_tensor_of_the_user():
     assert isinstance(dataset, TensorDataset)
 
 
-@pytest.mark.parametrize("dtype", ["int16", "int32", "float64", "float16", "bool"])
+@pytest.mark.parametrize("dtype", ["int16", "int32", "float64", "float16"])
 def test_other_numbers_become_float32(dtype):
     values = (RANDOM.normal(size=(8, 2, 4, 4)) * 100).astype(dtype)
     assert np.array_equal(stored(from_arrays(values, window=(0, 1))).numpy(), values.astype("float32"))
@@ -78,7 +78,7 @@ def test_other_numbers_become_float32(dtype):
 
 def test_integers_that_float32_cannot_hold_are_an_error():
     values = np.full((8, 2, 4, 4), 2**24 + 1, dtype="int32")
-    with pytest.raises(ValueError, match=r"image 0 of train cannot be read: its integers reach 16777217"):
+    with pytest.raises(ValueError, match=r"image 0 of train cannot be read: 32 of its 32 values are integers beyond"):
         from_arrays(values)
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 class Labelled(TypedDict):
     """Images or features of a labelled set that travel along with those to pretrain on."""
 
-    image: Tensor  # (N, 3, H, W)
+    image: Tensor  # (N, C, H, W)
     label: Tensor  # (N,)
 
 
 class Batch(TypedDict):
     """What a loader of evaluation images hands out; after `make_views` the images are float32 and normalised."""
 
-    image: Tensor  # (N, 3, H, W), uint8
+    image: Tensor  # (N, C, H, W), uint8, uint16 or float32
     label: Tensor  # (N,), int64, -1 for none
     index: Tensor  # (N,), int64, position in the data set
 
@@ -34,7 +34,7 @@ class TrainBatch(Batch):
 class ViewsBatch(TypedDict):
     """What `make_views` makes of a `TrainBatch`, and a training step takes."""
 
-    views: Tensor | list[Tensor]  # (K, N, 3, H, W), float32, normalised; a list of such for views of several sizes
+    views: Tensor | list[Tensor]  # (K, N, C, H, W), float32, normalised; a list of such for views of several sizes
     label: Tensor
     index: Tensor
     probe: NotRequired[Labelled]  # float32, normalised

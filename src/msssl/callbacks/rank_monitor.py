@@ -126,7 +126,8 @@ def _draw(trainer: Trainer, variances: Tensor, index: Tensor, features: Tensor, 
     if len(features) > 1:
         _log_figure(trainer, "eigenspectrum", lambda axes: draw_spectrum(axes, {"": variances}))
     loader: Any = trainer.val_dataloaders
-    if not hasattr(loader, "pixels") or len(features) <= N_IMAGES:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if data is None or not hasattr(loader, "pixels") or len(features) <= N_IMAGES:
         return
     shown = torch.linspace(0, len(features) - 1, N_IMAGES).long()
     bank = torch.ones(len(features), dtype=torch.bool)  # which images may be neighbours
@@ -134,8 +135,9 @@ def _draw(trainer: Trainer, variances: Tensor, index: Tensor, features: Tensor, 
     similarity, nearest = neighbours(features[shown], features[bank], min(N_NEIGHBOURS, int(bank.sum())))
     similarity, nearest = similarity.cpu(), nearest.cpu()
     rows = torch.searchsorted(loader.images.indices, index)  # both are sorted
-    pixels = loader.pixels(rows[bank][nearest.flatten()]).unflatten(0, nearest.shape)
-    queries = loader.pixels(rows[shown])
+    picture = data.preprocess.picture
+    pixels = picture(loader.pixels(rows[bank][nearest.flatten()])).unflatten(0, nearest.shape)
+    queries = picture(loader.pixels(rows[shown]))
     _log_figure(trainer, "neighbours", lambda axes: draw_neighbours(axes, queries, pixels, similarity))
 
 

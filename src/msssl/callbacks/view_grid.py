@@ -16,6 +16,7 @@ from typing_extensions import override
 from msssl.callbacks.pictures import log_picture
 from msssl.run.files import atomic_write
 from msssl.views import MultiCrop, MultiView
+from msssl.views.preprocess import as_rgb
 
 
 class ViewGrid(Callback):
@@ -50,7 +51,7 @@ def contact_sheet(views_of: MultiView, views: Tensor | list[Tensor], n_images: i
 
     Args:
         views_of: made the views.
-        views: normalised views (K, N, 3, H, W), or a list of such tensors, one for each size.
+        views: normalised views (K, N, C, H, W), or a list of such tensors, one for each size.
         n_images: number of images to draw at most.
     """
     groups = views if isinstance(views, list) else [views]
@@ -79,13 +80,15 @@ def draw_views(groups: list[Tensor], min_size: int = 64) -> Tensor:
     """Draw views as one picture (3, h, w), a row for each image.
 
     Args:
-        groups: views (K, N, 3, H, W) in [0, 1], one tensor for each size.
+        groups: views (K, N, C, H, W) in [0, 1], one tensor for each size.
         min_size: width in pixels below which views are magnified.
     """
     height, width = groups[0].shape[-2:]
     factor = max(1, min_size // width)
     size = (height * factor, width * factor)
-    cells = [F.interpolate(group.float().cpu().flatten(0, 1), size).unflatten(0, group.shape[:2]) for group in groups]
+    cells = [
+        F.interpolate(as_rgb(group.float().cpu().flatten(0, 1)), size).unflatten(0, group.shape[:2]) for group in groups
+    ]
     views = torch.cat(cells)
     grid: Tensor = make_grid(views.transpose(0, 1).flatten(0, 1).clamp(0, 1), nrow=len(views), padding=2, pad_value=1.0)
     return grid

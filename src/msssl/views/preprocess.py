@@ -81,6 +81,13 @@ class Preprocess:
         mean, std = (constant(values, views.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return views * std + mean
 
+    def picture(self, images: Tensor) -> Tensor:
+        """Images (..., C, H, W), as they are read, as RGB of 8 bits for a picture: see `as_rgb`."""
+        flat = images.reshape(-1, *images.shape[-3:])
+        values = in_unit_range(flat, self.window)
+        values = values if values.dtype == torch.uint8 else (values * 255).round().to(torch.uint8)
+        return as_rgb(values).reshape(*images.shape[:-3], 3, *images.shape[-2:])
+
     def as_dict(self) -> dict[str, Any]:
         """The attributes as plain data, from which `from_dict` makes the same again."""
         return asdict(self)
@@ -118,6 +125,19 @@ def in_unit_range(images: Tensor, window: Windows | None) -> Tensor:
     low = constant(tuple(pair[0] for pair in pairs), images.device).view(-1, 1, 1)
     width = constant(tuple(pair[1] - pair[0] for pair in pairs), images.device).view(-1, 1, 1)
     return ((images.float() - low) / width).clamp_(0, 1)
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) with three channels, for a picture: one is repeated, a third is 0, of more the first three.
+
+    >>> as_rgb(torch.ones(1, 2, 1, 1)).flatten()
+    tensor([1., 1., 0.])
+    """
+    if images.shape[1] == 1:
+        return images.expand(-1, 3, -1, -1)
+    if images.shape[1] == 2:
+        return torch.cat([images, torch.zeros_like(images[:, :1])], dim=1)
+    return images[:, :3]
 
 
 def as_pairs(window: Windows) -> tuple[tuple[float, float], ...]:

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from typing_extensions import override
 
+from msssl.data.pixels.arrays.values import to_dtype
 from msssl.data.pixels.files import is_of_the_machine, pixels_of, shown
 from msssl.data.pixels.high_bit_depth import PixelsError, check_values, to_8_bits
 from msssl.data.pixels.labels import as_label, class_names_of, fingerprint, labels_of, strings_of
-from msssl.data.pixels.pixel_format import ImageKind, PixelFormat, as_stored, as_tensor
+from msssl.data.pixels.pixel_format import ImageKind, PixelFormat, as_tensor
 from msssl.errors import UserError
 
 # What Pillow raises for a file that is damaged, and we for pixels that have no meaning.
@@ -239,7 +240,7 @@ def _to_pixels(image: Any, where: str, pixel_format: PixelFormat | None = None) 
     values = image.numpy()
     if image.dtype != torch.uint8 and pixel_format.dtype == "uint8":
         values = to_8_bits(values, check_values(values, pixel_format.window, str(image.dtype)))
-    return as_tensor(pixel_format.finish_array(as_stored(values)))
+    return as_tensor(pixel_format.finish_array(values if values.dtype == np.uint8 else to_dtype(values)))
 
 
 def _is_image(image: Tensor) -> bool:

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from msssl.data.pixels.high_bit_depth import Deep, PixelsError, Values, check_finite
+from msssl.data.pixels.arrays.values import to_dtype
+from msssl.data.pixels.high_bit_depth import Deep, PixelsError, Values
 from msssl.views.preprocess import DType, Window
 
 _LUMA = np.array([299, 587, 114]) / 1000  # of ITU-R BT.601, as Pillow makes grey of RGB
-_EXACT = 1 << 24  # float32 holds every integer up to this one
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,9 @@ def as_tensor(values: Values) -> Tensor:
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
-def as_stored(values: Values) -> Values:
-    """The same values as uint8, uint16 or float32: those that are of none of these become float32.
-
-    Raises:
-        PixelsError: a value is NaN or infinite, or an integer that float32 cannot hold.
-    """
-    if values.dtype in (np.uint8, np.uint16):
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
-    check_finite(values)
-    if values.dtype.kind in "iu" and values.itemsize > 2 and np.abs(values.astype(np.float64)).max() > _EXACT:
-        raise PixelsError(f"its integers reach {int(values.max())}, beyond the {_EXACT:,} that float32 holds exactly")
-    return values.astype(np.float32)
-
-
 def deep_array(deep: Deep) -> Values:
     """Values (C, H, W) of an image of more than 8 bits as it is stored; transparent parts are white."""
-    values = as_stored(deep.values)
+    values = to_dtype(deep.values)
     if deep.alpha is not None:
         alpha = deep.alpha if values.ndim == 2 else deep.alpha[..., None]
         white = np.iinfo(np.uint16).max if values.dtype == np.uint16 else 1.0

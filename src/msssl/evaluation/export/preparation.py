@@ -3,6 +3,7 @@
 from typing import Any
 
 from msssl.views import Preprocess
+from msssl.views.preprocess import as_pairs
 
 
 def settings(preprocess: Preprocess) -> dict[str, Any]:
@@ -22,15 +23,14 @@ def settings(preprocess: Preprocess) -> dict[str, Any]:
 def description(preprocess: Preprocess) -> list[str]:
     """The same steps in words, one line for each."""
     channels = len(preprocess.mean)
-    lines = ["Turn it upright, as its Exif tag says."] if channels == 3 else []
-    if preprocess.window is not None:
-        low, high = preprocess.window
-        lines.append(
-            f"More than 8 bits a channel: the window [{low:g}, {high:g}]. {low:g} and less becomes black, {high:g} and "
-            "more white. Pillow reads such images in grey only; of colour it keeps 8 bits, so read those otherwise."
-        )
-    order = f"All {channels} channels, in the order that they had in the images of the pretraining."
-    lines.append("RGB: grey repeated, transparent parts on white." if channels == 3 else order)
+    lines = []
+    if _is_photograph(preprocess):
+        lines += ["Turn it upright, as its Exif tag says.", "RGB: grey repeated, transparent parts on white."]
+    else:
+        lines += [f"All {channels} channels, in the order that they had in the images of the pretraining."]
+    for channel, (low, high) in enumerate(as_pairs(preprocess.window) if preprocess.window else ()):
+        which = "" if isinstance(preprocess.window[0], int | float) else f" of channel {channel}"  # type: ignore[index]
+        lines.append(f"More than 8 bits: the values {low:g} to {high:g}{which} become 0 to 1, those beyond 0 or 1.")
     height, width = preprocess.image_size or (0, 0)
     shape = "square" if height == width else f"part of shape {height} : {width} (height : width)"
     lines.append(f"The largest {shape} in its centre, resized to {height} x {width} pixels.")
@@ -47,9 +47,9 @@ def normalization(preprocess: Preprocess) -> str:
 
 
 def code(preprocess: Preprocess, as_tensor: bool) -> list[str]:
-    """Lines of code that turn the file `image.png` into `images` (1, 3, H, W), float32, with Pillow and NumPy.
+    """Lines of code that turn an image into `images` (1, C, H, W), float32, with Pillow and NumPy.
 
-    Where images are not RGB, no reader suits all of them: the lines begin with the array that the earlier steps made.
+    They begin with the file `image.png` for RGB of 8 bits, else with `image.npy`, an array (C, H, W) of the values.
 
     Args:
         preprocess: how images are prepared for evaluation; it must hold their size.
@@ -57,16 +57,9 @@ def code(preprocess: Preprocess, as_tensor: bool) -> list[str]:
     """
     assert preprocess.image_size is not None
     height, width = preprocess.image_size
+    if not _is_photograph(preprocess):
+        return _code_of_array(preprocess, height, width, as_tensor)
     lines = ["import numpy as np", "from PIL import Image, ImageOps", ""]
-    if len(preprocess.mean) != 3:
-        height, width = preprocess.input_size or (height, width)
-        shape = f"({len(preprocess.mean)}, {height}, {width})"
-        lines = [
-            lines[0],
-            "",
-            f'image = np.load("image.npy").transpose(1, 2, 0)  # of {shape}, from 0 to 1, prepared as above',
-        ]
-        return [*lines, *_normalize(preprocess, scale=1, as_tensor=as_tensor)]
     lines += ['image = ImageOps.exif_transpose(Image.open("image.png"))']
     if preprocess.window is not None:
         low, high = preprocess.window
@@ -80,15 +73,45 @@ def code(preprocess: Preprocess, as_tensor: bool) -> list[str]:
         '    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))',
         f'image = ImageOps.fit(image.convert("RGB"), ({width}, {height}), Image.Resampling.BILINEAR)',
     ]
-    if preprocess.crop is not None:
-        side, short_side = preprocess.crop, preprocess.resize or preprocess.crop
-        if short_side != min(height, width):
-            smaller = min(height, width)
-            height, width = (max(short_side, int(short_side * length / smaller)) for length in (height, width))
-            lines += [f"image = image.resize(({width}, {height}), Image.Resampling.BILINEAR)"]
-        left, top = round((width - side) / 2), round((height - side) / 2)
-        lines += [f"image = image.crop(({left}, {top}, {left + side}, {top + side}))"]
+    lines += [f"image = {step}" for step in _crop("image", preprocess, height, width)]
     return [*lines, *_normalize(preprocess, scale=255, as_tensor=as_tensor)]
+
+
+def _code_of_array(preprocess: Preprocess, height: int, width: int, as_tensor: bool) -> list[str]:
+    size = f"({width}, {height})"
+    lines = [
+        "import numpy as np",
+        "from PIL import Image, ImageOps",
+        "",
+        f'values = np.load("image.npy").astype(np.float32)  # ({len(preprocess.mean)}, H, W)',
+        "planes = [Image.fromarray(plane) for plane in values]",
+        f"planes = [ImageOps.fit(plane, {size}, Image.Resampling.BILINEAR) for plane in planes]",
+        *(f"planes = [{step} for plane in planes]" for step in _crop("plane", preprocess, height, width)),
+        "image = np.stack([np.asarray(plane) for plane in planes], axis=-1)",
+    ]
+    if preprocess.window is None:
+        return [*lines, *_normalize(preprocess, scale=255, as_tensor=as_tensor)]
+    low, high = (f"np.float32({list(values)})" for values in zip(*as_pairs(preprocess.window), strict=True))
+    lines += [f"low, high = {low}, {high}", "image = ((image - low) / (high - low)).clip(0, 1)"]
+    return [*lines, *_normalize(preprocess, scale=1, as_tensor=as_tensor)]
+
+
+def _is_photograph(preprocess: Preprocess) -> bool:
+    """Whether the images of the run were RGB of 8 bits when they were read."""
+    return len(preprocess.mean) == 3 and (preprocess.window is None or preprocess.dtype == "uint8")
+
+
+def _crop(image: str, preprocess: Preprocess, height: int, width: int) -> list[str]:
+    """Calls of Pillow that take the centre of an image of this size, where a preset has a size of its own."""
+    if preprocess.crop is None:
+        return []
+    steps, side, short_side = [], preprocess.crop, preprocess.resize or preprocess.crop
+    if short_side != min(height, width):
+        smaller = min(height, width)
+        height, width = (max(short_side, int(short_side * length / smaller)) for length in (height, width))
+        steps += [f"{image}.resize(({width}, {height}), Image.Resampling.BILINEAR)"]
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return [*steps, f"{image}.crop(({left}, {top}, {left + side}, {top + side}))"]
 
 
 def _normalize(preprocess: Preprocess, scale: int, as_tensor: bool) -> list[str]:

@@ -66,9 +66,11 @@ def draw_report(
     if f"{split}_confusion" in row:
         draw_confusion(left, torch.tensor(row[f"{split}_confusion"]), report["classes"])
     draw_spectrum(middle, spectra)
-    shown = data.evaluation_dataloader("probe").pixels(nearest.neighbours.flatten())
+    preprocess = data.preprocess
+    shown = preprocess.picture(data.evaluation_dataloader("probe").pixels(nearest.neighbours.flatten()))
     shown = shown.unflatten(0, nearest.neighbours.shape)
-    draw_neighbours(right, data.evaluation_dataloader(nearest.split).pixels(nearest.rows), shown, nearest.similarity)
+    queries = preprocess.picture(data.evaluation_dataloader(nearest.split).pixels(nearest.rows))
+    draw_neighbours(right, queries, shown, nearest.similarity)
     figure.suptitle(f"{row['features']}: {report['protocol']}", fontsize=8, wrap=True)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
