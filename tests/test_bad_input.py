@@ -480,7 +480,7 @@ def two_validation_folders(root):
 
 def of_another_kind(root):
     (root / "train").mkdir()
-    for name in ("0.dcm", "1.dcm", "2.DCM", "README"):
+    for name in ("0.heic", "1.heic", "2.HEIC", "README"):
         (root / "train" / name).write_text("")
     return {}
 
@@ -566,7 +566,7 @@ BAD_SETS = [
     Case("one class", one_class, ("{root}/train", "'ape'")),
     Case("one image", lambda root: flat(root, "train", 1), ("batch_size is 2", "1 image")),
     Case("two folders of a split", two_validation_folders, ("{root}/val ", "{root}/Validation", "both")),
-    Case("images of another kind", of_another_kind, ("{root}/train holds no images, but 3 .dcm, 1 without",)),
+    Case("images of another kind", of_another_kind, ("{root}/train holds no images, but 3 .heic, 1 without",)),
     Case(
         "group_level: too deep",
         with_arguments(group_level=2),
@@ -608,8 +608,8 @@ BAD_SETS = [
         with_item((Image.new("RGB", (8, 10)), 1), storage="stream"),
         (" of train", "10 x 8", "12 x 12"),
     ),
-    Case("four channels", with_tensors(BLACK[:, [0, 1, 2, 0]], LABELS), ("of train", "uint8 (4, 12, 12)")),
-    Case("float images", with_tensors(BLACK.float(), LABELS), ("of train", "float32 (3, 12, 12)")),
+    Case("channels last", with_tensors(BLACK.permute(0, 2, 3, 1), LABELS), ("of train", "uint8 (12, 12, 3)")),
+    Case("complex images", with_tensors(BLACK * 1j, LABELS), ("of train", "complex64 (3, 12, 12)")),
     Case("images without pixels", with_tensors(BLACK[:, :, :0], LABELS), ("of train", "0, 12")),
     Case("array as image", with_item((np.zeros((12, 12, 3), np.uint8), 1)), ("image 3 of train", "ndarray")),
     Case(
@@ -642,7 +642,7 @@ BAD_SETS = [
         lambda root: {"sets": [TensorDataset(BLACK.float() / 0, LABELS)], "window": (0, 1)},
         ("of train", "NaN"),
     ),
-    Case("16 bits in an item", with_item((Image.new("I;16", (12, 12)), 1)), ("image 3 of train", "8 bits")),
+    Case("16 bits in an item", with_item((Image.new("I;16", (12, 12)), 1)), ("image 3 of train", "torch.uint16")),
     Case("iterable", lambda root: {"sets": [Endless()]}, ("Endless",)),
     Case(
         "a label only in val",

@@ -210,14 +210,17 @@ def test_images_of_another_kind_than_the_first_are_named(tmp_path):
 
     folder = folder_of(tmp_path, mixed)
     data = ImageFolder(str(folder), val_fraction=0.0, **CPU)
-    with pytest.raises(ValueError, match=r"image 1 of train is of uint16, another uint8: dtype uint8, with a window"):
+    with pytest.raises(
+        ValueError,
+        match=r"\d\.tif cannot be used: it is of torch.uint16, another image of torch.uint8; dtype uint8",
+    ):
         opened(data)
     data = ImageFolder(str(folder), val_fraction=0.0, dtype="uint8", window=(0, 4095), **CPU)
     data.setup()
     assert stored(data).dtype == torch.uint8
     five = [(torch.zeros(5 if i else 3, 4, 4, dtype=torch.uint8), i % 2) for i in range(8)]
     data = MultiViewDataModule.from_datasets(five, val_fraction=0.0, **CPU)
-    with pytest.raises(ValueError, match="image 1 of train has 5 channels, another 3"):
+    with pytest.raises(ValueError, match="image 1 of train cannot be used: it has 5 channels, another image 3"):
         opened(data)
     data = MultiViewDataModule.from_datasets(five, val_fraction=0.0, channels=3, **CPU)
     with pytest.raises(ValueError, match="image 1 of train cannot be read: it has 5 channels, and channels is 3"):

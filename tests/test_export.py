@@ -735,6 +735,7 @@ def test_the_card_prepares_a_file_as_the_run_read_it(mode, augmentations, format
         str(tmp_path / "images"),
         image_size=side,
         window=(600, 3000) if mode == "I;16" else None,
+        dtype="uint8",
         views=MultiView(2, augmentations),
         batch_size=2,
         num_workers=0,
@@ -748,7 +749,7 @@ def test_the_card_prepares_a_file_as_the_run_read_it(mode, augmentations, format
     path = tmp_path / "x.ckpt"
     torch.save(checkpoint, path)
     card = model_card(path, checkpoint, data.preprocess, config, [])
-    assert ("[600, 3000]" in card) == (mode == "I;16")
+    assert ("the values 600 to 3000 become 0 to 1" in card) == (mode == "I;16")
     for i in range(2):
         prepared = prepare(card, tmp_path / "out", folder / f"{i}.png")
         assert prepared.dtype == torch.float32
@@ -764,7 +765,7 @@ def test_the_config_and_the_card_of_an_export_name_the_window(checkpoints, tmp_p
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["window"], config["centre_resized_to"]) == ([0.0, 4095.0], [24, 24])
     assert (config["then_short_side"], config["then_centre_crop"], config["image_size"]) == (20, 16, [16, 16])
-    assert "the window [0, 4095]" in (tmp_path / "out" / "README.md").read_text()
+    assert "the values 0 to 4095 become 0 to 1" in (tmp_path / "out" / "README.md").read_text()
 
 
 FIVE = {  # methods on backbones for images of 5 channels
@@ -792,7 +793,7 @@ def test_an_encoder_of_five_channels_is_exported(name, format, checkpoints, tmp_
     content["preprocess"] |= {"mean": (0.1, 0.2, 0.3, 0.4, 0.5), "std": (0.5, 0.6, 0.7, 0.8, 0.9)}
     torch.save(content, tmp_path / "five.ckpt")
     _, code = exported(tmp_path / "five.ckpt", format, tmp_path / "out")
-    values = np.random.default_rng(0).random((5, *SIZE), dtype=np.float32)
+    values = np.random.default_rng(0).integers(256, size=(5, *SIZE), dtype=np.uint8)
     np.save(tmp_path / "out" / "image.npy", values)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Input: 5 channels, float32, (N, 5, 16, 32), values from 0 to 1, minus mean (0.1000, " in card
@@ -801,7 +802,8 @@ def test_an_encoder_of_five_channels_is_exported(name, format, checkpoints, tmp_
     scope = {}
     with contextlib.chdir(tmp_path / "out"), torch.no_grad():
         exec("\n".join([prepare_image, *code]), scope)
-    images = torch.stack([(torch.from_numpy(values[i]) - (i + 1) / 10) / ((i + 5) / 10) for i in range(5)])[None]
+    unit = torch.from_numpy(values).float() / 255
+    images = torch.stack([(unit[i] - (i + 1) / 10) / ((i + 5) / 10) for i in range(5)])[None]
     with torch.no_grad():
         expected = module.eval()(images)
     assert_close(torch.as_tensor(scope["features"]), expected, rtol=1e-4, atol=1e-5)

@@ -517,7 +517,7 @@ def test_every_extension_that_counts_as_an_image_is_one_that_pillow_has_a_decode
 def test_other_kinds_are_counted_and_droppings_are_not(tmp_path, told):
     labelled(tmp_path / "train", "ape", "bee")
     (tmp_path / "train" / "bee" / "3.png").rename(tmp_path / "train" / "bee" / "3.JFIF")
-    for name in ("ape/a.dcm", "bee/b.DCM", "bee/README", "bee/deep/x.heic", "bee/y.pdf", "ape/z.mpg"):
+    for name in ("ape/a.h5", "bee/b.H5", "bee/README", "bee/deep/x.heic", "bee/y.pdf", "ape/z.mpg"):
         path = tmp_path / "train" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
@@ -530,7 +530,7 @@ def test_other_kinds_are_counted_and_droppings_are_not(tmp_path, told):
     assert values(data.images("train")) == {0, 1, 2, 3}
     assert data.num_classes == 2
     assert "kinds of image files: 3 .png, 1 .jfif" in told()
-    assert "left out, as Pillow does not read them: 2 .dcm, 1 without an extension, 1 .heic, 1 .mpg, 1 .pdf" in told()
+    assert "left out, as Pillow does not read them: 2 .h5, 1 without an extension, 1 .heic, 1 .mpg, 1 .pdf" in told()
     assert not any(name in told() for name in ("eaDir", "MACOSX", "recycle", ".db", ".ini", "DS_Store"))
 
 

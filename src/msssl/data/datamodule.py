@@ -270,7 +270,8 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         return self._opened(self.splits[split])
 
     def _opened(self, part: Part) -> Images:
-        return Images(self.opened.open(part.dataset, part.name), part.indices, part.name)
+        opened = self.opened.open(part.dataset, part.name)
+        return Images(opened, part.indices, part.name, self.opened.kind_of(part.dataset, part.name))
 
     def split_labels(self, split: str) -> Tensor:
         """Label (n,) of each image of `train`, `val`, `test` or `probe`, -1 for none; known after `setup`."""
@@ -344,7 +345,7 @@ class MultiViewDataModule(Reloadable, LightningDataModule, ABC):  # type: ignore
         """
         images = self.images(split)
         if labelled:
-            images = Images(images.dataset, images.indices[self.split_labels(split) >= 0], images.name)
+            images = images.at(self.split_labels(split) >= 0)
         return EvaluationLoader(images.spread(at_most), self.batch_size, **self._shard())
 
     def _shard(self) -> dict[str, Any]:

@@ -160,8 +160,9 @@ class MultiView(Recorded, nn.Module):
     def _check(self, images: Tensor) -> None:
         """Raise ValueError, with what to do, for images that this recipe is not for."""
         if images.dtype not in (torch.uint8, torch.float32) or images.ndim != 4:
-            expected = "expected uint8, or float32 in [0, 1], (N, C, H, W)"
-            raise UserError(f"images are {images.dtype} {tuple(images.shape)}: {expected}")
+            raise UserError(
+                f"images are {images.dtype} {tuple(images.shape)}: expected (N, C, H, W) of uint8, or float32 in [0, 1]"
+            )
         self._check_channels(images.shape[1])
         size, least = _size(images), self.preset.size if self.preset else None
         if least is not None and min(size) < least:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from msssl.errors import UserError
 from msssl.progress import with_bar
 
 CHUNK_BYTES = 1 << 20  # handed over at a time
+Item = TypeVar("Item")
 
 
 class Decoded(Dataset[tuple[Tensor, Tensor]]):
@@ -84,14 +85,16 @@ def decode(dataset: Dataset[Any], name: str, kind: ImageKind, num_workers: int, 
     """
     n_images, length = _length(dataset), max(1, CHUNK_BYTES // kind.n_bytes)
     rows = [range(start, min(start + length, n_images)) for start in range(0, n_images, length)]
-    yield from _in_parallel(_Chunks(dataset, name, kind, skip), rows, f"Decoding {name}", num_workers)
+    yield from in_parallel(_Chunks(dataset, name, kind, skip), rows, f"Decoding {name}", num_workers)
 
 
-def check(dataset: Dataset[Any], name: str, rows: range, num_workers: int) -> dict[int, str]:
+def check(dataset: Dataset[Any], name: str, kind: ImageKind, rows: range, num_workers: int) -> dict[int, str]:
     """Why images could not be read, by their position; reads those of `rows`, with a progress bar."""
     chunks = [rows[start : start + 64] for start in range(0, len(rows), 64)]
     reasons: dict[int, str] = {}
-    for of_chunk in _in_parallel(_Chunks(dataset, name, None, skip=True), chunks, f"Checking {name}", num_workers):
+    for of_chunk in in_parallel(
+        _Chunks(dataset, name, kind, skip=True, pixels=False), chunks, f"Checking {name}", num_workers
+    ):
         reasons.update(of_chunk.unreadable)
     return reasons
 
@@ -116,42 +119,44 @@ def usable_cores() -> int:
 
 
 class _Chunks(Dataset[Chunk]):
-    """Chunks of images by their rows; without pixels, to see which can be read, where no kind is given."""
+    """Chunks of images by their rows, or without `pixels` only why some cannot be read."""
 
-    def __init__(self, dataset: Dataset[Any], name: str, kind: ImageKind | None, skip: bool) -> None:
-        self.dataset, self.name, self.kind, self.skip = dataset, name, kind, skip
+    def __init__(self, dataset: Dataset[Any], name: str, kind: ImageKind, skip: bool, pixels: bool = True) -> None:
+        self.dataset, self.name, self.kind, self.skip, self.pixels = dataset, name, kind, skip, pixels
         self.labels, self.targets = labels_of(dataset), labels_or_minus_one(dataset)
 
     def __getitem__(self, rows: range) -> Chunk:
-        shape, dtype = self.kind or ((0, 0, 0), torch.uint8)
-        images = torch.zeros(len(rows), *shape, dtype=dtype)
+        shape = self.kind.shape if self.pixels else (0, 0, 0)
+        images = torch.zeros(len(rows), *shape, dtype=self.kind.dtype)
         targets = self.targets[rows.start : rows.stop : rows.step].clone()
         pixels, labels = images.numpy(), targets.numpy()  # the same memory, filled in half the time
         unreadable = {}
         for position, index in enumerate(rows):
             try:
                 image, label = read(self.dataset, index, self.name, self.labels)
+                if self.pixels or ImageKind.of(image).shape[1:] == self.kind.shape[1:]:  # sizes are checked in a batch
+                    check_kind(image, self.kind, self.dataset, index, self.name)
             except UnreadableImageError as error:
                 if not self.skip:
                     raise
                 unreadable[index] = str(error)
                 continue
             labels[position] = label
-            if self.kind is not None:
-                check_kind(image, self.kind, index, self.name)
+            if self.pixels:
                 pixels[position] = image.numpy()
         return Chunk(images, targets, unreadable)
 
 
-def _in_parallel(dataset: Dataset[Chunk], chunks: list[range], what: str, num_workers: int) -> Iterator[Chunk]:
+def in_parallel(dataset: Dataset[Item], keys: list[Any], what: str, num_workers: int) -> Iterator[Item]:
+    """The items of these keys, in their order, read by several processes, with a progress bar that is called `what`."""
     loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=chunks,
-        num_workers=min(num_workers, len(chunks) - 1),
+        sampler=keys,
+        num_workers=min(num_workers, len(keys) - 1),
         generator=torch.Generator(),  # its base seed must not come from the global state
     )
-    yield from with_bar(loader, what, len(chunks))
+    yield from with_bar(loader, what, len(keys))
 
 
 def _length(dataset: Dataset[Any]) -> int:

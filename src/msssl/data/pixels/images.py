@@ -23,10 +23,12 @@ class Images(Dataset[Batch]):
         dataset: what `Storage.open` returns.
         indices: the rows to show; `index` is their position in `dataset`.
         name: how messages call it.
+        kind: of all its images; by default that of the first image of a batch.
     """
 
-    def __init__(self, dataset: Dataset[Any], indices: Tensor, name: str) -> None:
+    def __init__(self, dataset: Dataset[Any], indices: Tensor, name: str, kind: ImageKind | None = None) -> None:
         self.dataset = dataset
+        self._kind = kind
         self.indices = indices
         self.name = name
         self._labels: tuple[Tensor | None] | None = None  # of the data set, once they are needed
@@ -38,8 +40,11 @@ class Images(Dataset[Batch]):
         """So many of the images, evenly spread over them; all for None."""
         if at_most is None or at_most >= len(self):
             return self
-        rows = torch.linspace(0, len(self) - 1, at_most).long()
-        return Images(self.dataset, self.indices[rows], self.name)
+        return self.at(torch.linspace(0, len(self) - 1, at_most).long())
+
+    def at(self, rows: Tensor) -> "Images":
+        """Some of the images, by their rows (n,) or a mask."""
+        return Images(self.dataset, self.indices[rows], self.name, self._kind)
 
     @functools.cached_property
     def _paths(self) -> Sequence[str] | None:
@@ -47,9 +52,8 @@ class Images(Dataset[Batch]):
 
     @functools.cached_property
     def kind(self) -> ImageKind:
-        """The kind of the images; where they are not decoded, that of the first one."""
-        known: ImageKind | None = getattr(self.dataset, "kind", None)
-        return known or ImageKind.of(self[[0]]["image"][0])
+        """The kind of the images."""
+        return self._kind or ImageKind.of(self[[0]]["image"][0])
 
     def describe(self, index: int) -> str:
         """The path of an image, or its position where there is none."""
@@ -64,9 +68,9 @@ class Images(Dataset[Batch]):
         if self._labels is None:
             self._labels = (labels_of(self.dataset),)
         items = [read(self.dataset, position, self.name, self._labels[0]) for position in index.tolist()]
-        kind = ImageKind.of(items[0][0])
+        kind = self._kind or ImageKind.of(items[0][0])
         for position, (image, _) in zip(index.tolist(), items, strict=True):
-            check_kind(image, kind, position, self.name)
+            check_kind(image, kind, self.dataset, position, self.name)
         return {
             "image": torch.stack([image for image, _ in items]),
             "label": torch.tensor([label for _, label in items]),

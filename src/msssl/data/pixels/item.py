@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from msssl.data.pixels.arrays.values import to_dtype
 from msssl.data.pixels.files import is_of_the_machine, pixels_of, shown
-from msssl.data.pixels.high_bit_depth import PixelsError, check_values, to_8_bits
+from msssl.data.pixels.high_bit_depth import PixelsError
 from msssl.data.pixels.labels import as_label, class_names_of, fingerprint, labels_of, strings_of
 from msssl.data.pixels.pixel_format import ImageKind, PixelFormat, as_tensor
 from msssl.errors import UserError
@@ -65,10 +65,10 @@ def read(dataset: Dataset[Any], index: int, name: str, labels: Tensor | None = N
     return image, label
 
 
-def is_readable(dataset: Dataset[Any], index: int, name: str) -> bool:
-    """Whether an image can be read now."""
+def is_readable(dataset: Dataset[Any], index: int, name: str, kind: ImageKind) -> bool:
+    """Whether an image can be read now, and is of the kind of the others."""
     try:
-        read(dataset, index, name)
+        check_kind(read(dataset, index, name)[0], kind, dataset, index, name)
     except UnreadableImageError:
         return False
     return True
@@ -83,8 +83,13 @@ def stop_for_the_machine(error: Exception, image: str) -> None:
         ) from error
 
 
-def check_kind(image: Tensor, kind: ImageKind, index: int, name: str) -> None:
-    """Raise ValueError where an image (C, H, W) is not of the kind of the others."""
+def check_kind(image: Tensor, kind: ImageKind, dataset: Dataset[Any], index: int, name: str) -> None:
+    """Raise ValueError where an image (C, H, W) is not of the kind of the others.
+
+    Raises:
+        UnreadableImageError: it has other channels or another number type, and may be left out for that.
+        ValueError: it has another size.
+    """
     own = ImageKind.of(image)
     if own.shape[1:] != kind.shape[1:]:
         (_, height, width), (_, other_height, other_width) = own.shape, kind.shape
@@ -92,16 +97,16 @@ def check_kind(image: Tensor, kind: ImageKind, index: int, name: str) -> None:
             f"image {index} of {name} is {height} x {width} pixels, another {other_height} x {other_width}: "
             "image_size makes squares of them"
         )
+    place = (strings_of(dataset, "paths") or {index: f"image {index} of {name}"})[index]
     if own.shape != kind.shape:
-        raise UserError(
-            f"image {index} of {name} has {own.shape[0]} channels, another {kind.shape[0]}: channels 3 makes RGB of "
-            "those with 1, and channels 1 makes grey of RGB"
+        raise UnreadableImageError(
+            f"{shown(place)} cannot be used: it has {own.shape[0]} channels, another image {kind.shape[0]}; channels 3 "
+            "makes RGB of grey, and channels 1 grey of RGB"
         )
     if own.dtype != kind.dtype:
-        types = f"{str(own.dtype)[6:]}, another {str(kind.dtype)[6:]}"
-        raise UserError(
-            f"image {index} of {name} is of {types}: dtype uint8, with a window for those of more than 8 bits, makes "
-            "both the same"
+        raise UnreadableImageError(
+            f"{shown(place)} cannot be used: it is of {own.dtype}, another image of {kind.dtype}; dtype uint8, with a "
+            "window for those of more than 8 bits, makes both the same"
         )
 
 
@@ -167,7 +172,7 @@ def why_not_fixed(dataset: Dataset[Any], name: str) -> str | None:
         dataset: of (image, label).
         name: how messages call it.
     """
-    if getattr(dataset, "is_formatted", False):  # which is our own
+    if getattr(dataset, "is_formatted", False) and not isinstance(dataset, Formatted):  # which is our own
         return None
     n_images = len(dataset)  # type: ignore[arg-type]  # a map-style data set has one
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
@@ -238,9 +243,7 @@ def _to_pixels(image: Any, where: str, pixel_format: PixelFormat | None = None) 
         kind = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise UserError(f"{where} is {kind}: expected a PIL image, or a tensor (C, H, W)")
     values = image.numpy()
-    if image.dtype != torch.uint8 and pixel_format.dtype == "uint8":
-        values = to_8_bits(values, check_values(values, pixel_format.window, str(image.dtype)))
-    return as_tensor(pixel_format.finish_array(values if values.dtype == np.uint8 else to_dtype(values)))
+    return as_tensor(pixel_format.from_array(values if values.dtype == np.uint8 else to_dtype(values)))
 
 
 def _is_image(image: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """`PixelFormat`: what the images of a data module become when they are read: size, channels and number type."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from msssl.data.pixels.arrays.values import to_dtype
-from msssl.data.pixels.high_bit_depth import Deep, PixelsError, Values
+from msssl.data.pixels.high_bit_depth import Deep, PixelsError, Values, check_values, to_8_bits
 from msssl.views.preprocess import DType, Window
 
 _LUMA = np.array([299, 587, 114]) / 1000  # of ITU-R BT.601, as Pillow makes grey of RGB
@@ -24,14 +24,12 @@ class PixelFormat:
         channels: C. By default images of one channel are repeated to the 3 of RGB, and others stay as they are.
         dtype: `auto` keeps more than 8 bits, as uint16 or float32; `uint8` reduces them by the window.
         window: values that become black and white where `dtype` is `uint8`.
-        axes: what the axes of stored arrays are, such as `CHW` or `ZHW`; by default as their files say.
     """
 
     size: int | None = None
     channels: int | None = None
     dtype: DType = "auto"
     window: Window | None = None
-    axes: str | None = None
 
     def finish(self, planes: list[Image.Image], dtype: Any, turn: Image.Transpose | None = None) -> Values:
         """Values (C, H, W) of this format.
@@ -58,6 +56,20 @@ class PixelFormat:
         single = np.uint8 if values.dtype == np.uint8 else np.float32  # which Pillow resizes
         planes = [Image.fromarray(np.ascontiguousarray(plane, dtype=single)) for plane in values]
         return self.finish(planes, values.dtype)
+
+    def from_array(self, values: Values) -> Values:
+        """Values (C, H, W) of this format, of an array (C, H, W) that may have to be reduced to 8 bits.
+
+        Raises:
+            PixelsError: it has to be, and there is no window.
+        """
+        if self.dtype == "uint8" and values.dtype != np.uint8:
+            values = to_8_bits(values, check_values(values, self.window, str(values.dtype)))
+        return self.finish_array(values)
+
+    def of_whole(self) -> "PixelFormat":
+        """That of a whole image of which a tile is cut, which is resized afterwards."""
+        return replace(self, size=None)
 
     def _with_channels(self, values: Values) -> Values:
         own = len(values)

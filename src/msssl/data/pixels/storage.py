@@ -154,7 +154,7 @@ class Storage:
             n_images,
             kind,
             chunks,
-            still_unreadable=lambda index: not is_readable(dataset, index, name),
+            still_unreadable=lambda index: not is_readable(dataset, index, name, kind),
             paths=strings_of(dataset, "paths"),
         )
 
@@ -200,7 +200,8 @@ def find_skipped(
         if isinstance(opened, Decoded | BetonFile):
             reasons = opened.unreadable
         else:
-            reasons = check(dataset, name, range(rank, len(dataset), world_size), num_workers)  # type: ignore[arg-type]
+            rows = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
+            reasons = check(dataset, name, storage.kind_of(dataset, name), rows, num_workers)
         shares = gather_objects(reasons)  # of all ranks: what one cannot read, none shows
         skipped[name] = dict(sorted((index, reason) for share in shares for index, reason in share.items()))
         if skipped[name] and rank == 0:
@@ -208,9 +209,9 @@ def find_skipped(
             log.warning("%s skipped, such as: %s", what, next(iter(skipped[name].values())))
     if storage.folder is not None and any(skipped.values()):
         path = storage.folder / "skipped.csv"
-        rows = [(name, index, reason) for name, reasons in skipped.items() for index, reason in reasons.items()]
+        listed = [(name, index, reason) for name, reasons in skipped.items() for index, reason in reasons.items()]
         with atomic_write(path) as growing, growing.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("data set", "index", "reason"), *rows])
+            csv.writer(file).writerows([("data set", "index", "reason"), *listed])
         log.warning("skipped images: listed in %s", path)
     return skipped
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from msssl.data.pixels.arrays.read import kind_of
+
 # Pillow recognises these, but gives no pixels: it needs a reader of the user's own, Windows or Ghostscript for them.
 _WITHOUT_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 _OPENED_AS_JPEG = ("MPO",)
@@ -16,6 +18,7 @@ _NOT_THE_USERS = {  # in lower case: what macOS, Windows, Synology, QNAP and fil
     *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "lost+found"),
 }
 _RUN = re.compile(r"\d{8}-\d{6}(-\d+)?|slurm-.+")  # the names that `msssl fit` gives to the folders of runs
+ARRAY_EXTENSIONS = {".npy", ".npz", ".dcm", ".dicom", ".ima"}
 N_KINDS = 8  # of files that are left out, named in a message
 
 
@@ -55,7 +58,7 @@ def extension_of(name: str) -> str:
 
 def images_among(names: Iterable[str]) -> list[str]:
     """The names, of files or folders, that end like those of images, but for ignored ones."""
-    extensions = image_extensions()
+    extensions = image_extensions() | ARRAY_EXTENSIONS
     return [name for name in names if extension_of(name) in extensions and not is_ignored(name)]
 
 
@@ -80,6 +83,7 @@ def list_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
         seen.add(identity)
         folders[:] = sorted(name for name in folders if not is_ignored(name))
         images = images_among(files)
+        images += [name for name in set(files).difference(images) if _is_bare_dicom(root, name)]
         paths += [f"{root}{os.sep}{name}" for name in (*images, *images_among(folders))]
         others.update(extension_of(name) for name in set(files).difference(images) if not is_ignored(name))
     return sorted(paths), others
@@ -95,6 +99,13 @@ def describe(others: Counter[str]) -> str:
     named = [f"{number} {extension or 'without an extension'}" for extension, number in kinds[:N_KINDS]]
     rest = sum(number for _, number in kinds[N_KINDS:])
     return ", ".join([*named, *([f"{rest} others"] if rest else [])])
+
+
+def _is_bare_dicom(root: str, name: str) -> bool:
+    """Whether a file without an extension is DICOM, as archives of hospitals name them."""
+    extension = extension_of(name)
+    bare = not extension or extension[1:].isdecimal()
+    return bare and not is_ignored(name) and kind_of(f"{root}{os.sep}{name}") == "dicom"
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

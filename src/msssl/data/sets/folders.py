@@ -52,7 +52,7 @@ def list_folders(
         else:
             log.warning("%s holds no images: it is not read", folder)
     _log_kinds(Counter(extension_of(row.path) for rows in splits.values() for row in rows), left_out)
-    _check_groups(splits)
+    check_groups(splits)
     return splits
 
 
@@ -155,7 +155,7 @@ def _log_other_places(folder: Path, rows: list[Row], group_level: int | None) ->
         )
 
 
-def _check_groups(splits: dict[str, list[Row]]) -> None:
+def check_groups(splits: dict[str, list[Row]]) -> None:
     """Raise ValueError where images of one group are in two splits."""
     place: dict[str, tuple[str, str]] = {}
     for split, rows in splits.items():

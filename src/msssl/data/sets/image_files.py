@@ -9,10 +9,11 @@ from collections import Counter
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msssl.data.pixels.files import open_pixels, short_side, shown
+from msssl.data.pixels.files import short_side, shown
 from msssl.data.pixels.item import UnreadableImageError, stop_for_the_machine
 from msssl.data.pixels.pixel_format import PixelFormat, as_tensor
 from msssl.data.sets.manifest import Row
+from msssl.data.sets.pieces import Piece, Reader
 from msssl.errors import UserError
 
 MAX_DEFAULT_SIZE = 64
@@ -25,9 +26,11 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
     """The images of files, with labels.
 
     Args:
-        rows: the files.
+        pieces: the files, or their slices or tiles.
         classes: names of the classes, in the order of their labels.
         pixel_format: what the images become.
+        reader: of the files.
+        side: of tiles in pixels, where the pieces are tiles.
 
     Attributes:
         classes: as given.
@@ -36,21 +39,32 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     is_formatted = True
 
-    def __init__(self, rows: list[Row], classes: list[str], pixel_format: PixelFormat) -> None:
+    def __init__(
+        self,
+        pieces: list[Piece],
+        classes: list[str],
+        pixel_format: PixelFormat,
+        reader: Reader | None = None,
+        side: int | None = None,
+    ) -> None:
         self.classes = classes
         numbers = {name: label for label, name in enumerate(classes)}
-        self.paths = [row.path for row in rows]
-        self.targets = [numbers.get(row.label, -1) for row in rows]
-        self.groups = [row.group or row.path for row in rows] if any(row.group for row in rows) else None
+        self.pieces = pieces
+        self.paths = [piece.path for piece in pieces]
+        self.targets = [numbers.get(piece.row.label, -1) for piece in pieces]
+        grouped = any(piece.row.group or piece.of_many or piece.tile for piece in pieces)
+        self.groups = [piece.row.group or piece.row.path for piece in pieces] if grouped else None
         self.pixel_format = pixel_format
+        self.reader = reader or Reader()
+        self.side = side
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path = self.paths[index]
+        piece, path = self.pieces[index], self.paths[index]
         try:
-            return as_tensor(open_pixels(path, self.pixel_format)), self.targets[index]
+            return as_tensor(self.reader.read(piece, self.side, self.pixel_format)), self.targets[index]
         except Exception as error:  # Pillow's formats raise many kinds
             stop_for_the_machine(error, shown(path))
             raise UnreadableImageError(f"{shown(path)} cannot be read as an image: {shown(str(error))}") from error
@@ -59,23 +73,30 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
     def fingerprint(self) -> str:
         """Of the files' names, sizes and times, labels and format; the same where the folder has moved."""
         root = len(os.path.commonpath([min(self.paths), max(self.paths)]))
-        content = hashlib.sha256(repr(self.pixel_format).encode())
-        for path, label in zip(self.paths, self.targets, strict=True):
-            try:
-                stat = os.stat(path)  # noqa: PTH116  # half the time of pathlib's
-                version = f"{stat.st_size} {stat.st_mtime_ns}"
-            except OSError:  # a link that leads nowhere
-                version = ""
-            content.update(f"{path[root:]} {version} {label}\n".encode(errors="surrogateescape"))
+        content = hashlib.sha256(repr((self.pixel_format, self.reader, self.side)).encode())
+        versions: dict[str, str] = {}
+        for piece, path, label in zip(self.pieces, self.paths, self.targets, strict=True):
+            if piece.row.path not in versions:
+                versions[piece.row.path] = _version(piece.row.path)
+            content.update(f"{path[root:]} {versions[piece.row.path]} {label}\n".encode(errors="surrogateescape"))
         return content.hexdigest()
 
 
-def default_size(paths: list[str]) -> int:
+def _version(path: str) -> str:
+    """Size and time of a file; empty for a link that leads nowhere."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116  # half the time of pathlib's
+    except OSError:
+        return ""
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def default_size(paths: list[str], reader: Reader) -> int:
     """Side in pixels that suits these files: the median short side of 100 of them, at most 64."""
     sides = []
     for path in paths[:: -(-len(paths) // N_MEASURED)]:
         try:
-            sides.append(short_side(path))
+            sides.append(min(reader.header(path).shape[1:]) if reader.arrays else short_side(path))
         except Exception as error:  # reported where the image is read
             log.debug("%s: %s", path, error)
     size = min(int(statistics.median(sides or [MAX_DEFAULT_SIZE])), MAX_DEFAULT_SIZE)

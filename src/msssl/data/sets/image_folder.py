@@ -8,9 +8,12 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from msssl.data.datamodule import MultiViewDataModule, Split
-from msssl.data.sets.folders import list_folders
+from msssl.data.pixels.decode import usable_cores
+from msssl.data.sets.folders import check_groups, list_folders
 from msssl.data.sets.image_files import ImageFiles, class_names, default_size, log_classes
 from msssl.data.sets.manifest import Row, composed, read_manifest
+from msssl.data.sets.pieces import Piece, Reader, reader_of, slices_of
+from msssl.data.sets.tiles import Tiles, tiles_of
 from msssl.errors import UserError
 
 
@@ -31,7 +34,14 @@ class ImageFolder(MultiViewDataModule):
         labels: `auto`: folders are classes, or the column `label` of the manifest has them; `none` (or null): images
             have no labels, and `train` is read with all folders in it.
         group_level: which folder names the group of an image: 1 for the folders in `train`, 2 for the folders in
-            these. The images of a group, such as a patient, are never in two splits. By default there are no groups.
+            these. The images of a group, such as a patient, are never in two splits. By default there are no groups,
+            but for patients in DICOM, and slices and tiles of one file.
+        axes: what the axes of stored arrays are, such as `CHW` or `ZHW`, where TIFF, npy or npz do not say it.
+        tiles: side in pixels of the squares that large images are cut into, each of which is an image then. They
+            reach all edges, and overlap where the sides of an image are no multiples.
+        tile_contrast: tiles with less contrast than this are background and left out: those whose grey values have a
+            standard deviation below this share of the range, which is 255 for 8 bits and that of the image otherwise.
+            Each image keeps its tile of most contrast; 0 keeps all.
         **kwargs: those of `MultiViewDataModule`.
     """
 
@@ -43,6 +53,9 @@ class ImageFolder(MultiViewDataModule):
         classes: list[str | int | float | bool | None] | str | None = None,
         labels: Literal["auto", "none"] | None = "auto",
         group_level: int | None = None,
+        axes: str | None = None,
+        tiles: int | None = None,
+        tile_contrast: float = 0.02,
         **kwargs: Any,
     ) -> None:
         super().__init__(data_dir=data_dir, image_size=image_size, **kwargs)
@@ -50,6 +63,9 @@ class ImageFolder(MultiViewDataModule):
         self.classes = _read_classes(classes)
         self.labelled = labels not in ("none", None)
         self.group_level = group_level
+        self.axes = axes
+        self.tiles = tiles
+        self.tile_contrast = tile_contrast
         self._check_listing_arguments(labels)
 
     def _check_listing_arguments(self, labels: str | None) -> None:
@@ -61,6 +77,10 @@ class ImageFolder(MultiViewDataModule):
             raise UserError(
                 f"group_level is {self.group_level}: expected 1 for the folders in train, 2 for those in them"
             )
+        if self.tiles is not None and self.tiles < 1:
+            raise UserError(f"tiles is {self.tiles}: expected pixels")
+        if not 0 <= self.tile_contrast < 1:
+            raise UserError(f"tile_contrast is {self.tile_contrast}: expected a share in [0, 1)")
         if self.group_level is not None and self.manifest is not None:
             raise UserError("group_level is for folders: a manifest has groups in its column group")
 
@@ -72,9 +92,12 @@ class ImageFolder(MultiViewDataModule):
     @override
     def dataset(self, split: Split) -> Dataset[Any] | None:
         listed, names = self._listed
+        if split not in listed:
+            return None
         if self.image_size is None:  # as in the run that they are prepared for, or by the training images
-            self.image_size = self._size_of_run() or default_size([row.path for row in listed["train"]])
-        return ImageFiles(listed[split], names, self.pixel_format) if split in listed else None
+            own = self.tiles or default_size([row.path for row in listed["train"]], self._reader)
+            self.image_size = self._size_of_run() or own
+        return ImageFiles(self._pieces[split], names, self.pixel_format, self._reader, self.tiles)
 
     @functools.cached_property
     def _listed(self) -> tuple[dict[str, list[Row]], list[str]]:
@@ -83,6 +106,30 @@ class ImageFolder(MultiViewDataModule):
         names = class_names(listed, self.classes, self.manifest or str(self.data_dir))
         log_classes(names, listed["train"], "column label" if self.manifest else "folder")
         return listed, names
+
+    @functools.cached_property
+    def _reader(self) -> Reader:
+        """How the files are read."""
+        rows = [row for of_split in self._listed[0].values() for row in of_split]
+        return reader_of(rows, self.axes, self.window, self.manifest or self.data_dir)
+
+    @functools.cached_property
+    def _pieces(self) -> dict[str, list[Piece]]:
+        """What of the files is an image, for each split."""
+        pieces: dict[str, list[Piece]] = {}
+        for split, rows in self._listed[0].items():
+            pieces[split] = [Piece(row) for row in rows]
+            if self._reader.arrays:
+                pieces[split], header = slices_of(rows, self._reader)
+                if header is not None and header.window is not None and self.window is None:
+                    self.window = header.window
+            if self.tiles is not None:
+                cut = Tiles(self.tiles, self.tile_contrast)
+                cache_dir = Path(self.cache_dir or f"{self.data_dir}/.msssl")
+                workers = usable_cores() if self.num_workers else 0
+                pieces[split] = tiles_of(pieces[split], self._reader, cut, split, cache_dir, workers)
+        check_groups({split: [piece.row for piece in of_split] for split, of_split in pieces.items()})
+        return pieces
 
     def _size_of_run(self) -> int | None:
         """Side of the images of the run that these are prepared for, which are read as they were."""

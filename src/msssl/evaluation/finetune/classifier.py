@@ -12,7 +12,6 @@ from typing_extensions import override
 from msssl.batch import Batch, TrainBatch, ViewsBatch, is_for_training
 from msssl.data import MultiViewDataModule
 from msssl.data.loaders import EvaluationLoader, TrainLoader
-from msssl.data.pixels.images import Images
 from msssl.distributed import gather_rows
 from msssl.methods.optimizer import WarmupCosine, let_clip, parameter_groups, with_schedule
 from msssl.run.steps import run_length
@@ -112,10 +111,9 @@ class LabelledImages(LightningDataModule):
 
     @override
     def train_dataloader(self) -> TrainLoader:
-        images, shard = self.data.images("probe"), self._shard()
-        chosen = Images(images.dataset, images.indices[self.rows], images.name)
+        images, shard = self.data.images("probe").at(self.rows), self._shard()
         return TrainLoader(
-            chosen, self.batch_size // shard["world_size"], seed=self.seed, epoch=self._current_epoch, **shard
+            images, self.batch_size // shard["world_size"], seed=self.seed, epoch=self._current_epoch, **shard
         )
 
     def _current_epoch(self) -> int:
