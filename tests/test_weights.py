@@ -3,6 +3,7 @@
 import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 import timm
@@ -117,6 +118,18 @@ def test_torchvisions_weights_give_torchvisions_features(hub):
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(backbone.eval()(images), reference.eval()(images), atol=1e-6)
+
+
+def test_a_file_in_place_of_torchvisions_weights_runs_no_code(hub, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    hub.mkdir(parents=True)
+    torch.save({"conv1.weight": Payload()}, hub / "resnet18-f37072fd.pth")
+    with pytest.raises(FileNotFoundError, match="put it there"):
+        load_weights(ResNet(18, low_resolution=False), IMAGENET)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_without_network_the_message_says_what_to_put_where(hub):

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,8 +119,8 @@ def _from_torchvision(name: str) -> dict[str, Tensor]:
     except (ValueError, KeyError) as error:
         raise UserError(f"torchvision has no weights {name} ({error})") from error
     try:
-        state: dict[str, Tensor] = entry.get_state_dict(progress=True)
-    except (OSError, RuntimeError) as error:  # no network; a download that is not the file
+        state: dict[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # no network; a file that is not the weights
         place = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
         raise FileNotFoundError(
             f"weights torchvision:{name} cannot be downloaded ({error}): fetch {entry.url} elsewhere and put it "
