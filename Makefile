@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-all test-oldest docs docs-serve docs-test check format golden notebooks clean
+.PHONY: help demo bench test test-all test-oldest dist docs docs-serve docs-test check format golden notebooks clean
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS := .venv/.docs
@@ -39,6 +39,11 @@ test-all: $(READY) ## Run the slow tests too
 
 test-oldest: .venv-oldest/.ready ## Run all tests with the oldest PyTorch that is allowed, in .venv-oldest
 	.venv-oldest/bin/pytest $(IN_PARALLEL) -m ''
+
+dist: $(READY) ## Build the source and the wheel into dist/, and check them for the package index
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 docs: $(DOCS) ## Build the documentation into site/: a warning, or a dead link, is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

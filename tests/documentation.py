@@ -28,6 +28,7 @@ NOT_RUN = {  # named in a comment before the block, `<!-- not run: pip -->`: why
     "make": "sets up an environment: its target is looked up",
     "pre-commit": "is for a clone",
     "sbatch": "needs SLURM: its script is looked up",
+    "docker": "needs an engine and a GPU: its file is looked up, and the msssl line is parsed",
     "several machines": "are not at hand: the msssl line is parsed",
     "tensorboard": "serves until it is stopped",
     "benchmarks": "measures for minutes, or on a GPU: its arguments are looked up",

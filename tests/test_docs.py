@@ -188,7 +188,7 @@ class Parse:
         from msssl.cli.arguments import expand
         from msssl.cli.commands import Command
 
-        if "-m" in words:
+        if "-m" in words or words[:2] == ["docker", "run"]:
             words = words[words.index("msssl") :]
         if words[0] != "msssl":
             assert is_there(kind, words), f"{where}{' '.join(words)}"
@@ -277,6 +277,8 @@ def is_there(kind, words):
         return all(
             re.search(rf"^{name} = \[", text, flags=re.MULTILINE) for name in ",".join(extras).split(",") if name
         )
+    if kind == "docker":
+        return (ROOT / words[words.index("-f") + 1]).is_file()
     if kind == "benchmarks":
         text = (ROOT / words[1]).read_text()
         own = [word[2:] for word in words if word.startswith("--") and word != "--config"]
