@@ -1,5 +1,6 @@
 """`docs/minimal.md`, the method in one file, computes what the package computes."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -100,3 +101,15 @@ def test_the_probe_is_that_of_the_package(minimal):
     expected = float((head(x_test).argmax(dim=1) == labels[60:]).float().mean())
     assert 0.2 < expected < 1
     assert found == pytest.approx(expected, abs=1 / 60 + 1e-6)  # one image may lie on the border
+
+
+@pytest.mark.parametrize("name", ["make_views", "projector", "barlow_twins", "loss_of", "linear_probe"])
+def test_the_notebook_has_the_same_functions(name):
+    found = [
+        ast.unparse(node)
+        for text in (code(), (ROOT / "notebooks/6_minimal.py").read_text())
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    assert len(found) == 2
+    assert found[0] == found[1]

@@ -68,5 +68,5 @@ def test_the_committed_outputs_are_those_of_its_cells(source):
     assert path.stat().st_size < 400_000
 
 
-def test_there_are_five():
-    assert len(SOURCES) == 5
+def test_there_are_six():
+    assert len(SOURCES) == 6
