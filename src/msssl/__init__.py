@@ -35,6 +35,7 @@ _HOME = {
     "ResNet": "backbones",
     "export": "evaluation",
     "finetune": "evaluation",
+    "neighbours": "evaluation",
     "probe": "evaluation",
 }
 _MODULES = ("callbacks", "losses", "metrics", "distributed")
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from msssl.data import Shapes as Shapes
     from msssl.evaluation import export as export
     from msssl.evaluation import finetune as finetune
+    from msssl.evaluation import neighbours as neighbours
     from msssl.evaluation import probe as probe
     from msssl.methods import BYOL as BYOL
     from msssl.methods import MMCR as MMCR

@@ -17,6 +17,7 @@ from msssl.run.find import find
 from msssl.run.run_folder import is_requeued, requeued_run
 
 _ROOT = "--trainer.default_root_dir"
+OF_DATA_OF_A_CONFIG = ("probe", "finetune", "neighbours")  # commands that take other images, and nothing else, of one
 
 
 def shipped_configs() -> Path:
@@ -34,7 +35,7 @@ def expand(args: list[str]) -> list[str]:
     if args[:1] in (["sweep"], ["report"]):
         return _studies(args)
     _replace_configs(args)
-    if args[:1] in (["probe"], ["finetune"]):
+    if args and args[0] in OF_DATA_OF_A_CONFIG:
         args = _suite(args)
     if args and args[0] == "fit" and is_requeued() and (run := requeued_run(_root(args))):
         i = args.index("--ckpt_path") if "--ckpt_path" in args else len(args)
@@ -52,10 +53,10 @@ def expand(args: list[str]) -> list[str]:
 
 
 def _replace_configs(args: list[str]) -> None:
-    """Replace the names of configs by their paths, in place; a probe or a fine-tuning reads their data only."""
+    """Replace the names of configs by their paths, in place; a probe and its like read their data only."""
     for i, (arg, name) in enumerate(pairwise(args)):
         is_config = arg in ("--config", "-c")
-        if args[0] in ("probe", "finetune") and (is_config or (arg == "--data" and name.endswith((".yaml", ".yml")))):
+        if args[0] in OF_DATA_OF_A_CONFIG and (is_config or (arg == "--data" and name.endswith((".yaml", ".yml")))):
             args[i : i + 2] = ["--data", json.dumps(_data_of(find_config(name)))]
         elif is_config:
             args[i : i + 2] = [arg, find_config(name)]

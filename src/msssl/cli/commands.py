@@ -186,6 +186,24 @@ examples:
   --format NAME              npz or parquet, where --out does not say it
 """,
     ),
+    "neighbours": Command(
+        "Write a page of images beside those with the most similar features.",
+        f"""\
+examples:
+  msssl neighbours --ckpt_path last
+  msssl neighbours --ckpt_path runs/A --n_images 100 --out page.html
+  msssl neighbours --ckpt_path runs/A --config imagefolder.yaml --data.data_dir DIR
+
+{_OF_A_RUN}\
+  --config FILE, --data CLASS, --data.data_dir DIR
+                             other images than those of the run
+  --out FILE                 the page to write (neighbours.html)
+  --n_images N               images to show, evenly spread over the test images,
+                             or over the others where there are none (24)
+  --n_neighbours N           neighbours to show beside each (8)
+""",
+        function="msssl.evaluation.neighbours",
+    ),
     "export": Command(
         "Write the encoder for torchvision, timm, ONNX or safetensors.",
         f"""\

@@ -1,4 +1,4 @@
-"""What a probe evaluates: a checkpoint, the run that wrote it, and the labelled images that it is evaluated on."""
+"""What a probe evaluates: a checkpoint, the run that wrote it, and the images that it is evaluated on."""
 
 import copy
 import functools
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint with the images that it is evaluated on; made by `open_subject`.
+    """A checkpoint with the images that it is evaluated on; made by `open_subject`, or without labels by `open_run`.
 
     Attributes:
         path: path of the checkpoint.
@@ -106,14 +106,25 @@ class Subject:
             n_patches: V, see `extract`.
             seed: of the random views.
         """
+        make = functools.partial(self.features_of, name, encoder, data, device, n_patches=n_patches, seed=seed)
+        return {split: make(split, None if name is None else self.contents[split]) for split in self.splits}
+
+    def features_of(
+        self,
+        name: str | None,
+        encoder: Encoder,
+        data: MultiViewDataModule,
+        device: str,
+        split: str,
+        content: str | None,
+        n_patches: int = 1,
+        seed: int = 0,
+    ) -> Split:
+        """Features and labels of one split, whose images need no labels; its `content` is what `content_of` returns."""
         drawn = f"{n_patches} {seed} {self.data.batch_size}" if n_patches > 1 else ""
-        features = {}
-        for split in self.splits:
-            content = None if name is None else self.contents[split]
-            key = content and f"{self.sha256} {name} {content} {data.preprocess.image_size} {device} {drawn}"
-            make = functools.partial(extract, encoder, data, split, device, n_patches, seed)
-            features[split] = load_or_extract(self.path.with_name("features"), key, make)
-        return features
+        key = content and f"{self.sha256} {name} {content} {data.preprocess.image_size} {device} {drawn}"
+        make = functools.partial(extract, encoder, data, split, device, n_patches, seed)
+        return load_or_extract(self.path.with_name("features"), key, make)
 
     def _n_labelled(self, split: str) -> int:
         return int((self.data.split_labels(split) >= 0).sum()) if split in self.data.splits else 0
@@ -222,7 +233,7 @@ def open_subject(
     model: MultiViewModule | None = None,
     random_views: bool = False,
 ) -> Subject:
-    """Load a checkpoint, and set up the data module of the images that it is evaluated on.
+    """Load a checkpoint, and set up the data module of the labelled images that it is evaluated on.
 
     Args:
         ckpt_path: a checkpoint, the folder of a run, or `last` for the newest run.
@@ -234,6 +245,23 @@ def open_subject(
         FileNotFoundError: no such checkpoint.
         ValueError: an unreadable checkpoint, no labels, one class, or no labelled images to measure on.
     """
+    subject = open_run(ckpt_path, data, model, random_views)
+    where = f"{type(subject.data).__name__} in {subject.data.data_dir}"
+    if subject.data.num_classes is None:
+        raise UserError(f"{subject.path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
+    if subject.data.num_classes < 2:
+        raise UserError(f"{subject.path} cannot be probed: {where} has one class")
+    _check_splits(subject, where)
+    return subject
+
+
+def open_run(
+    ckpt_path: str,
+    data: MultiViewDataModule | None = None,
+    model: MultiViewModule | None = None,
+    random_views: bool = False,
+) -> Subject:
+    """Load a checkpoint, and set up the data module of images that need no labels; arguments as of `open_subject`."""
     path = find(ckpt_path)
     checkpoint = read(path)
     module = rebuild.module_of(path, checkpoint, copy.deepcopy(model)).eval()
@@ -246,14 +274,7 @@ def open_subject(
         log.warning("%s does not say the size of its images: those of another set are not resized", path)
     data.prepare_data()
     data.setup()
-    where = f"{type(data).__name__} in {data.data_dir}"
-    if data.num_classes is None:
-        raise UserError(f"{path} cannot be probed: {where} has no labels, so there is nothing to tell apart")
-    if data.num_classes < 2:
-        raise UserError(f"{path} cannot be probed: {where} has one class")
-    subject = Subject(path, sha256_of(path), checkpoint, data.preprocess, data, transferred, module, model)
-    _check_splits(subject, where)
-    return subject
+    return Subject(path, sha256_of(path), checkpoint, data.preprocess, data, transferred, module, model)
 
 
 def _prepare_alike(path: Path, checkpoint: dict[str, Any], data: MultiViewDataModule) -> None:
