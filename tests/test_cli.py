@@ -572,7 +572,9 @@ def test_a_page_of_help_names_flags_that_there_are(command, msssl):
     for flag in set(re.findall(r"(?<!\S)--([\w.]+)", text)) - {"help"}:
         part, _, name = flag.rpartition(".")
         inits = [signature(base.__init__).parameters for base in classes[part].__mro__] if part in classes else []
-        expected = command in ("probe", "finetune", "neighbours") and flag == "config"  # which is replaced before it is parsed
+        expected = (
+            command in ("probe", "finetune", "neighbours") and flag == "config"
+        )  # which is replaced before it is parsed
         expected = expected or (command == "sweep" and flag == "config") or f"--{flag}" in listed
         assert expected or any(name in parameters for parameters in inits), flag
 

@@ -186,8 +186,11 @@ def test_images_without_labels_or_splits_are_not_their_own_neighbours(run, unlab
 def test_the_second_page_is_the_same_to_the_byte_and_extracts_no_features(run, labelled, tmp_path, monkeypatch):
     from msssl.evaluation.probe import subject
 
+    def extract(*args):
+        pytest.fail("features are extracted again")
+
     neighbours(str(run), data_of(labelled), out=str(tmp_path / "first.html"))
-    monkeypatch.setattr(subject, "extract", None)
+    monkeypatch.setattr(subject, "extract", extract)
     neighbours(str(run), data_of(labelled), out=str(tmp_path / "second.html"))
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
 

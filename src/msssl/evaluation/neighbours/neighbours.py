@@ -139,7 +139,7 @@ def _pictures(
     """The images of some rows of a split, with their paths and the names of their classes."""
     paths = [loader.images.describe(index) for index in loader.images.indices[rows].tolist()]
     classes = [names[label] if label >= 0 else None for label in labels[rows].tolist()]
-    pixels = loader.pixels(rows).cpu()
+    pixels = data.preprocess.picture(loader.pixels(rows)).cpu()
     return [Picture(*each) for each in zip(map(thumbnail, pixels), paths, classes, strict=True)]
 
 
