@@ -192,7 +192,7 @@ examples:
 examples:
   msssl neighbours --ckpt_path last
   msssl neighbours --ckpt_path runs/A --n_images 100 --out page.html
-  msssl neighbours --ckpt_path last --config imagefolder.yaml --data.data_dir DIR
+  msssl neighbours --ckpt_path last --data ImageFolder --data.data_dir DIR
 
 {_OF_A_RUN}\
   --config FILE, --data CLASS, --data.data_dir DIR
