@@ -430,9 +430,9 @@ def test_presets_of_domains_make_views_of_their_channels(name, n_channels):
 @pytest.mark.parametrize(
     ("name", "n_channels", "message"),
     [
-        ("xray", 5, "5 channels, and the preset xray takes 1 or 3: give a list"),
-        ("photograph", 5, "5 channels, and the preset photograph takes the 3 of RGB: give a list"),
-        ("photograph", 1, "1 channels, and the preset photograph takes the 3 of RGB: take the preset grayscale"),
+        ("xray", 5, "5 channels, and the preset xray takes 1 or 3: take the preset"),
+        ("photograph", 5, "5 channels, and the preset photograph takes the 3 of RGB: take the preset microscopy"),
+        ("photograph", 1, "1 channel, and the preset photograph takes the 3 of RGB: take the preset grayscale"),
     ],
 )
 def test_images_of_other_channels_than_the_presets(name, n_channels, message):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from msssl.backbones.resnet import ResNet
 from msssl.errors import MissingPackageError, UserError
+from msssl.wording import counted
 
 _NAMES = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 
@@ -106,7 +107,7 @@ def check_channels(images: Tensor, backbone: nn.Module, in_channels: int | None,
     owner = "model" if by_name else "model.backbone"
     name = "in_channels" if by_name or not hasattr(backbone, "in_chans") else "in_chans"
     raise UserError(
-        f"images have {channels} channels, and the backbone {type(backbone).__name__} takes {in_channels}: "
+        f"images have {counted(channels, 'channel')}, and the backbone {type(backbone).__name__} takes {in_channels}: "
         f"--{owner}.{name} {channels} builds one for them"
     )
 

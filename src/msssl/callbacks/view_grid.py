@@ -60,6 +60,8 @@ def contact_sheet(views_of: MultiView, views: Tensor | list[Tensor], n_images: i
     for maker, group in zip(makers, groups, strict=True):
         lines.append(f"{len(group)} views of {group.shape[-2]} x {group.shape[-1]}:")
         lines += [f"  {step}" for step in maker.steps((group.shape[-2], group.shape[-1]))]
+    if (channels := groups[0].shape[2]) > 3:
+        lines.append(f"red, green and blue are the first 3 of {channels} channels")
     return add_caption(draw_views([views_of.denormalize(group[:, :n_images]) for group in groups]), lines)
 
 

@@ -43,8 +43,8 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
         ValueError: `out` does not name a picture.
     """
     picture = Path(out)
-    kind = Image.registered_extensions().get(picture.suffix.lower())
-    if kind is None:
+    picture_format = Image.registered_extensions().get(picture.suffix.lower())
+    if picture_format is None:
         raise UserError(f"out is {out}: expected the name of a picture, such as views.png")
     check_file_writable(picture)
     given, data.on_error = data.on_error, "skip"
@@ -67,10 +67,12 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     batch = next(iter(data.train_dataloader()))
     views: Any = data.make_views(batch)["views"]  # type: ignore[typeddict-item]  # of a training batch
     with atomic_write(picture) as growing:
-        save_image(contact_sheet(data.views, views, N_ROWS), growing, format=kind)
+        save_image(contact_sheet(data.views, views, N_ROWS), growing, format=picture_format)
+    kind = data.images("train").kind
     mean, std = mean_and_std(data.images("train"), data.num_workers, data.window)
     lines = {
-        "size": str(data.images("train").kind),
+        "size": str(kind),
+        **({"network": _flags(kind.shape[0])} if kind.shape[0] != 3 else {}),
         **{f"storage of {name}": choice for name, choice in data.opened.chosen.items()},
         "mean": f"{_rounded(mean)}, of {min(N_IMAGES, len(data.splits['train'])):,} training images",
         "std": f"{_rounded(std)}; views are normalised by mean {_rounded(data.views.mean)}, "
@@ -80,6 +82,12 @@ def inspect(data: MultiViewDataModule, out: str = "views.png") -> list[str]:
     for name, text in lines.items():
         _print(f"{name:<18}{text}")
     return problems
+
+
+def _flags(channels: int) -> str:
+    """How a network for so many channels is asked for."""
+    flag = f"--model.in_channels {channels}"
+    return f"{flag}; of a backbone given by class_path --model.backbone.in_channels {channels}"
 
 
 def _counts(part: Part) -> tuple[str, str, str, str]:

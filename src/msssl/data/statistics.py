@@ -29,7 +29,8 @@ def find_window(images: Images, num_workers: int) -> tuple[Window, ...]:
         for batch in with_bar(batches, "Window", len(batches))
     ]
     windows = tuple(_window_of(values) for values in torch.cat(parts, dim=1))
-    pairs = ", ".join(f"{low:g} to {high:g}" for low, high in windows)
+    of_channels = windows[:1] if len({*windows}) == 1 else windows
+    pairs = ", ".join(f"{low:g} to {high:g}" for low, high in of_channels)
     log.info("window: auto, %.1f and %.1f %% of the values: %s", 100 * SHARES[0], 100 * SHARES[1], pairs)
     return windows
 

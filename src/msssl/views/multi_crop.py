@@ -1,6 +1,7 @@
 """`MultiCrop`, which makes views of several sizes, such as 2 large and 6 small crops of each image."""
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -35,8 +36,13 @@ class MultiCrop(MultiView):
             raise UserError("groups is empty: expected a MultiView for each size")
         super().__init__(sum(group.n_views for group in groups), [], groups[0].mean, groups[0].std)
         self.preset = groups[0].preset
-        self.automatic = groups[0].automatic
+        self.automatic, self.by_default = groups[0].automatic, groups[0].by_default
         self.groups = nn.ModuleList(groups)
+
+    @override
+    def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> Self:
+        groups = nn.ModuleList(group.with_statistics(mean, std) for group in cast(list[MultiView], self.groups))
+        return super().with_statistics(mean, std)._changed(_modules={**self._modules, "groups": groups})
 
     @override
     def recipe(self, size: tuple[int, int]) -> list[str]:

@@ -20,6 +20,7 @@ from msssl.views.crop import RandomResizedCropFlip
 from msssl.views.keyed import KeyedAugmentation
 from msssl.views.preprocess import DType, Preprocess, Windows
 from msssl.views.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Preset
+from msssl.wording import counted
 
 
 class MultiView(Recorded, nn.Module):
@@ -177,14 +178,14 @@ class MultiView(Recorded, nn.Module):
         channels = self.preset.channels if self.preset else None
         if channels is not None and n_channels not in channels:
             takes = "the 3 of RGB" if channels == (3,) else " or ".join(map(str, channels))
-            other = f"take the preset grayscale, or {repeat}" if n_channels == 1 else "give a list of augmentations"
-            raise UserError(
-                f"images have {n_channels} channels, and the preset {self.augmentations} takes {takes}: {other}"
-            )
+            any_number = "take the preset microscopy or aerial, or give a list of augmentations"
+            other = f"take the preset grayscale or xray, or {repeat}" if n_channels == 1 else any_number
+            have = counted(n_channels, "channel")
+            raise UserError(f"images have {have}, and the preset {self.augmentations} takes {takes}: {other}")
         if n_channels != len(self.mean):
             other = f", or {repeat}" if n_channels == 1 else ""
             raise UserError(
-                f"images have {n_channels} channels, and mean and std are of {len(self.mean)}: "
+                f"images have {counted(n_channels, 'channel')}, and mean and std are of {len(self.mean)}: "
                 f"give mean and std with a number for each of the {n_channels}{other}"
             )
 

@@ -1,6 +1,7 @@
 """`ImageFolder`, the data module for a user's own images, in folders or listed in a CSV file."""
 
 import functools
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,11 @@ from msssl.data.pixels.decode import usable_cores
 from msssl.data.sets.folders import check_groups, list_folders
 from msssl.data.sets.image_files import ImageFiles, class_names, default_size, log_classes
 from msssl.data.sets.manifest import Row, composed, read_manifest
-from msssl.data.sets.pieces import Piece, Reader, reader_of, slices_of
+from msssl.data.sets.pieces import OWN_WINDOW, Piece, Reader, reader_of, slices_of
 from msssl.data.sets.tiles import Tiles, tiles_of
 from msssl.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class ImageFolder(MultiViewDataModule):
@@ -111,7 +114,8 @@ class ImageFolder(MultiViewDataModule):
     def _reader(self) -> Reader:
         """How the files are read."""
         rows = [row for of_split in self._listed[0].values() for row in of_split]
-        return reader_of(rows, self.axes, self.window, self.manifest or self.data_dir)
+        default = self.window is None and self.hparams.get("window") != "auto"
+        return reader_of(rows, self.axes, default or self.window == OWN_WINDOW, self.manifest or self.data_dir)
 
     @functools.cached_property
     def _pieces(self) -> dict[str, list[Piece]]:
@@ -123,6 +127,7 @@ class ImageFolder(MultiViewDataModule):
                 pieces[split], header = slices_of(rows, self._reader)
                 if header is not None and header.window is not None and self.window is None:
                     self.window = header.window
+                    log.info("window: that of each DICOM file; --data.window gives one for all of them, or auto")
             if self.tiles is not None:
                 cut = Tiles(self.tiles, self.tile_contrast)
                 cache_dir = Path(self.cache_dir or f"{self.data_dir}/.msssl")

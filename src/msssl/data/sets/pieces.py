@@ -14,7 +14,7 @@ from msssl.data.pixels.pixel_format import PixelFormat
 from msssl.data.sets.manifest import Row
 from msssl.errors import UserError
 from msssl.progress import with_bar
-from msssl.views.preprocess import Windows
+from msssl.wording import counted
 
 OWN_WINDOW = (0.0, 1.0)  # of values that a window of the file itself has mapped to [0, 1]
 _NAMES = {"tiff": "TIFF", "npy": "NumPy", "dicom": "DICOM", None: "ordinary"}
@@ -90,7 +90,7 @@ def _cut(values: Array, tile: tuple[int, int], side: int | None) -> Array:
     return values[:, rows, columns]
 
 
-def reader_of(listed: Iterable[Row], axes: str | None, window: Windows | None, source: str) -> Reader:
+def reader_of(listed: Iterable[Row], axes: str | None, own_window: bool, source: str) -> Reader:
     """How the listed files are read.
 
     TIFFs are ordinary images where the first of them that can be opened is one image that Pillow reads.
@@ -98,7 +98,7 @@ def reader_of(listed: Iterable[Row], axes: str | None, window: Windows | None, s
     Args:
         listed: the files.
         axes: of stored arrays, as the user gave them.
-        window: likewise; by default values of DICOM are mapped by the windows of their files.
+        own_window: whether values of DICOM are mapped by the windows of their files.
         source: how messages call where the files are.
 
     Raises:
@@ -118,7 +118,7 @@ def reader_of(listed: Iterable[Row], axes: str | None, window: Windows | None, s
     (kind,) = paths
     if kind is None and axes is not None:
         raise UserError(f"axes is {axes!r}, but the images of {source} are no arrays: leave axes out")
-    return Reader(kind is not None, axes, own_window=window in (None, OWN_WINDOW))
+    return Reader(kind is not None, axes, own_window)
 
 
 def _are_photographs(paths: list[str]) -> bool:
@@ -144,8 +144,9 @@ def _log_what_files_say(headers: list[Header], pieces: list[Piece]) -> None:
         if header.guessed:
             channels, height, width = header.shape
             log.warning(
-                "axes: %s is a guess: images of %d x %d pixels and %d channels, %d a file; axes says otherwise",
-                *(header.axes, height, width, channels, header.n_slices),
+                "axes: files do not say what their axes are, and %s is a guess: %s of %s, %d x %d pixels, in each "
+                "file; --data.axes says otherwise",
+                *(header.axes, counted(header.n_slices, "image"), counted(channels, "channel"), height, width),
             )
     if headers and headers[0].kind == "dicom" and len({piece.row.group for piece in pieces}) == 1 < len(pieces):
         log.warning("all images are of one patient by their PatientID: give groups by a manifest or group_level")
@@ -175,6 +176,6 @@ def slices_of(rows: list[Row], reader: Reader) -> tuple[list[Piece], Header | No
         (with_window, _), (without, _) = headers[False], headers[True]
         raise UserError(
             f"{shown(with_window)} has a window of its own and {shown(without)} has none: give window, the values that "
-            "become black and white in all of them"
+            "become black and white in all of them, or auto to have it found"
         )
     return pieces, next(iter(headers.values()))[1] if headers else None

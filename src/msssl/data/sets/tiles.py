@@ -17,6 +17,7 @@ from msssl.data.pixels.files import is_of_the_machine
 from msssl.data.pixels.pixel_format import PixelFormat
 from msssl.data.sets.pieces import Piece, Reader
 from msssl.run.files import write_text
+from msssl.wording import counted
 
 VERSION = 1  # of the rule below, and of the files that keep what it found
 LEAST, MOST = 0.001, 0.999  # shares of a tile's values below which its darkest and brightest ones lie
@@ -78,9 +79,9 @@ def tiles_of(
     ]
     left_out = sum(of_piece["left_out"] for of_piece in places)
     log.info(
-        "tiles of %s: %d of %d pixels in %d images; %d are background (standard deviation below %g of the range) "
+        "tiles of %s: %d of %d pixels in %s; %d are background (standard deviation below %g of the range) "
         "and are left out",
-        *(name, len(found), tiles.side, len(pieces), left_out, tiles.contrast),
+        *(name, len(found), tiles.side, counted(len(pieces), "image"), left_out, tiles.contrast),
     )
     return found
 

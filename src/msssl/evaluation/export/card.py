@@ -52,8 +52,8 @@ def model_card(
 - {preprocess.n_views} views of each image:
 {steps}
 {_finetuned(checkpoint)}\
-- Input: {kind}, float32, (N, {channels}, {height}, {width}), {normalization(preprocess)}; how an image is
-  prepared stands below.
+- Input: {kind}, float32, (N, {channels}, {height}, {width}), {normalization(preprocess)};
+  see below how an image is prepared.
 - Output: {output}.
 
 ## Load it

@@ -27,10 +27,12 @@ def description(preprocess: Preprocess) -> list[str]:
     if _is_photograph(preprocess):
         lines += ["Turn it upright, as its Exif tag says.", "RGB: grey repeated, transparent parts on white."]
     else:
-        lines += [f"All {channels} channels, in the order that they had in the images of the pretraining."]
-    for channel, (low, high) in enumerate(as_pairs(preprocess.window) if preprocess.window else ()):
-        which = "" if isinstance(preprocess.window[0], int | float) else f" of channel {channel}"  # type: ignore[index]
-        lines.append(f"More than 8 bits: the values {low:g} to {high:g}{which} become 0 to 1, those beyond 0 or 1.")
+        lines += [f"{_order(channels)}, as in the images of the pretraining."]
+    if preprocess.window is not None:
+        pairs = as_pairs(preprocess.window)
+        ranges = [f"{low:g} to {high:g}" for low, high in (pairs[:1] if len({*pairs}) == 1 else pairs)]
+        which = f"{ranges[0]} become" if len(ranges) == 1 else f"{', '.join(ranges)} of the channels, in order, become"
+        lines.append(f"More than 8 bits: the values {which} 0 to 1, those beyond 0 or 1.")
     height, width = preprocess.image_size or (0, 0)
     shape = "square" if height == width else f"part of shape {height} : {width} (height : width)"
     lines.append(f"The largest {shape} in its centre, resized to {height} x {width} pixels.")
@@ -38,6 +40,12 @@ def description(preprocess: Preprocess) -> list[str]:
         resized = "" if preprocess.resize == min(height, width) else f"Short side to {preprocess.resize}, then the "
         lines.append(f"{resized or 'The '}{preprocess.crop} x {preprocess.crop} pixels in its centre.")
     return [*lines, f"Then {normalization(preprocess)}."]
+
+
+def _order(channels: int) -> str:
+    if channels == 1:
+        return "One channel"
+    return f"{channels} channels, in the same order{'; grey is repeated' if channels == 3 else ''}"
 
 
 def normalization(preprocess: Preprocess) -> str:
@@ -78,12 +86,13 @@ def code(preprocess: Preprocess, as_tensor: bool) -> list[str]:
 
 
 def _code_of_array(preprocess: Preprocess, height: int, width: int, as_tensor: bool) -> list[str]:
-    size = f"({width}, {height})"
+    size, channels = f"({width}, {height})", len(preprocess.mean)
     lines = [
         "import numpy as np",
         "from PIL import Image, ImageOps",
         "",
-        f'values = np.load("image.npy").astype(np.float32)  # ({len(preprocess.mean)}, H, W)',
+        f'values = np.load("image.npy").astype(np.float32)  # ({channels}, H, W)',
+        *(["values = values.repeat(3 // len(values), axis=0)  # grey"] if channels == 3 else []),
         "planes = [Image.fromarray(plane) for plane in values]",
         f"planes = [ImageOps.fit(plane, {size}, Image.Resampling.BILINEAR) for plane in planes]",
         *(f"planes = [{step} for plane in planes]" for step in _crop("plane", preprocess, height, width)),
@@ -118,7 +127,7 @@ def _normalize(preprocess: Preprocess, scale: int, as_tensor: bool) -> list[str]
     """Lines of code that turn `image` (H, W, C), with values from 0 to `scale`, into `images`."""
     mean, std = (f"np.float32({[round(value, 6) for value in values]})" for values in (preprocess.mean, preprocess.std))
     lines = [
-        f"images = (np.asarray(image, dtype=np.float32) / {scale} - {mean}) / {std}",
+        f"images = (np.asarray(image, dtype=np.float32){'' if scale == 1 else f' / {scale}'} - {mean}) / {std}",
         "images = np.ascontiguousarray(images.transpose(2, 0, 1)[None])",
     ]
     return [*lines, "import torch", "images = torch.from_numpy(images)"] if as_tensor else lines

@@ -91,7 +91,7 @@ def _check(subject: Subject, labels: list[Labels]) -> None:
     """Raise ValueError for what cannot be measured, before any work."""
     where = f"{type(subject.data).__name__} in {subject.data.data_dir}"
     if "test" not in subject.splits:
-        raise UserError(f"finetune reports on test images, and {where} has none with labels")
+        raise UserError(f"finetune reports on test images, and {where} has none with labels: add a test split")
     if "val" not in subject.splits or not can_choose(subject.data.split_labels("val")):
         raise UserError(
             f"finetune chooses learning rate and epoch on at least {MIN_VAL} labelled validation images, and {where} "
