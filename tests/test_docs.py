@@ -15,6 +15,7 @@ from collections import Counter
 from importlib.util import find_spec
 
 import pytest
+import science_files
 import yaml
 from conftest import fitted_in, load, without_checksums, write_cifar10
 from documentation import (
@@ -115,6 +116,8 @@ def stand_ins(tmp_path, monkeypatch, cifar_run, image_folder):
             (tmp_path / name).mkdir()
             for i in range(1, 21):
                 Image.effect_noise((24, 24), i).save(tmp_path / name / f"{i:04}.png")
+        if path.stem == "science":
+            _write_images_of_science(tmp_path)
         _take_for_the_images_of_studies(tmp_path / "DIR", tmp_path / "paper/small")
         (tmp_path / "on_import").mkdir()
         (tmp_path / "on_import" / "sitecustomize.py").write_text(IN_CHILDREN)
@@ -124,6 +127,22 @@ def stand_ins(tmp_path, monkeypatch, cifar_run, image_folder):
         monkeypatch.setenv("PL_TRAINER_LIMIT_VAL_BATCHES", "2")
 
     return prepare
+
+
+def _write_images_of_science(folder):
+    """Small folders of each kind, and a network by name, which takes the flag that the page names."""
+    pytest.importorskip("tifffile")
+    pytest.importorskip("pydicom")
+    science_files.xrays(folder / "XRAYS")
+    science_files.cells(folder / "CELLS")
+    science_files.bands(folder / "BANDS", side=24)
+    for label in ("healthy", "sick"):
+        science_files.volumes(folder / "VOLUMES" / "train" / label)
+    science_files.aerial(folder / "AERIAL", side=512, empty=100)
+    config = yaml.safe_load((folder / "imagefolder.yaml").read_text())
+    config["model"]["init_args"]["backbone"] = "timm:test_resnet"
+    config["data"]["init_args"]["image_size"] = 24
+    (folder / "imagefolder.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 def _take_for_the_images_of_studies(folder, studies):

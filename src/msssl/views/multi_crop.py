@@ -1,7 +1,6 @@
 """`MultiCrop`, which makes views of several sizes, such as 2 large and 6 small crops of each image."""
 
-from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -38,11 +37,6 @@ class MultiCrop(MultiView):
         self.preset = groups[0].preset
         self.automatic, self.by_default = groups[0].automatic, groups[0].by_default
         self.groups = nn.ModuleList(groups)
-
-    @override
-    def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> Self:
-        groups = nn.ModuleList(group.with_statistics(mean, std) for group in cast(list[MultiView], self.groups))
-        return super().with_statistics(mean, std)._changed(_modules={**self._modules, "groups": groups})
 
     @override
     def recipe(self, size: tuple[int, int]) -> list[str]:

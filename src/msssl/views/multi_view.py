@@ -125,13 +125,13 @@ class MultiView(Recorded, nn.Module):
 
     @torch.no_grad()
     def make(
-        self, images: Tensor, key: tuple[int, ...], rank: int, world_size: int, normalize: KeyedAugmentation
+        self, images: Tensor, key: tuple[int, ...], rank: int, world_size: int, normalize: Normalize
     ) -> Tensor:
         """Views as `forward` returns them, with this normalisation as the last step.
 
         `MultiCrop` gives the same one to all of its groups.
         """
-        self._check(images)
+        self._check(images, len(normalize.mean))
         with torch.inference_mode(False):  # no inference tensors: training may use what an evaluation moved
             self.to(images.device)
         steps: list[Any] = [Repeat(self.n_views), *self.steps(_size(images)), normalize]
@@ -158,13 +158,13 @@ class MultiView(Recorded, nn.Module):
         self._calls += 1
         return torch.initial_seed(), self._calls - 1
 
-    def _check(self, images: Tensor) -> None:
+    def _check(self, images: Tensor, n_statistics: int) -> None:
         """Raise ValueError, with what to do, for images that this recipe is not for."""
         if images.dtype not in (torch.uint8, torch.float32) or images.ndim != 4:
             raise UserError(
                 f"images are {images.dtype} {tuple(images.shape)}: expected (N, C, H, W) of uint8, or float32 in [0, 1]"
             )
-        self._check_channels(images.shape[1])
+        self._check_channels(images.shape[1], n_statistics)
         size, least = _size(images), self.preset.size if self.preset else None
         if least is not None and min(size) < least:
             raise UserError(
@@ -172,8 +172,8 @@ class MultiView(Recorded, nn.Module):
                 "give it larger images, or take a preset that keeps their size, such as cifar or simclr"
             )
 
-    def _check_channels(self, n_channels: int) -> None:
-        """Raise ValueError, with what to do, for images of another number of channels than the recipe's."""
+    def _check_channels(self, n_channels: int, n_statistics: int) -> None:
+        """Raise ValueError, with what to do, for images of another number of channels than recipe or statistics."""
         repeat = "repeat the channel: images.expand(-1, 3, -1, -1)"
         channels = self.preset.channels if self.preset else None
         if channels is not None and n_channels not in channels:
@@ -182,10 +182,10 @@ class MultiView(Recorded, nn.Module):
             other = f"take the preset grayscale or xray, or {repeat}" if n_channels == 1 else any_number
             have = counted(n_channels, "channel")
             raise UserError(f"images have {have}, and the preset {self.augmentations} takes {takes}: {other}")
-        if n_channels != len(self.mean):
+        if n_channels != n_statistics:
             other = f", or {repeat}" if n_channels == 1 else ""
             raise UserError(
-                f"images have {counted(n_channels, 'channel')}, and mean and std are of {len(self.mean)}: "
+                f"images have {counted(n_channels, 'channel')}, and mean and std are of {n_statistics}: "
                 f"give mean and std with a number for each of the {n_channels}{other}"
             )
 
@@ -233,7 +233,7 @@ class MultiView(Recorded, nn.Module):
 
         A preset with a size of its own resizes and takes the central square.
         """
-        self._check_channels(images.shape[1])
+        self._check_channels(images.shape[1], len(self.mean))
         return self.preprocess().evaluate(images)
 
     def denormalize(self, views: Tensor) -> Tensor:
