@@ -124,9 +124,7 @@ class MultiView(Recorded, nn.Module):
         return self.make(images, key, rank, world_size, Normalize(self.mean, self.std))
 
     @torch.no_grad()
-    def make(
-        self, images: Tensor, key: tuple[int, ...], rank: int, world_size: int, normalize: Normalize
-    ) -> Tensor:
+    def make(self, images: Tensor, key: tuple[int, ...], rank: int, world_size: int, normalize: Normalize) -> Tensor:
         """Views as `forward` returns them, with this normalisation as the last step.
 
         `MultiCrop` gives the same one to all of its groups.
