@@ -1,16 +1,15 @@
 """`msssl neighbours`: writes a page of images beside those whose frozen features are most similar."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from msssl import metrics
 from msssl.data import MultiViewDataModule
 from msssl.data.loaders import EvaluationLoader
 from msssl.data.pixels.labels import class_names_of
 from msssl.errors import UserError
+from msssl.evaluation.nearest import Nearest, nearest_of
 from msssl.evaluation.neighbours.page import Header, Picture, Row, page, thumbnail
 from msssl.evaluation.probe.features import Split, content_of
 from msssl.evaluation.probe.probe import PRETRAINED
@@ -23,20 +22,6 @@ from msssl.run.files import check_file_writable, write_text
 from msssl.wording import counted
 
 SEARCHED = "probe"  # the training images, without those that are held out
-
-
-class Nearest(NamedTuple):
-    """Some images of a split, and the training images whose features are nearest to those of each.
-
-    Attributes:
-        rows: rows of the images in their split, shape (n,).
-        similarity: cosine similarity to the neighbours, nearest first, shape (n, k).
-        neighbours: rows of the neighbours among the training images, shape (n, k).
-    """
-
-    rows: Tensor
-    similarity: Tensor
-    neighbours: Tensor
 
 
 def neighbours(
@@ -84,7 +69,7 @@ def neighbours(
             f"{counted(n_searched, 'training image')} to search: lower it"
         )
     features = _features(subject, split)
-    nearest = _nearest(features[split][0], features[SEARCHED][0], n_images, n_neighbours, split == SEARCHED)
+    nearest = nearest_of(features[split][0], features[SEARCHED][0], n_images, n_neighbours, split == SEARCHED)
     rows = _rows(subject, split, nearest, {name: labels for name, (_, labels) in features.items()})
     write_text(target, page(_header(subject, split, len(features[SEARCHED][1])), rows))
     queries = f"{len(rows)} of {counted(len(features[split][1]), 'image')} of {_named(split)}"
@@ -101,25 +86,6 @@ def _features(subject: Subject, split: str) -> dict[str, Split]:
         )
         for name in dict.fromkeys((split, SEARCHED))
     }
-
-
-def _nearest(features: Tensor, bank: Tensor, n_images: int, n_neighbours: int, same: bool) -> Nearest:
-    """The nearest neighbours in a bank (M, F) of images that are evenly spread over those of `features` (N, F).
-
-    Args:
-        features: of the images.
-        bank: features of the images that are searched.
-        n_images: how many images.
-        n_neighbours: how many neighbours of each.
-        same: whether both are the same images, so that the one nearest to each is itself, which is left out.
-    """
-    rows = torch.linspace(0, len(features) - 1, min(n_images, len(features))).long()
-    similarity, nearest = metrics.neighbours(features[rows], bank, n_neighbours + same)
-    if same:
-        kept = nearest != rows[:, None]
-        kept[kept.all(dim=1), -1] = False  # so many copies of the image that it is not among the nearest itself
-        similarity, nearest = (values[kept].unflatten(0, (len(rows), -1)) for values in (similarity, nearest))
-    return Nearest(rows, similarity, nearest)
 
 
 def _rows(subject: Subject, split: str, nearest: Nearest, labels: dict[str, Tensor]) -> list[Row]:
