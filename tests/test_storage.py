@@ -30,7 +30,7 @@ from msssl.data.pixels.decode import Decoded
 from msssl.data.pixels.images import Images
 from msssl.data.pixels.labels import fingerprint
 from msssl.data.pixels.pixel_format import ImageKind
-from msssl.data.sets import image_files
+from msssl.data.sets import pieces
 from msssl.data.write_beton import write_beton
 from msssl.methods import BarlowTwins
 
@@ -284,7 +284,7 @@ def build(folder, kill_at, barrier):
     """In a process of its own: builds the cache, or is killed when it has decoded that many images."""
     decode.CHUNK_BYTES = 600  # three images at a time
     n_read = 0
-    original = image_files.open_pixels
+    original = pieces.open_pixels
 
     def open_pixels(*args):
         nonlocal n_read
@@ -293,7 +293,7 @@ def build(folder, kill_at, barrier):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args)
 
-    image_files.open_pixels = open_pixels
+    pieces.open_pixels = open_pixels
     if kill_at == 41:  # after the last image: before the folder gets its name
         cache.json.dumps = lambda _: os.kill(os.getpid(), signal.SIGKILL)
     if barrier is not None:
