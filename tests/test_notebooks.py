@@ -30,7 +30,8 @@ def kernel(folder, **variables):
 def run(source, manager):
     """Raises what a cell raises."""
     notebook = jupytext.read(source)
-    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))  # the kernel may have run another one
+    afresh = "import torch\ntorch.set_default_dtype(torch.float32)\n%reset -f"  # the kernel may have run another one
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(afresh))
     NotebookClient(notebook, km=manager, timeout=600).execute()
 
 
