@@ -1,6 +1,7 @@
 """Statistics of training images: mean and standard deviation of each channel, and the window of deeper images."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,18 +22,24 @@ log = logging.getLogger(__name__)
 def find_window(images: Images, num_workers: int) -> tuple[Window, ...]:
     """For each channel the values below which 0.1 % and 99.9 % of all values are, of at most `N_IMAGES` images."""
     some = images.spread(N_IMAGES)
-    batches = batches_of(some, BatchRows(torch.arange(len(some)).split(64)), num_workers)
     n_pixels = images.kind.shape[1] * images.kind.shape[2]
     step = -(-len(some) * n_pixels // N_VALUES)
     parts = [
-        batch["image"].cpu().float().flatten(2)[..., ::step].transpose(0, 1).flatten(1)
-        for batch in with_bar(batches, "Window", len(batches))
+        pixels.cpu().float().flatten(2)[..., ::step].transpose(0, 1).flatten(1)
+        for pixels in _pixels_of(some, num_workers, "Window")
     ]
     windows = tuple(_window_of(values) for values in torch.cat(parts, dim=1))
     of_channels = windows[:1] if len({*windows}) == 1 else windows
     pairs = ", ".join(f"{low:g} to {high:g}" for low, high in of_channels)
     log.info("window: auto, %.1f and %.1f %% of the values: %s", 100 * SHARES[0], 100 * SHARES[1], pairs)
     return windows
+
+
+def _pixels_of(images: Images, num_workers: int, what: str) -> Iterator[Tensor]:
+    """The images in batches (N, C, H, W), as they are read, with a progress bar."""
+    batches = batches_of(images, BatchRows(torch.arange(len(images)).split(64)), num_workers)
+    for batch in with_bar(batches, what, len(batches)):
+        yield batch["image"]
 
 
 def _window_of(values: Tensor) -> Window:
@@ -48,13 +55,11 @@ def mean_and_std(images: Images, num_workers: int, window: Windows | None = None
 
     Warns where the images are almost black, white or of one colour, as through a window much wider than the values.
     """
-    some = images.spread(N_IMAGES)
-    batches = batches_of(some, BatchRows(torch.arange(len(some)).split(64)), num_workers)
     total: Any = 0.0
     total_of_squares: Any = 0.0
     n_pixels = 0
-    for batch in with_bar(batches, "Mean and std", len(batches)):
-        pixels = in_unit_range(batch["image"], window)
+    for as_read in _pixels_of(images.spread(N_IMAGES), num_workers, "Mean and std"):
+        pixels = in_unit_range(as_read, window)
         pixels = pixels.double() / 255 if pixels.dtype == torch.uint8 else pixels.double()
         total += pixels.sum(dim=(0, 2, 3)).cpu()
         total_of_squares += pixels.square().sum(dim=(0, 2, 3)).cpu()

@@ -5,18 +5,16 @@ import math
 from typing import Any
 
 import torch
-from kornia.augmentation import GeometricAugmentationBase2D
-from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 from typing_extensions import override
 
 from msssl.errors import UserError
-from msssl.views.keyed import KeyedAugmentation, Probability, check_probability, happens, separable
+from msssl.views.keyed import KeyedGeometry, Probability, check_probability, happens, separable
 
 _TRIES = 10  # torchvision's
 
 
-class RandomResizedCropFlip(KeyedAugmentation, GeometricAugmentationBase2D):
+class RandomResizedCropFlip(KeyedGeometry):
     """Crops a random box, resizes it and flips it by chance, as two batched matrix products.
 
     Boxes are distributed as torchvision's `RandomResizedCrop`; pixels are those of its `resized_crop` with
@@ -132,15 +130,6 @@ class RandomResizedCropFlip(KeyedAugmentation, GeometricAugmentationBase2D):
             matrix[:, axis, 2] = (0.5 - params[start].to(input)) * scale - 0.5
         mirror = torch.tensor([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).to(matrix)
         return torch.where(params["flip"].to(input.device)[:, None, None], mirror @ matrix, matrix)
-
-    @override
-    def inverse_transform(
-        self, input: Tensor, flags: dict[str, Any], transform: Tensor | None = None, size: tuple[int, int] | None = None
-    ) -> Tensor:
-        if transform is None or size is None:
-            raise UserError("the inverse needs the transform and the size of the input")
-        output: Tensor = warp_perspective(input, transform, size, align_corners=True)
-        return output
 
 
 def _weights(start: Tensor, length: Tensor, flip: Tensor, n_in: int, n_out: int) -> Tensor:

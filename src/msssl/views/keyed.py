@@ -6,7 +6,10 @@ from inspect import signature
 from typing import Any
 
 import torch
+from kornia.augmentation import GeometricAugmentationBase2D
+from kornia.geometry.transform import warp_perspective
 from torch import Tensor
+from typing_extensions import override
 
 from msssl.errors import UserError
 from msssl.recorded import Recorded
@@ -46,6 +49,19 @@ class KeyedAugmentation(Recorded):
         """As in Kornia, but drawn where the images are."""
         self.set_rng_device_and_dtype(input.device, input.dtype)  # type: ignore[attr-defined]
         output: Tensor = super().forward(input, params=params, **kwargs)  # type: ignore[misc]
+        return output
+
+
+class KeyedGeometry(KeyedAugmentation, GeometricAugmentationBase2D):
+    """A keyed augmentation that moves pixels, with the inverse that Kornia's containers ask for."""
+
+    @override
+    def inverse_transform(
+        self, input: Tensor, flags: dict[str, Any], transform: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        if transform is None or size is None:
+            raise UserError("the inverse needs the transform and the size of the input")
+        output: Tensor = warp_perspective(input, transform, size, align_corners=True)
         return output
 
 

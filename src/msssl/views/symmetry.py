@@ -3,16 +3,13 @@
 from typing import Any
 
 import torch
-from kornia.augmentation import GeometricAugmentationBase2D
-from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 from typing_extensions import override
 
-from msssl.errors import UserError
-from msssl.views.keyed import KeyedAugmentation
+from msssl.views.keyed import KeyedGeometry
 
 
-class RandomD4(KeyedAugmentation, GeometricAugmentationBase2D):
+class RandomD4(KeyedGeometry):
     """Turns square images by 0, 90, 180 or 270 degrees, mirrored or not: one of 8 symmetries, each equally likely.
 
     Images that are not square keep their shape: they have 4 symmetries, without and with a flip in each axis. Pixels
@@ -62,12 +59,3 @@ class RandomD4(KeyedAugmentation, GeometricAugmentationBase2D):
             matrix[:, axis, 2] = flip * (input.shape[-1 - axis] - 1)
         transposed = params["transpose"].to(input.device)[:, None, None]
         return torch.where(transposed, matrix[:, [1, 0, 2]], matrix)
-
-    @override
-    def inverse_transform(
-        self, input: Tensor, flags: dict[str, Any], transform: Tensor | None = None, size: tuple[int, int] | None = None
-    ) -> Tensor:
-        if transform is None or size is None:
-            raise UserError("the inverse needs the transform and the size of the input")
-        output: Tensor = warp_perspective(input, transform, size, align_corners=True)
-        return output

@@ -133,7 +133,8 @@ class ImageFolder(MultiViewDataModule):
                 cache_dir = Path(self.cache_dir or f"{self.data_dir}/.msssl")
                 workers = usable_cores() if self.num_workers else 0
                 pieces[split] = tiles_of(pieces[split], self._reader, cut, split, cache_dir, workers)
-        check_groups({split: [piece.row for piece in of_split] for split, of_split in pieces.items()})
+        if self._reader.arrays:  # whose groups are in the files; those of folders and manifests were checked
+            check_groups({split: [piece.row for piece in of_split] for split, of_split in pieces.items()})
         return pieces
 
     def _size_of_run(self) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from msssl.data.pixels.arrays.layout import Array, DType
-from msssl.data.pixels.high_bit_depth import PixelsError
+from msssl.data.pixels.high_bit_depth import PixelsError, check_finite
 from msssl.errors import UserError
 
 EXACT = 2**24  # up to here float32 holds every integer
@@ -45,8 +45,7 @@ def to_dtype(values: Array) -> Array:
     dtype = dtype_of(values.dtype)
     if values.dtype.kind == "b":
         return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype.kind == "f" and (n_wrong := int(values.size - np.isfinite(values).sum())):
-        raise PixelsError(f"{n_wrong} of its {values.size} values are NaN or infinite: replace them")
+    check_finite(values)
     if values.dtype.kind in "iu" and values.dtype.itemsize >= 4 and (n_wrong := _n_inexact(values)):
         raise PixelsError(
             f"{n_wrong} of its {values.size} values are integers beyond {EXACT:,} that float32 cannot hold: "
