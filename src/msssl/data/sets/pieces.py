@@ -1,7 +1,9 @@
 """Which slices and tiles of the listed files are images: a volume has many slices, and a large image many tiles."""
 
+import functools
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -77,11 +79,17 @@ class Reader(NamedTuple):
         if not self.arrays:
             if piece.tile is None:
                 return open_pixels(path, pixel_format)
-            return pixel_format.finish_array(_cut(open_pixels(path, pixel_format.of_whole()), piece.tile, side))
+            whole = _whole_image(path, pixel_format.of_whole(), Path(path).stat().st_mtime_ns)
+            return pixel_format.finish_array(_cut(whole, piece.tile, side))
         if piece.tile is None or side is None:
             return pixel_format.from_array(read_array(path, index, self.axes, self.own_window))
         region = read_region(path, *piece.tile, side, side, index, self.axes, self.own_window)
         return pixel_format.from_array(region)
+
+
+@functools.lru_cache(maxsize=1)  # its tiles are mostly read one after the other
+def _whole_image(path: str, pixel_format: PixelFormat, version: int) -> Array:
+    return open_pixels(path, pixel_format)
 
 
 def _cut(values: Array, tile: tuple[int, int], side: int | None) -> Array:
